@@ -1,0 +1,1 @@
+"""Plan which channels of a trained network to keep under a budget, with a proof of how good the plan is."""

@@ -1,0 +1,1 @@
+"""Grouped knapsacks with bilinear costs: instances in, verified results out."""
