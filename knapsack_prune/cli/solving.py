@@ -1,0 +1,1 @@
+"""`solve` and `bench`: commands that work on instances and need no torch."""
