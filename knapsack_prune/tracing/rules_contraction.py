@@ -172,6 +172,7 @@ def einsum(context: Context) -> Value:
         ledger.tie(result, data, "einsum")
         result, data = torch.broadcast_tensors(result, data)
         result = torch.where(result == NONE, data, result)
+    result = Ids.of(result).data
     varying = [letter for index, letter in enumerate(output) if result.shape[index] > 1]
     sizes = tuple(tuple(ids.shape) for ids in operands)
     if len(varying) == 1:
@@ -217,7 +218,17 @@ def _einsum_flops(equation: str, shapes: tuple[tuple[int, ...], ...], letter: st
 
 
 
+def constructor(context: Context) -> Value:
+    """A new tensor that only takes its shape or type from another."""
+    return Ids.none(context.shape)
+
+
+CONSTRUCTORS = (
+    "new_zeros new_ones new_full new_empty zeros_like ones_like full_like empty_like rand_like randn_like"
+).split()
+
 RULES: dict[str, Rule] = {
+    **dict.fromkeys(CONSTRUCTORS, constructor),
     **dict.fromkeys(POOLING, pooling),
     **dict.fromkeys(REDUCTIONS, reduction),
     **dict.fromkeys(("softmax", "_softmax", "log_softmax"), softmax),

@@ -47,7 +47,8 @@ def convolution(context: Context) -> Value:
     pixels = math.prod((source.shape if transposed else shape)[2:])
     across = [dim for dim in range(2, len(shape)) if source.data.shape[dim] > 1]
     if across:
-        if len(across) == 1 and source.shape[across[0]] == shape[across[0]]:
+        one_channel = source.shape[1] == shape[1] == 1
+        if one_channel and len(across) == 1 and source.shape[across[0]] == shape[across[0]]:
             return _across_channels(context, source, weight, across[0])
         source = ledger.collapse(source, tuple(across), context.operator)
     entering = ledger.line(source, 1)
@@ -86,7 +87,6 @@ def convolution(context: Context) -> Value:
 def _across_channels(context: Context, source: Ids, weight: Parameter, dim: int) -> Value:
     """A convolution that slides along channels (efficient channel attention): it runs at the parent's width."""
     ledger = context.ledger
-    ledger.freeze(ledger.line(source, 1), f"`{context.operator}` slides along channels")
     layer = context.own_module(weight)
     ledger.full_width.append((layer, dim, source.line(dim).contiguous().numpy()))
     ledger.cost(layer, "conv", context.shape[0] * weight.tensor.numel() * math.prod(context.shape[2:]))
