@@ -67,7 +67,7 @@ def minimise(
         if scale < 4:
             progress.note("numbers are too large for 64-bit multipliers: no Lagrangian bound")
             return best
-        relaxation = Relaxation(network, plan, numerators, scale)
+        relaxation = Relaxation(network, plan, numerators, scale, progress.check)
         exact = [p / scale for p in numerators]
         choice = relaxation.choice()
         choices.append(choice)
