@@ -83,8 +83,8 @@ class _Exact:
         if why or progress.closed:
             return why
         self._weak(full, order)
-        cuts = self._thinned()
-        dual = minimise(full, order, cuts, progress, rounds=2)
+        cuts, start = self._thinned()
+        dual = minimise(full, order, cuts, progress, rounds=2, start=start)
         stage = None if dual is None else _Stage(full, order, dual)
         if stage is not None:
             self._polish(stage, 10)
@@ -132,8 +132,8 @@ class _Exact:
             progress.offer(highest.tolist())
         return None
 
-    def _thinned(self) -> Cuts:
-        """Cuts and a first primal from a restriction to few levels per group."""
+    def _thinned(self) -> tuple[Cuts, list[float] | None]:
+        """Cuts, multipliers and a first primal from a restriction to few levels per group."""
         cuts = Cuts()
         positions: list[IntArray] = []
         for group in self.instance.groups:
@@ -144,7 +144,7 @@ class _Exact:
         if dual is not None:
             for choice in dual.choices[-2:]:
                 self.repair.improve(choice, self.progress, 3)
-        return cuts
+        return cuts, None if dual is None else dual.multipliers
 
     def _polish(self, stage: _Stage, exchanges: int) -> bool:
         better = False
@@ -182,7 +182,14 @@ class _Exact:
             if not rounds:
                 break
             dual = minimise(
-                narrowed, order, Cuts() if fresh else cuts, progress, rounds=rounds, tolerance=1e-10, floor=self.value
+                narrowed,
+                order,
+                Cuts() if fresh else cuts,
+                progress,
+                rounds=rounds,
+                tolerance=1e-10,
+                floor=self.value,
+                start=stage.dual.multipliers,
             )
             if dual is None:
                 break
