@@ -186,16 +186,20 @@ def spread(array: IntArray, scope: tuple[int, ...], axes: tuple[int, ...]) -> In
 
 def sum_targets(network: Network, link: Sum) -> IntArray:
     """Positions (base, part) of the sums in the head's domain; -1 where the sum is not allowed."""
+    if link.head in network.targets:
+        return network.targets[link.head]
     values = np.add.outer(
         link.base_weight * network.domains[link.base], link.part_weight * network.domains[link.part]
     )
     domain = network.domains[link.head]
     if domain.size == 0:
-        return np.full(values.shape, -1, dtype=np.int64)
+        values[:] = -1
+        return values
     target = np.searchsorted(domain, values, side="right") - 1
     if not network.relaxed:
         target = np.where(domain[np.maximum(target, 0)] == values, target, -1)
-    return target.astype(np.int64)
+    network.targets[link.head] = target.astype(np.int64)
+    return network.targets[link.head]
 
 
 def _conjugate(self: Relaxation, bucket: Bucket) -> tuple[IntArray, bool]:
