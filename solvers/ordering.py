@@ -126,7 +126,12 @@ class _Planner:
         return score if self.noise is None else score * float(self.noise[v])
 
     def _entries(self, scope: tuple[int, ...] | frozenset[int] | set[int]) -> int:
-        return math.prod(self.size[v] for v in scope)
+        entries = 1
+        for v in scope:
+            entries *= self.size[v]
+            if entries > 2**100:  # far more than could ever be held: the exact number is of no use
+                break
+        return entries
 
     def _tied(self, v: int) -> set[int]:
         """Variables that share a table or a message with v."""

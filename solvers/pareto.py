@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .elimination import Relaxation
+from .elimination import Relaxation, whole
 from .instance import IntArray
 from .network import Network
 from .progress import Progress
@@ -81,7 +81,7 @@ class Pareto:
         )
         rest = [np.array([t], dtype=np.int64) for t in totals]
         for root in sorted(roots, key=lambda root: self._list(root).states.row.size):
-            rest = [x - int(r.messages[root]) for x, r in zip(rest, self.relaxations, strict=True)]
+            rest = [x - int(whole(r.messages[root])) for x, r in zip(rest, self.relaxations, strict=True)]
             start = self._join(start, root, np.zeros(1, dtype=np.int64), rest)
         constants = np.array(self.network.structure.constants, dtype=np.int64)
         budgets = np.array([r.budget for r in self.network.instance.resources], dtype=np.int64)
