@@ -34,8 +34,8 @@ class BatchSchedule:
             )
         if self.step_size > self.images:
             raise RequestError(
-                f"one step takes {self.step_size} images ({self.batch_size} a batch, {self.accumulate} batches a "
-                f"step, {self.processes} processes), more than the {self.images} for training: lower the batch size"
+                f"one step takes {self.step_size} images ({self.accumulate} batches of {self.batch_size} in "
+                f"each of {self.processes} processes), but {self.images} are there: lower the batch size"
             )
 
     @property
