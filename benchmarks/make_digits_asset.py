@@ -2,7 +2,7 @@
 
     python benchmarks/make_digits_asset.py digits.csv.gz knapsack_prune/assets/digits.npz
 
-The table has 1,797 lines of 64 pixels (0 to 16) and a label. The parts are drawn here once and stored, so that
+The table has 1,797 lines of 64 pixels (0 to 16) and a label. The parts are drawn once and stored, so that
 nothing that reads them depends on the version of a random generator.
 """
 
