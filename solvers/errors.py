@@ -2,4 +2,4 @@
 
 
 class SolverError(ValueError):
-    """An instance, a result or a request to a solver that is wrong; the message names the place and the rule."""
+    """A wrong instance, result or request to a solver; the message names the place and the rule."""

@@ -26,7 +26,9 @@ def run_app() -> None:
     try:
         app()
     except (RequestError, SolverError) as error:
-        Console(stderr=True, soft_wrap=True).print(f"error: {error}", style="red", markup=False, highlight=False)
+        Console(stderr=True, soft_wrap=True).print(
+            f"error: {error}", style="red", markup=False, highlight=False
+        )
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

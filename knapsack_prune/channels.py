@@ -1,0 +1,240 @@
+"""The types of a traced network: groups of interchangeable units, what they own, and what they cost.
+
+Vocabulary. A *unit* is the smallest set of channels that must be kept or removed together. Units that play the
+same role everywhere form a *group*; a plan decides which units of each group are kept. A *form* counts, for one
+dimension of one tensor, how many of its elements are kept: a constant plus a weight per kept unit of each group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+IntArray = npt.NDArray[np.int64]
+
+Role = Literal["out", "in", "channel"]
+"""What a parameter's dimension does: `out` produces the unit, `in` consumes it, `channel` scales or shifts it."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """A number of kept elements: `constant + sum(weight * kept units of the group)`.
+
+    Attributes:
+        constant: elements that every plan keeps.
+        weights: `(group index, elements per unit)` pairs, sorted by group, weights positive.
+    """
+
+    constant: int
+    weights: tuple[tuple[int, int], ...] = ()
+
+    def at(self, counts: Sequence[int]) -> int:
+        """The number of kept elements when group `g` keeps `counts[g]` units."""
+        return self.constant + sum(weight * counts[group] for group, weight in self.weights)
+
+
+@dataclass(frozen=True)
+class CostTerm:
+    """What one operator of one layer costs: `coefficient * product of its forms`.
+
+    Attributes:
+        layer: the module that runs the operator (its name in the parent).
+        operator: fvcore's name of the operator, or the parameter's name for parameter counts.
+        coefficient: a positive integer.
+        factors: none (a constant), one or two forms.
+    """
+
+    layer: str
+    operator: str
+    coefficient: int
+    factors: tuple[Form, ...]
+
+    def at(self, counts: Sequence[int]) -> int:
+        """The cost when group `g` keeps `counts[g]` units."""
+        product = self.coefficient
+        for factor in self.factors:
+            product *= factor.at(counts)
+        return product
+
+
+@dataclass(frozen=True)
+class TabulatedTerm:
+    """A cost that is no polynomial: fvcore rounds the count of an einsum, so it is looked up, not multiplied.
+
+    Attributes:
+        layer: the module that runs the operator.
+        operator: fvcore's name of the operator.
+        form: the kept elements of the one dimension that varies.
+        cost: the operator's count as a function of the form's value.
+    """
+
+    layer: str
+    operator: str
+    form: Form
+    cost: Callable[[int], int]
+
+    def at(self, counts: Sequence[int]) -> int:
+        """The cost when group `g` keeps `counts[g]` units."""
+        return self.cost(self.form.at(counts))
+
+
+@dataclass(frozen=True, eq=False)
+class Slice:
+    """The part of one parameter (or buffer) that belongs to the units of one group.
+
+    Attributes:
+        parameter: name in the parent's `state_dict`.
+        dim: the dimension that is sliced.
+        role: what the dimension does (see `Role`).
+        positions: shape (units, positions per unit): the indices along `dim` that each unit owns.
+    """
+
+    parameter: str
+    dim: int
+    role: Role
+    positions: IntArray
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Interchangeable units: any of them may be removed, and all cost the same.
+
+    Attributes:
+        name: the first layer that produces the group.
+        size: number of units in the parent.
+        channels: output channels per unit in that layer (rounding counts channels, not units).
+        slices: what the units own, in the order of the parent's parameters.
+    """
+
+    name: str
+    size: int
+    channels: int
+    slices: tuple[Slice, ...]
+
+
+@dataclass(frozen=True)
+class FrozenGroup:
+    """Channels that no plan removes.
+
+    Attributes:
+        name: the first layer that produces them.
+        size: how many channels.
+        reason: the operator, rule or pin that froze them.
+        flops: FLOPs of the parent's layers that produce them and whose cost no plan can change.
+    """
+
+    name: str
+    size: int
+    reason: str
+    flops: int
+
+
+@dataclass(frozen=True, eq=False)
+class Owner:
+    """For every position along one dimension: which unit owns it.
+
+    Attributes:
+        groups: shape (positions,): group index, or -1 where the position is never removed.
+        units: shape (positions,): unit index within the group, or -1.
+    """
+
+    groups: IntArray
+    units: IntArray
+
+    def kept(self, keep: Sequence[npt.NDArray[np.bool_]]) -> npt.NDArray[np.bool_]:
+        """Shape (positions,): which positions stay when group `g` keeps the units where `keep[g]` is true."""
+        mask = np.ones(len(self.groups), dtype=np.bool_)
+        for group in np.unique(self.groups[self.groups >= 0]):
+            here = self.groups == group
+            mask[here] = keep[int(group)][self.units[here]]
+        return mask
+
+
+@dataclass(frozen=True, eq=False)
+class SizeAttribute:
+    """An integer of a module that states a width, and must follow it.
+
+    Attributes:
+        module: the module's name; empty for the network itself.
+        attribute: the attribute's name.
+        item: index within the attribute when it is a tuple or list, else None.
+        owner: the positions that the integer counts.
+    """
+
+    module: str
+    attribute: str
+    item: int | None
+    owner: Owner
+
+
+@dataclass(frozen=True, eq=False)
+class FullWidthModule:
+    """A module that mixes neighbouring channels, run at the parent's width between a scatter and a gather.
+
+    Attributes:
+        module: the module's name.
+        dim: the dimension of its input and output along which channels lie.
+        owner: the channels along that dimension.
+    """
+
+    module: str
+    dim: int
+    owner: Owner
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A module with weights or counted operators.
+
+    Attributes:
+        name: the module's name.
+        kept_in: form of its input width.
+        kept_out: form of its output width.
+    """
+
+    name: str
+    kept_in: Form
+    kept_out: Form
+
+
+@dataclass(frozen=True, eq=False)
+class ChannelGraph:
+    """A traced network: what may be removed, what that removes, and what everything costs.
+
+    Attributes:
+        fingerprint: identifies the architecture (names, shapes and types of parameters and buffers).
+        input_shape: shape of the example, without the batch dimension.
+        groups: what a plan decides on.
+        frozen: what no plan touches, and why.
+        layers: modules with weights, in execution order.
+        flops: terms of fvcore's count (multiply-adds), for one example.
+        params: terms of the number of trainable and frozen parameters.
+        attributes: integers of modules that follow the widths.
+        full_width: modules to be run at the parent's width.
+        mixing: operators that normalise across channels (module, operator): there the slim network is not the
+            masked parent, since means and variances run over the kept channels only.
+    """
+
+    fingerprint: str
+    input_shape: tuple[int, ...]
+    groups: tuple[Group, ...]
+    frozen: tuple[FrozenGroup, ...]
+    layers: tuple[Layer, ...]
+    flops: tuple[CostTerm | TabulatedTerm, ...]
+    params: tuple[CostTerm, ...]
+    attributes: tuple[SizeAttribute, ...] = ()
+    full_width: tuple[FullWidthModule, ...] = ()
+    mixing: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Units of each group in the parent."""
+        return tuple(group.size for group in self.groups)
+
+    def cost_terms(self) -> Mapping[str, tuple[CostTerm | TabulatedTerm, ...]]:
+        """The terms of every resource that tracing alone can price."""
+        return {"flops": self.flops, "params": self.params}

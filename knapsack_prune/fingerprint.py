@@ -1,0 +1,20 @@
+"""What identifies a network's architecture."""
+
+from __future__ import annotations
+
+import hashlib
+
+from torch import nn
+
+
+def fingerprint(model: nn.Module) -> str:
+    """A digest of the names and shapes of all parameters and buffers, in order.
+
+    The values do not enter: a plan also applies to the same architecture with other weights (a slim network is
+    loaded on top of a freshly built parent). Returns `sha256:` and 64 hexadecimal digits.
+    """
+    digest = hashlib.sha256()
+    for kind, tensors in (("parameter", model.named_parameters()), ("buffer", model.named_buffers())):
+        for name, tensor in tensors:
+            digest.update(f"{kind} {name} {tuple(tensor.shape)}\n".encode())
+    return f"sha256:{digest.hexdigest()}"

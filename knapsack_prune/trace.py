@@ -1,0 +1,64 @@
+"""Tracing: from a network and one example to its groups and costs."""
+
+from __future__ import annotations
+
+import fnmatch
+import warnings
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from knapsack_prune.channels import ChannelGraph
+from knapsack_prune.errors import RequestError
+from knapsack_prune.tracing.ledger import Ledger
+from knapsack_prune.tracing.propagate import propagate
+from knapsack_prune.tracing.resolve import resolve
+
+
+def trace(model: nn.Module, example: Tensor, *, keep: Sequence[str] = ()) -> ChannelGraph:
+    """Find the groups of interchangeable units of a network, and the exact cost of keeping them.
+
+    Args:
+        model: the parent; it is traced in evaluation mode and left as it was.
+        example: an input batch of size 1, shape (1, channels, height, width) or what the network takes.
+        keep: globs over layer names; the output channels of matching layers stay.
+
+    Raises:
+        RequestError: the network refuses the example, torch.export refuses the network, or a glob of `keep`
+            matches no layer.
+    """
+    training = model.training
+    model.eval()
+    try:
+        ledger = propagate(_export(model, example))
+    finally:
+        model.train(training)
+    return resolve(ledger, model, tuple(example.shape[1:]), _pinned(ledger, keep))
+
+
+def _export(model: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        try:
+            return torch.export.export(model, (example,), strict=False)
+        except Exception as error:
+            first = str(error).strip().split("\n")[0]
+            raise RequestError(
+                f"cannot trace the network with an input of shape {tuple(example.shape)}: {first}. The network must "
+                f"accept this shape and be exportable by torch.export; give the right --input-shape"
+            ) from error
+
+
+def _pinned(ledger: Ledger, keep: Sequence[str]) -> dict[str, str]:
+    names = [record.name for record in ledger.layers]
+    pinned: dict[str, str] = {}
+    for glob in keep:
+        found = fnmatch.filter(names, glob)
+        if not found:
+            some = ", ".join(names[:3])
+            raise RequestError(
+                f"--keep {glob!r} matches none of the {len(names)} layers; name layers as in {some}, or use * and ?"
+            )
+        pinned.update(dict.fromkeys(found, f"pinned by --keep {glob}"))
+    return pinned

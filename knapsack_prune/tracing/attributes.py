@@ -1,0 +1,67 @@
+"""Which integers of which modules count channels, so that slimming can rewrite them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+
+import numpy as np
+from torch import nn
+
+from knapsack_prune.channels import IntArray, Owner, SizeAttribute
+from knapsack_prune.tracing.ledger import Constant, Ledger
+
+
+def size_attributes(
+    ledger: Ledger, model: nn.Module, owner: Callable[[IntArray], Owner]
+) -> tuple[SizeAttribute, ...]:
+    """Find the attributes behind the integer arguments that count removable channels.
+
+    An operator's argument shows only its value. The module that ran the operator is searched for integer
+    attributes (or items of tuples) of that value: one meaning of the value sets all of them; several meanings
+    (the left and the right padding) are matched in the order of definition, if there are as many attributes.
+    Where none is found, the code has computed the size from its input, or slimming will fail and say so.
+    """
+    modules = dict(model.named_modules())
+    meanings: dict[tuple[str, int], dict[bytes, Owner]] = defaultdict(dict)
+    for constant in ledger.constants:
+        if constant.module not in modules:
+            continue
+        found = owner(constant.ids)
+        meanings[constant.module, constant.value].setdefault(_key(constant, found), found)
+    attributes = []
+    for (module, value), owners in meanings.items():
+        if not any(bool((found.groups >= 0).any()) for found in owners.values()):
+            continue
+        places = list(_places(modules[module], value))
+        if len(owners) == 1:
+            (only,) = owners.values()
+            attributes += [SizeAttribute(module, name, item, only) for name, item in places]
+        elif len(owners) == len(places):
+            attributes += [
+                SizeAttribute(module, name, item, found)
+                for (name, item), found in zip(places, owners.values(), strict=True)
+            ]
+    return tuple(attributes)
+
+
+def _key(constant: Constant, found: Owner) -> bytes:
+    # Two lines mean the same if they hold the same units equally often, in whatever order.
+    order = np.lexsort((found.units, found.groups))
+    return found.groups[order].tobytes() + found.units[order].tobytes()
+
+
+def _places(module: nn.Module, value: int) -> list[tuple[str, int | None]]:
+    places: list[tuple[str, int | None]] = []
+    for name, attribute in vars(module).items():
+        if name.startswith("_") or name == "training":
+            continue
+        if isinstance(attribute, int) and not isinstance(attribute, bool) and attribute == value:
+            places.append((name, None))
+        elif isinstance(attribute, (tuple, list)):
+            places += [
+                (name, item)
+                for item, part in enumerate(attribute)
+                if isinstance(part, int) and not isinstance(part, bool) and part == value
+            ]
+    return places

@@ -1,0 +1,106 @@
+"""Which ids belong together, once every tie is known."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+
+from knapsack_prune.channels import IntArray
+from knapsack_prune.tracing.ids import NONE
+from knapsack_prune.tracing.ledger import Ledger
+
+
+def unit_classes(ledger: Ledger) -> tuple[IntArray, dict[int, str]]:
+    """The class of each id: ids that are tied, directly or through others, share a class.
+
+    Ties that only become visible once others are known (a grid of channels that must stay rectangular, one
+    channel stretched over others) are added until nothing changes.
+
+    Returns:
+        Shape (ids,), the class of each id (that of `NONE` is 0); and, per class, why it is frozen.
+    """
+    while True:
+        classes = _components(ledger)
+        before = len(ledger.ties)
+        _settle_grids(ledger, classes)
+        if len(ledger.ties) == before:
+            undecided = _settle_broadcasts(ledger, classes)
+            if len(ledger.ties) == before:
+                break
+    frozen: dict[int, str] = {int(classes[NONE]): "belongs to no layer"}
+    for ids, reason in ledger.frozen:
+        for found in np.unique(classes[ids]):
+            frozen.setdefault(int(found), reason)
+    for stretched, operator in undecided:
+        frozen.setdefault(int(classes[stretched]), f"`{operator}` stretches it over other channels")
+    for name, ids in ledger.elements:
+        spread = classes[ids.data.numpy()]
+        if _varying(spread) > 1:
+            for found in np.unique(spread):
+                frozen.setdefault(int(found), f"parameter `{name}` carries it across several dimensions")
+    for grid, operator in ledger.grids:
+        spread = classes[grid.data.numpy()]
+        if _varying(spread) > 1:  # pragma: no cover - `_settle_grids` leaves one dimension
+            for found in np.unique(spread):
+                frozen.setdefault(int(found), f"`{operator}` spreads it over several dimensions")
+    return classes, frozen
+
+
+def _components(ledger: Ledger) -> IntArray:
+    count = ledger.next_id
+    if not ledger.ties:
+        return np.arange(count, dtype=np.int64)
+    pairs = np.concatenate([tie for tie, _ in ledger.ties], axis=1)
+    graph = coo_matrix((np.ones(pairs.shape[1], dtype=np.int8), (pairs[0], pairs[1])), shape=(count, count))
+    _, labels = connected_components(graph, directed=False)
+    # Components are numbered by their smallest id, so that class numbers do not depend on the library's order.
+    first = np.full(int(labels.max()) + 1, count, dtype=np.int64)
+    np.minimum.at(first, labels, np.arange(count))
+    result: IntArray = first[labels]
+    return result
+
+
+def _varying(values: npt.NDArray[np.int64]) -> int:
+    return len(_varying_dims(values))
+
+
+def _varying_dims(values: npt.NDArray[np.int64]) -> list[int]:
+    return [
+        dim
+        for dim, size in enumerate(values.shape)
+        if size > 1 and bool((values != values.take([0], axis=dim)).any())
+    ]
+
+
+def _settle_grids(ledger: Ledger, classes: IntArray) -> None:
+    """Where a reshape spreads channels over several dimensions, removing one must leave a rectangle.
+
+    The outer dimensions (groups of a channel shuffle, heads) keep their size; the units lie along the last one.
+    """
+    for grid, operator in ledger.grids:
+        spread = classes[grid.data.numpy()]
+        dims = _varying_dims(spread)
+        for dim in dims[:-1]:
+            lead = np.broadcast_to(spread.take([0], axis=dim), spread.shape)
+            differ = spread != lead
+            ledger.ties.append((np.stack((spread[differ], lead[differ])), operator))
+
+
+def _settle_broadcasts(ledger: Ledger, classes: IntArray) -> list[tuple[int, str]]:
+    """Ties stretched elements whose partners are one unit; returns those whose partners are several."""
+    undecided: list[tuple[int, str]] = []
+    for broadcast in ledger.broadcasts:
+        mask = (broadcast.stretched != NONE) & (broadcast.over != NONE)
+        pairs = np.unique(
+            np.stack((broadcast.stretched[mask], classes[broadcast.over[mask]])), axis=1
+        )
+        ids, counts = np.unique(pairs[0], return_counts=True)
+        single = ids[counts == 1]
+        partner = dict(zip(pairs[0].tolist(), pairs[1].tolist(), strict=True))
+        ties = [(int(i), partner[int(i)]) for i in single if classes[int(i)] != partner[int(i)]]
+        if ties:
+            ledger.ties.append((np.array(ties, dtype=np.int64).T, broadcast.operator))
+        undecided.extend((int(i), broadcast.operator) for i in ids[counts > 1])
+    return undecided

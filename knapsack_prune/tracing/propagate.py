@@ -1,0 +1,152 @@
+"""Walks an exported graph and applies the rule of every operator."""
+
+from __future__ import annotations
+
+import operator as python_operator
+from typing import Any
+
+import torch
+from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind
+from torch.fx import Node
+
+from knapsack_prune.tracing import rules_contraction, rules_elementwise, rules_layers, rules_movement
+from knapsack_prune.tracing.context import Context, Parameter, Rule, Value, short_name
+from knapsack_prune.tracing.ids import Ids
+from knapsack_prune.tracing.ledger import Ledger
+
+RULES: dict[str, Rule] = {
+    **rules_elementwise.RULES,
+    **rules_movement.RULES,
+    **rules_layers.RULES,
+    **rules_contraction.RULES,
+}
+"""The rule of each ATen operator, by short name."""
+
+CHECKS = ("_assert_tensor_metadata", "_assert_async", "sym_size", "sym_constrain_range", "_assert_scalar")
+"""Operators without a value."""
+
+
+def propagate(program: ExportedProgram) -> Ledger:
+    """Gives every tensor of the graph its ids, and returns what the rules wrote down.
+
+    Whatever has no rule freezes the channels that reach it, with the operator's name as the reason.
+    """
+    ledger = Ledger()
+    element_ids = _ElementIds(ledger)
+    values: dict[Node, Value] = dict(_placeholders(program))
+    for node in program.graph.nodes:
+        if node.op == "placeholder":
+            continue
+        if node.op == "output":
+            for value in _flat(node.args[0]):
+                if isinstance(value, Node) and isinstance(values.get(value), Ids):
+                    ledger.freeze(values[value].data, "output of the network")
+            continue
+        if node.op != "call_function":
+            values[node] = Ids.none(())
+            continue
+        context = Context(
+            node=node,
+            module=_module(node),
+            args=tuple(_fetch(arg, values) for arg in node.args),
+            kwargs={name: _fetch(arg, values) for name, arg in node.kwargs.items()},
+            ledger=ledger,
+            element_ids=element_ids,
+        )
+        values[node] = _apply(context)
+    return ledger
+
+
+class _ElementIds:
+    """One id per element for parameters that are used as plain data, the same ones at every use."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._known: dict[str, Ids] = {}
+
+    def __call__(self, parameter: Parameter) -> Ids:
+        tensor = parameter.tensor
+        if tensor.numel() <= 1 or not tensor.is_floating_point():
+            return Ids.none(tensor.shape)
+        if parameter.name not in self._known:
+            fresh = self._ledger.fresh(tensor.numel()).reshape(tensor.shape)
+            self._known[parameter.name] = Ids(fresh, tuple(tensor.shape))
+            self._ledger.elements.append((parameter.name, self._known[parameter.name]))
+        return self._known[parameter.name]
+
+
+def _apply(context: Context) -> Value:
+    target = context.node.target
+    if target is python_operator.getitem:
+        return RULES["getitem"](context)
+    name = context.operator
+    inputs = [value for value in _flat((context.args, context.kwargs)) if isinstance(value, (Ids, Parameter))]
+    untouched = all(isinstance(value, Ids) and value.empty for value in inputs)
+    rule = RULES.get(name)
+    if name in CHECKS or context.node.meta.get("val") is None:
+        return None
+    counted = name in ("matmul", "bmm", "einsum") or name in rules_contraction.FVCORE_POOLING
+    if untouched and not counted and name not in ("layer_norm", "batch_norm", "group_norm", "instance_norm"):
+        return _nothing(context.node.meta["val"])
+    if rule is not None:
+        return rule(context)
+    reason = f"`{name}` has no rule"
+    for value in inputs:
+        context.ledger.freeze(context.ids(value).data, reason)
+    return _nothing(context.node.meta["val"])
+
+
+def _nothing(value: Any) -> Value:
+    if isinstance(value, torch.Tensor):
+        return Ids.none(value.shape)
+    if isinstance(value, (tuple, list)):
+        return tuple(_nothing(item) for item in value)
+    return value
+
+
+def _placeholders(program: ExportedProgram) -> dict[Node, Value]:
+    by_name = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}
+    values: dict[Node, Value] = {}
+    for spec in program.graph_signature.input_specs:
+        node = by_name[spec.arg.name]  # type: ignore[union-attr]
+        if spec.kind is InputKind.PARAMETER and spec.target is not None:
+            values[node] = Parameter(spec.target, program.state_dict[spec.target], True)
+        elif spec.kind is InputKind.BUFFER and spec.target is not None:
+            source = program.state_dict if spec.persistent else program.constants
+            values[node] = Parameter(spec.target, source[spec.target], False)
+        elif spec.kind is InputKind.CONSTANT_TENSOR and spec.target is not None:
+            tensor = program.constants[spec.target]
+            # A constant written in the code cannot be sliced: its elements belong to no channel.
+            floating = isinstance(tensor, torch.Tensor) and tensor.is_floating_point()
+            values[node] = Ids.none(tensor.shape) if floating else Parameter(spec.target, tensor, False)
+        else:
+            values[node] = _nothing(node.meta.get("val"))
+    return values
+
+
+def _module(node: Node) -> str:
+    stack = node.meta.get("nn_module_stack") or {}
+    if not stack:
+        return ""
+    path = str(list(stack.values())[-1][0])
+    return path.split("@")[0]
+
+
+def _fetch(arg: Any, values: dict[Node, Value]) -> Value:
+    if isinstance(arg, Node):
+        return values[arg]
+    if isinstance(arg, (list, tuple)):
+        return type(arg)(_fetch(item, values) for item in arg)
+    return arg
+
+
+def _flat(value: Any) -> list[Any]:
+    if isinstance(value, (list, tuple)):
+        return [item for part in value for item in _flat(part)]
+    if isinstance(value, dict):
+        return [item for part in value.values() for item in _flat(part)]
+    return [value]
+
+
+__all__ = ["RULES", "propagate", "short_name"]

@@ -1,0 +1,66 @@
+"""Element-wise operators: the channels that meet are tied."""
+
+from __future__ import annotations
+
+import torch
+
+from knapsack_prune.tracing.context import Context, Parameter, Rule, Value
+from knapsack_prune.tracing.ids import NONE, Ids
+from knapsack_prune.tracing.ledger import Broadcast
+
+UNARY = (
+    "abs alias bernoulli celu ceil clamp clamp_max clamp_min clone contiguous cos detach dropout elu erf exp "
+    "feature_dropout floor gelu hardshrink hardsigmoid hardswish hardtanh leaky_relu lift_fresh lift_fresh_copy log "
+    "log1p log_sigmoid logical_not mish neg reciprocal relu relu6 round rsqrt selu sigmoid sign silu sin softplus "
+    "softshrink softsign sqrt square tanh threshold to to_dtype type_as _to_copy eq ne lt le gt ge zero fill"
+).split()
+"""Operators of one tensor; further tensors (as in comparisons) follow the n-ary rule."""
+
+NARY = (
+    "add addcdiv addcmul atan2 bitwise_and bitwise_or div floor_divide fmod lerp logical_and logical_or masked_fill "
+    "maximum minimum mul pow remainder rsub sub true_divide where"
+).split()
+
+
+def elementwise(context: Context) -> Value:
+    """Ties, element by element, the channels of all operands after broadcasting.
+
+    An operand of one channel that is stretched along a dimension where another operand's channels differ (a
+    spatial-attention map, a learnt scalar) belongs to none of them: it is set aside until all ties are known.
+    """
+    shape = context.shape
+    operands = [
+        context.ids(value) for value in (*context.args, *context.kwargs.values()) if _is_tensor(value)
+    ]
+    padded = [
+        Ids(
+            ids.data.reshape((1,) * (len(shape) - len(ids.shape)) + tuple(ids.data.shape)),
+            (1,) * (len(shape) - len(ids.shape)) + ids.shape,
+        )
+        for ids in operands
+    ]
+    varies = [any(ids.data.shape[dim] > 1 for ids in padded) for dim in range(len(shape))]
+    result = torch.zeros((1,) * len(shape), dtype=torch.int64)
+    stretched = []
+    for ids in padded:
+        if ids.empty:
+            continue
+        if any(varies[dim] and ids.shape[dim] == 1 and size > 1 for dim, size in enumerate(shape)):
+            stretched.append(ids)
+            continue
+        context.ledger.tie(result, ids.data)
+        result, data = torch.broadcast_tensors(result, ids.data)
+        result = torch.where(result == NONE, data, result)
+    for ids in stretched:
+        first, over = torch.broadcast_tensors(ids.data, result)
+        context.ledger.broadcasts.append(
+            Broadcast(first.reshape(-1).numpy(), over.reshape(-1).numpy(), context.operator)
+        )
+    return Ids(result, shape)
+
+
+def _is_tensor(value: Value) -> bool:
+    return isinstance(value, (Ids, Parameter, torch.Tensor))
+
+
+RULES: dict[str, Rule] = dict.fromkeys((*UNARY, *NARY), elementwise)

@@ -1,0 +1,252 @@
+"""Operators that move elements: they are run on the ids themselves.
+
+Where an operator's integer arguments count channels, the slim network's code must use other integers: each one is
+written down, to be found again among the attributes of the module that ran the operator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from knapsack_prune.tracing.context import Context, Parameter, Rule, Value
+from knapsack_prune.tracing.ids import NONE, Ids
+from knapsack_prune.tracing.ledger import Constant
+
+
+def _counts(context: Context, value: int, ids: Tensor) -> None:
+    """Write down that the integer `value` counts the channels `ids`."""
+    if value > 0 and bool((ids != NONE).any()):
+        context.ledger.constants.append(
+            Constant(
+                context.node.name, context.module, context.operator, value, ids.contiguous().numpy().copy()
+            )
+        )
+
+
+def reshape(context: Context) -> Value:
+    """`view`, `reshape`, `unflatten`, `flatten`, `expand`: sizes that count channels are written down."""
+    source = context.ids(context.args[0])
+    moved = source.moved(lambda full: full.reshape(context.shape))
+    if context.operator == "unflatten":
+        sizes: Sequence[int] = context.args[2]
+        first = int(context.args[1]) % len(source.shape)
+    elif context.operator == "flatten":
+        sizes, first = (), 0
+    else:
+        sizes, first = context.args[1], 0
+    for offset, size in enumerate(sizes):
+        dim = first + offset
+        if isinstance(size, int) and size > 1 and dim in moved.varying:
+            _counts(context, size, moved.line(dim))
+    if len(moved.varying) > 1:
+        context.ledger.grids.append((moved, context.operator))
+    return moved
+
+
+def expand(context: Context) -> Value:
+    """Stretch dimensions of size 1."""
+    source = context.ids(context.args[0])
+    shape = context.shape
+    data = source.data.reshape((1,) * (len(shape) - len(source.shape)) + tuple(source.data.shape))
+    return Ids(data, shape)
+
+
+def permute(context: Context) -> Value:
+    """Operators that take nothing but dimensions."""
+    source = context.ids(context.args[0])
+    target = context.node.target
+    return source.moved(lambda full: target(full, *context.args[1:], **context.kwargs))  # type: ignore[operator]
+
+
+def roll(context: Context) -> Value:
+    """Cyclic shifts; along channels they would shift the kept ones onto others."""
+    source = context.ids(context.args[0])
+    dims = context.argument(2, "dims", [])
+    if not dims or any(int(dim) % len(source.shape) in source.varying for dim in dims):
+        return Ids(context.ledger.collapse(source, source.varying, context.operator).data, source.shape)
+    return source
+
+
+def select(context: Context) -> Value:
+    """One index along a dimension: what is chosen by position must stay in position."""
+    source = context.ids(context.args[0])
+    dim = int(context.args[1]) % len(source.shape)
+    return context.ledger.collapse(source, (dim,), context.operator).moved(lambda full: full.select(dim, 0))
+
+
+def unbind(context: Context) -> Value:
+    """All indices along a dimension: equal parts."""
+    source = context.ids(context.args[0])
+    dim = int(context.argument(1, "dim", 0)) % len(source.shape)
+    tied = context.ledger.collapse(source, (dim,), context.operator)
+    part = tied.moved(lambda full: full.select(dim, 0))
+    return (part,) * source.shape[dim]
+
+
+def chunk(context: Context) -> Value:
+    """`chunk` and `split` into equal parts: the parts must stay equal, so equal positions are tied."""
+    source = context.ids(context.args[0])
+    dim = int(context.argument(2, "dim", 0)) % len(source.shape)
+    length = source.shape[dim]
+    number = int(context.args[1])
+    size = -(-length // number) if context.operator == "chunk" else number
+    if dim not in source.varying:
+        return _parts(source, dim, [min(size, length - at) for at in range(0, length, size)])
+    if length % size != 0:
+        context.ledger.freeze(
+            source.data,
+            f"`{context.operator}` cuts {length} channels into unequal parts of {size}",
+        )
+    parts = _parts(source, dim, [min(size, length - at) for at in range(0, length, size)])
+    if length % size == 0:
+        for part in parts[1:]:
+            context.ledger.tie(parts[0].data, part.data, context.operator)
+    if context.operator == "split":
+        _counts(context, size, parts[0].line(dim))
+    return parts
+
+
+def split_with_sizes(context: Context) -> Value:
+    """Parts of stated sizes."""
+    source = context.ids(context.args[0])
+    dim = int(context.argument(2, "dim", 0)) % len(source.shape)
+    parts = _parts(source, dim, [int(size) for size in context.args[1]])
+    if dim in source.varying:
+        for part in parts:
+            _counts(context, part.shape[dim], part.line(dim))
+    return parts
+
+
+def _parts(source: Ids, dim: int, sizes: Sequence[int]) -> tuple[Ids, ...]:
+    parts = []
+    at = 0
+    for size in sizes:
+        start, count = at, size
+        parts.append(source.moved(lambda full, s=start, c=count: full.narrow(dim, s, c)))
+        at += size
+    return tuple(parts)
+
+
+def slice_(context: Context) -> Value:
+    """A range along a dimension; its ends count the channels before them."""
+    source = context.ids(context.args[0])
+    dim = int(context.argument(1, "dim", 0)) % len(source.shape)
+    length = source.shape[dim]
+    start = context.argument(2, "start", None)
+    stop = context.argument(3, "end", None)
+    step = int(context.argument(4, "step", 1))
+    begin, end, _ = slice(start, stop, step).indices(length)
+    if dim in source.varying:
+        line = source.line(dim)
+        if step != 1:
+            context.ledger.freeze(source.data, f"`slice` takes every {step}th channel")
+        elif (begin, end) != (0, length):
+            if begin > 0:
+                _counts(context, begin, line[:begin])
+            if end < length:
+                _counts(context, end, line[:end])
+    index = [slice(None)] * dim + [slice(begin, end, step)]
+    return source.moved(lambda full: full[tuple(index)])
+
+
+def pad(context: Context) -> Value:
+    """Zeros around: along channels, each is a channel of its own until it meets another."""
+    source = context.ids(context.args[0])
+    widths = [int(width) for width in context.args[1]]
+    mode = context.argument(2, "mode", "constant")
+    data = source.data
+    for pair in range(len(widths) // 2):
+        dim = len(source.shape) - 1 - pair
+        before, after = widths[2 * pair], widths[2 * pair + 1]
+        if dim not in source.varying or (before == 0 and after == 0):
+            continue
+        if mode != "constant" or before < 0 or after < 0:
+            context.ledger.freeze(source.data, f"`pad` of mode {mode!r} with {before} and {after} along channels")
+            return Ids.none(context.shape)
+        sides = []
+        for width in (before, after):
+            size = [1] * data.dim()
+            size[dim] = width
+            fresh = context.ledger.fresh(width)
+            _counts(context, width, fresh)
+            sides.append(fresh.reshape(size).expand([width if d == dim else n for d, n in enumerate(data.shape)]))
+        data = torch.cat((sides[0], data, sides[1]), dim)
+    return Ids(data, context.shape)
+
+
+def cat(context: Context) -> Value:
+    """Concatenation."""
+    parts = [context.ids(value) for value in context.args[0]]
+    parts = [part for part in parts if part.shape != (0,)]
+    shape = context.shape
+    dim = int(context.argument(1, "dim", 0)) % len(shape)
+    if context.operator == "stack":
+        parts = [Ids(p.data.unsqueeze(dim), (*p.shape[:dim], 1, *p.shape[dim:])) for p in parts]
+    if all(part.empty for part in parts):
+        return Ids.none(shape)
+    common = [max(part.data.shape[d] for part in parts) for d in range(len(shape))]
+    pieces = [
+        part.data.expand([part.shape[d] if d == dim else common[d] for d in range(len(shape))]) for part in parts
+    ]
+    joined = Ids.of(torch.cat(pieces, dim))
+    data = joined.data
+    return Ids(data, shape)
+
+
+def repeat(context: Context) -> Value:
+    """Tiling: repeated channels are the same channels."""
+    source = context.ids(context.args[0])
+    return source.moved(lambda full: full.repeat(*context.args[1]))
+
+
+def index(context: Context) -> Value:
+    """Gathering by constant indices."""
+    source = context.ids(context.args[0])
+    indices: list[Tensor | None] = []
+    for value in context.args[1]:
+        if value is None:
+            indices.append(None)
+        elif isinstance(value, Parameter) and not value.tensor.is_floating_point():
+            indices.append(value.tensor)
+        else:
+            context.ledger.freeze(source.data, f"`{context.operator}` by computed indices")
+            return Ids.none(context.shape)
+    target = context.node.target
+    return source.moved(lambda full: target(full, indices))  # type: ignore[operator]
+
+
+def pixel_shuffle(context: Context) -> Value:
+    """Channels to space: the channels of one output pixel block meet at the next layer."""
+    source = context.ids(context.args[0])
+    target = context.node.target
+    return source.moved(lambda full: target(full, *context.args[1:]))  # type: ignore[operator]
+
+
+def getitem(context: Context) -> Value:
+    """One of several outputs."""
+    return context.args[0][context.args[1]]
+
+
+RULES: dict[str, Rule] = {
+    **dict.fromkeys(("view", "reshape", "_unsafe_view", "unflatten", "flatten"), reshape),
+    **dict.fromkeys(("expand", "expand_as"), expand),
+    **dict.fromkeys(
+        ("permute", "transpose", "swapaxes", "swapdims", "movedim", "squeeze", "unsqueeze", "t", "flip", "adjoint"),
+        permute,
+    ),
+    **dict.fromkeys(("chunk", "split"), chunk),
+    **dict.fromkeys(("cat", "concat", "stack"), cat),
+    **dict.fromkeys(("pixel_shuffle", "pixel_unshuffle"), pixel_shuffle),
+    **dict.fromkeys(("pad", "constant_pad_nd"), pad),
+    "roll": roll,
+    "select": select,
+    "unbind": unbind,
+    "split_with_sizes": split_with_sizes,
+    "slice": slice_,
+    "repeat": repeat,
+    "index": index,
+    "getitem": getitem,
+}

@@ -1,0 +1,112 @@
+"""What a solver answers, and the limits it works under. A status says only what is proven."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from .errors import SolverError
+
+TraceStep = tuple[float, int | None, int | None]
+
+
+class Status(StrEnum):
+    """What is proven: the choice is best; the choice is feasible; no choice is; nothing was found in time."""
+
+    OPTIMAL = "OPTIMAL"
+    FEASIBLE = "FEASIBLE"
+    INFEASIBLE = "INFEASIBLE"
+    NO_SOLUTION_FOUND = "NO_SOLUTION_FOUND"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Wall-clock `seconds` (> 0), the `seed` of everything random, and the number of `threads` (>= 1)."""
+
+    seconds: float = 10.0
+    seed: int = 0
+    threads: int = 2
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.seconds) and self.seconds > 0):
+            raise SolverError(f"time limit: {self.seconds} is not a number of seconds above 0")
+        if self.threads < 1:
+            raise SolverError(f"threads: {self.threads} is less than 1, the least that is allowed")
+        if not 0 <= self.seed < 2**31:
+            raise SolverError(f"seed: {self.seed} is not in 0 .. 2**31 - 1")
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A solver's answer. Contradictory ones cannot be built.
+
+    - `OPTIMAL`: `choice` is feasible and `value == bound`;
+    - `FEASIBLE`: `choice` is feasible, no choice is worth more than `bound` (`value <= bound`);
+    - `INFEASIBLE`: no choice is feasible; no choice, value or bound is given;
+    - `NO_SOLUTION_FOUND`: nothing is known but perhaps a `bound`.
+
+    `choice` holds a level position per group, `costs` an integer per resource, `trace` the
+    (seconds, value, bound) as they improved, `notes` what to know besides (why infeasible, weaker bounds).
+    """
+
+    status: Status
+    choice: tuple[int, ...]
+    value: int | None
+    bound: int | None
+    costs: tuple[int, ...]
+    solver: str
+    version: str
+    seconds: float
+    trace: tuple[TraceStep, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        solved = self.status in (Status.OPTIMAL, Status.FEASIBLE)
+        if solved:
+            if self.value is None or self.bound is None or not self.choice:
+                raise SolverError(f"result: {self.status} needs a choice, a value and a bound")
+            if self.value > self.bound:
+                raise SolverError(f"result: value {self.value} exceeds bound {self.bound}")
+            if self.status is Status.OPTIMAL and self.value != self.bound:
+                raise SolverError(f"result: OPTIMAL, but value {self.value} is not bound {self.bound}")
+        elif self.value is not None or self.choice or self.costs:
+            raise SolverError(f"result: {self.status} cannot come with a choice, a value or costs")
+        if self.status is Status.INFEASIBLE and self.bound is not None:
+            raise SolverError("result: INFEASIBLE cannot come with a bound")
+        if not (math.isfinite(self.seconds) and self.seconds >= 0):
+            raise SolverError(f"result: seconds {self.seconds} is not a number of at least 0")
+
+    @property
+    def gap(self) -> float | None:
+        """`(bound - value) / value`, the divisor at least 1 in magnitude; None without a choice."""
+        if self.value is None or self.bound is None:
+            return None
+        return (self.bound - self.value) / max(1, abs(self.value))
+
+    def to_json(self) -> str:
+        """The result as JSON, `gap` included."""
+        from .serial import result_to_json
+
+        return result_to_json(self)
+
+    @classmethod
+    def from_json(cls, text: str) -> Result:
+        """Read what `to_json` wrote; a result that contradicts itself is a `SolverError`."""
+        from .serial import result_from_json
+
+        return result_from_json(text)
+
+    def save(self, path: str | Path) -> None:
+        """Write JSON, atomically; a name that ends in `.gz` or `.xz` is compressed."""
+        from .serial import write_text
+
+        write_text(Path(path), self.to_json() + "\n")
+
+    @classmethod
+    def load(cls, path: str | Path) -> Result:
+        """Read a file that `save` wrote."""
+        from .serial import read_text
+
+        return cls.from_json(read_text(Path(path)))
