@@ -88,7 +88,7 @@ class Ledger:
     grids: list[tuple[Ids, str]] = field(default_factory=list)
     elements: list[tuple[str, Ids]] = field(default_factory=list)
     full_width: list[tuple[str, int, IntArray]] = field(default_factory=list)
-    mixing: list[tuple[str, str]] = field(default_factory=list)
+    mixing: list[tuple[str, str, IntArray]] = field(default_factory=list)
 
     def fresh(self, count: int) -> Tensor:
         """Shape (count,): new ids."""
@@ -139,6 +139,10 @@ class Ledger:
             return torch.from_numpy(known.ids)
         self.sites[parameter, dim] = Site(parameter, dim, role, ids.contiguous().numpy().copy())
         return ids
+
+    def mixes(self, module: str, operator: str, ids: Ids) -> None:
+        """Record an operator whose result at one channel depends on all of them."""
+        self.mixing.append((module, operator, np.unique(ids.data.numpy())))
 
     def cost(
         self,
