@@ -70,26 +70,38 @@ def training_data(
     batch_size: int,
     accumulate: int,
     seed: int,
+    decoded: DecodedImages | None = None,
 ) -> TrainingData:
-    """Training batches of `images`; `mirror` says whether a mirrored image keeps its class."""
+    """Training batches of `images`, or of the images `decoded` from them before.
+
+    Args:
+        images: the training part.
+        preparation: size and normalisation.
+        augmentation: what is done to them.
+        mirror: whether a mirrored image keeps its class.
+        delivery: device, cache, workers and processes.
+        batch_size, accumulate, seed: see `BatchSchedule`.
+        decoded: what `decode_training` gave, so that several runs decode once.
+    """
 
     def scheduled(count: int) -> BatchSchedule:
         return BatchSchedule(count, batch_size, seed, delivery.processes, delivery.rank, accumulate)
 
     if delivery.cache:
-        decoded = decode(images, preparation, delivery.device, canvas=not fits(images, preparation))
-        schedule = scheduled(len(decoded.labels))
-        return TrainingData(
-            _Decoded(
-                decoded.unreadable, DecodedBatches(decoded, preparation, augmentation, schedule, mirror)
-            ),
-            schedule,
-        )
+        kept = decoded or decode_training(images, preparation, delivery)
+        schedule = scheduled(len(kept.labels))
+        batches = DecodedBatches(kept, preparation, augmentation, schedule, mirror)
+        return TrainingData(_Decoded(kept.unreadable, batches), schedule)
     schedule = scheduled(len(images.labels))
     streamed = StreamedBatches(
         images, preparation, augmentation, schedule, mirror, delivery.device, delivery.workers
     )
     return TrainingData(streamed, schedule)
+
+
+def decode_training(images: ImageSet, preparation: Preparation, delivery: Delivery) -> DecodedImages:
+    """Decode training images onto the device, with the border that random crops need."""
+    return decode(images, preparation, delivery.device, canvas=not fits(images, preparation))
 
 
 @dataclass(frozen=True)

@@ -13,29 +13,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from torch import nn
 
-from knapsack_prune.data.batches import Delivery, EvaluationBatches, evaluation_batches, training_data
-from knapsack_prune.data.images import ImageSet, ImageSubset
-from knapsack_prune.data.preparation import Preparation
-from knapsack_prune.data.sampling import hold_out
-from knapsack_prune.data.seeds import derive_seed
 from knapsack_prune.data.source import ImageSource, require_classes
-from knapsack_prune.distill.objective import Objective, Student
 from knapsack_prune.distill.teacher import EnsembleTeacher, NetworkTeacher, Teacher
 from knapsack_prune.errors import RequestError
 from knapsack_prune.plan_file import Plan
 from knapsack_prune.slim import check_fingerprint, save_slim, slim
-from knapsack_prune.training.ema import WeightAverage
-from knapsack_prune.training.evaluation import Accuracy, evaluate
+from knapsack_prune.training.evaluation import Accuracy
 from knapsack_prune.training.files import write_json
-from knapsack_prune.training.loop import Trainer
 from knapsack_prune.training.masks import hold_masks, release_masks
 from knapsack_prune.training.matching import match_stages
+from knapsack_prune.training.session import Session
 from knapsack_prune.training.settings import Conduct, RunSettings
 
-SPLIT_SEED = 0  # the held-out part is the same whatever the run's seed, so that seeds can be compared
 PACKAGES = ("torch", "torchvision", "accelerate", "knapsack-prune")
 
 
@@ -66,6 +57,7 @@ def finetune(
     teachers: Sequence[Teacher] = (),
     mask: bool = False,
     distill_layers: Sequence[str] | None = None,
+    session: Session | None = None,
 ) -> FinetuneResult:
     """Train the network that a plan describes, under the parent's inner knowledge.
 
@@ -81,184 +73,99 @@ def finetune(
         teachers: further teachers of the logits, beside the parent (KESI's snapshots).
         mask: train the parent with masks held instead of the slim network; slimmed at the end.
         distill_layers: modules whose outputs are compared; the plan's stages if None.
+        session: an open session on the same source, for several runs; opened here if None.
 
     Raises:
         RequestError: whatever of the request cannot be met, told in one message.
         KeyboardInterrupt: after Ctrl-C, once a checkpoint is written.
     """
+    begun = time.perf_counter()
     settings, conduct = settings or RunSettings(), conduct or Conduct()
     check_fingerprint(parent, plan)
     if mask and start is not None:
         raise RequestError("--mask trains the parent: give it a plan, not a slim network")
-    accelerator = _accelerator(settings, conduct)
-    preparation = Preparation.to_shape(plan.model.input_shape, source.normalisation)
     require_classes(source, _outputs(parent, plan))
-    begun = time.perf_counter()
-
-    objective = settings.objective
-    inner = objective.inner
     network = _network(parent, plan, start, mask)
-    stages = match_stages(plan, parent, network, objective.inner_kind, distill_layers, mask) if inner else ()
-    teacher = (
-        _teacher(parent, [stage.module for stage in stages], teachers) if objective.needs_teacher else None
+    objective = settings.objective
+    stages = (
+        match_stages(plan, parent, network, objective.inner_kind, distill_layers, mask)
+        if objective.inner
+        else ()
     )
+    teacher: Teacher | None = None
+    if objective.needs_teacher:
+        teacher = NetworkTeacher(deepcopy(parent), [stage.module for stage in stages])
+        teacher = EnsembleTeacher(teacher, teachers) if teachers else teacher
 
-    delivery = Delivery(
-        accelerator.device,
-        conduct.cache,
-        conduct.workers,
-        accelerator.num_processes,
-        accelerator.process_index,
-    )
-    train, held = _split(source, settings)
-    data = training_data(
-        train,
-        preparation,
-        settings.augmentation,
-        source.mirror,
-        delivery,
-        settings.batch_size,
-        settings.accumulate,
-        settings.seed,
-    )
-    test = evaluation_batches(source.test_images(), preparation, delivery, settings.batch_size)
-    held_out = (
-        evaluation_batches(held, preparation, delivery, settings.batch_size) if held is not None else None
-    )
-
-    parent_accuracy = _accuracy(parent, test, accelerator, settings)
-    before = _accuracy(network, test, accelerator, settings)
+    session = session or Session(source, plan.model.input_shape, settings, conduct)
+    of_parent, before = session.accuracy(parent), session.accuracy(network)
     identity = {
         "plan": hashlib.sha256(plan.to_json().encode()).hexdigest(),
-        "start": _digest(network),
-        "teacher": _digest(parent),
+        "start": weights_digest(network),
+        "teacher": weights_digest(parent),
         "teachers": len(teachers),
-        "data": {"name": source.name, "train": len(train.labels)},
         "mask": mask,
-        "stages": [stage.module for stage in stages],
-        "processes": accelerator.num_processes,
-        "settings": settings.record(),
     }
-    trained = deepcopy(network)  # receives the chosen weights; the one that trains carries hooks
-    average = WeightAverage(network, settings.optimizer.ema) if settings.optimizer.ema else None
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(settings.seed, 5))
-        student = Student(network, stages, objective.inner_kind)
-    mixer = settings.augmentation.mixer(len(source.classes)) if settings.augmentation.mixes else None
-    trainer = Trainer(
-        accelerator,
-        student,
-        Objective(objective, stages),
-        teacher,
-        data,
-        held_out,
-        settings,
-        conduct,
-        output,
-        identity,
-        mixer,
-        average,
-    )
-    found = trainer.run()
-
-    trained.load_state_dict(found.state)
+    trained = session.train(network, settings, output, identity, stages, teacher)
+    student = trained.network
     if mask:
-        release_masks(trained)
-        trained = slim(trained, plan, check=False)
-    after = _accuracy(trained, test, accelerator, settings)
-    trained = trained.cpu().eval()
-    left_out = data.batches.unreadable()
+        release_masks(student)
+        student = slim(student, plan, check=False)
+    after = session.accuracy(student)
+
+    accelerator, history = session.accelerator, trained.result.history
     record = {
-        "accuracy": {"parent": parent_accuracy.top1, "before": before.top1, "after": after.top1},
-        "top5": {"parent": parent_accuracy.top5, "before": before.top5, "after": after.top5},
-        "loss": {"parent": parent_accuracy.loss, "before": before.loss, "after": after.loss},
+        **_accuracies(of_parent, before, after),
         "test_images": after.images,
-        "held_out_images": 0 if held is None else len(held.labels),
-        "train_images": data.schedule.images,
-        "unreadable": left_out.sentence() or None,
+        "held_out_images": session.held_out_images,
+        "train_images": trained.images,
+        "unreadable": trained.unreadable.sentence() or None,
         "flops": {
             "parent": sum(layer.flops_before for layer in plan.layers),
             "student": sum(layer.flops_after for layer in plan.layers),
             "unit": "multiply-adds, as fvcore counts them",
         },
-        "parameters": {"parent": _count(parent), "student": _count(trained)},
-        "epoch": found.epoch,
+        "parameters": {"parent": _count(parent), "student": _count(student)},
+        "epoch": trained.result.epoch,
         "stages": [stage.module for stage in stages],
-        "resumed_at_step": found.resumed_step,
+        "teachers": 1 + len(teachers) if teacher is not None else 0,
+        "resumed_at_step": trained.result.resumed_step,
         "seconds": round(time.perf_counter() - begun, 2),
-        "training_seconds": round(sum(row["seconds"] for row in found.history), 2),
-        "images_per_second": found.history[-1]["images_per_second"],
-        "device": _device_name(accelerator.device),
+        "training_seconds": round(sum(row["seconds"] for row in history), 2),
+        "images_per_second": history[-1]["images_per_second"],
+        "device": device_name(accelerator.device),
         "processes": accelerator.num_processes,
-        "versions": {"python": platform.python_version(), **_versions()},
+        "versions": versions(),
         "seed": settings.seed,
         "mask": mask,
         "settings": settings.record(),
     }
     if accelerator.is_main_process:
-        save_slim(trained, plan, output)
+        save_slim(student, plan, output)
         write_json(output / "result.json", record)
     accelerator.wait_for_everyone()
-    return FinetuneResult(trained, record, found.losses)
-
-
-def _accelerator(settings: RunSettings, conduct: Conduct) -> Accelerator:
-    if conduct.device == "cuda" and not torch.cuda.is_available():
-        raise RequestError("--device cuda, but torch finds 0 CUDA devices: use --device cpu or auto")
-    return Accelerator(
-        cpu=conduct.device == "cpu",
-        mixed_precision="bf16" if settings.precision == "bf16" else "no",
-        gradient_accumulation_steps=settings.accumulate,
-    )
+    return FinetuneResult(student, record, trained.result.losses)
 
 
 def _network(parent: nn.Module, plan: Plan, start: nn.Module | None, mask: bool) -> nn.Module:
-    """The network to train; every parameter is trainable, whatever the parent's are."""
     if mask:
         network = deepcopy(parent)
         hold_masks(network, plan)
-    else:
-        network = slim(parent, plan, check=False) if start is None else deepcopy(start)
-    return network.requires_grad_(True)
+        return network
+    return slim(parent, plan, check=False) if start is None else start
 
 
-def _teacher(parent: nn.Module, modules: Sequence[str], others: Sequence[Teacher]) -> Teacher:
-    first = NetworkTeacher(deepcopy(parent), modules)
-    return EnsembleTeacher(first, others) if others else first
-
-
-def _split(source: ImageSource, settings: RunSettings) -> tuple[ImageSet, ImageSet | None]:
-    if not settings.held_out:
-        return source.train, None
-    if source.validation is not None:
-        return source.train, source.validation
-    train, held = hold_out(source.train.labels, settings.held_out, SPLIT_SEED)
-    if not len(held):
-        raise RequestError(
-            f"a held-out part of {settings.held_out} is 0 of {len(source.train.labels)} training images: "
-            "raise --held-out, or give 0 to take the last epoch"
-        )
-    return ImageSubset(source.train, train), ImageSubset(source.train, held)
-
-
-def _accuracy(
-    network: nn.Module, test: EvaluationBatches, accelerator: Accelerator, settings: RunSettings
-) -> Accuracy:
-    """Test accuracy of a copy on the training device; the network itself does not move."""
-    layout = torch.channels_last if settings.channels_last else torch.contiguous_format
-    moved = deepcopy(network).to(device=accelerator.device, memory_format=layout)  # type: ignore[call-overload]
-    return evaluate(
-        moved,
-        test,
-        accelerator.device,
-        accelerator.autocast,
-        lambda sums: accelerator.reduce(sums, "sum"),
-        layout,
-    )
+def _accuracies(parent: Accuracy, before: Accuracy, after: Accuracy) -> dict[str, dict[str, float]]:
+    named = {"parent": parent, "before": before, "after": after}
+    return {
+        "accuracy": {name: accuracy.top1 for name, accuracy in named.items()},
+        "top5": {name: accuracy.top5 for name, accuracy in named.items()},
+        "loss": {name: accuracy.loss for name, accuracy in named.items()},
+    }
 
 
 def _outputs(network: nn.Module, plan: Plan) -> int:
-    probe = deepcopy(network).eval()
+    probe = deepcopy(network).cpu().eval()
     with torch.no_grad():
         return int(probe(torch.zeros(1, *plan.model.input_shape)).shape[-1])
 
@@ -267,8 +174,8 @@ def _count(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-def _digest(network: nn.Module) -> str:
-    """Identifies a network's weights."""
+def weights_digest(network: nn.Module) -> str:
+    """Identifies a network's weights: SHA-256 of its named tensors."""
     digest = hashlib.sha256()
     for name, tensor in sorted(network.state_dict().items()):
         digest.update(name.encode())
@@ -276,14 +183,16 @@ def _digest(network: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _device_name(device: torch.device) -> str:
+def device_name(device: torch.device) -> str:
+    """What to call a device in a result."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"CPU {platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
+    return f"CPU {platform.machine()}, {torch.get_num_threads()} threads"
 
 
-def _versions() -> dict[str, str]:
-    found = {}
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that a result depends on."""
+    found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
             found[package] = version(package)
