@@ -93,6 +93,7 @@ class Ledger:
     elements: list[tuple[str, Ids]] = field(default_factory=list)
     full_width: list[tuple[str, int, IntArray]] = field(default_factory=list)
     mixing: list[tuple[str, str, IntArray]] = field(default_factory=list)
+    stages: list[tuple[str, int, IntArray]] = field(default_factory=list)
 
     def fresh(self, count: int) -> Tensor:
         """Shape (count,): new ids."""

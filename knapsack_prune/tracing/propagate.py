@@ -10,6 +10,8 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 from torch.fx import Node
 
+from knapsack_prune.channels import IntArray
+from knapsack_prune.stages import TrunkFeature, choose_stages, cut_points
 from knapsack_prune.tracing import rules_contraction, rules_elementwise, rules_layers, rules_movement
 from knapsack_prune.tracing.context import Context, Parameter, Rule, Value, short_name
 from knapsack_prune.tracing.ids import Ids
@@ -55,7 +57,21 @@ def propagate(program: ExportedProgram) -> Ledger:
             element_ids=element_ids,
         )
         values[node] = _apply(context)
+    ledger.stages.extend(_stages(program, values))
     return ledger
+
+
+def _stages(program: ExportedProgram, values: dict[Node, Value]) -> list[tuple[str, int, IntArray]]:
+    """Module, channel dimension and ids of every stage's last feature, where channels lie along one dimension."""
+    by_name = {node.name: value for node, value in values.items()}
+    trunk: dict[TrunkFeature, Ids] = {}
+    for point in cut_points(program):
+        ids = by_name[point.node]
+        if isinstance(ids, Ids) and len(ids.varying) == 1:
+            trunk[TrunkFeature(point.module, point.shape, ids.varying[0])] = ids
+    return [
+        (stage.module, stage.dim, trunk[stage].line(stage.dim).numpy()) for stage in choose_stages(list(trunk))
+    ]
 
 
 class _ElementIds:
