@@ -28,7 +28,7 @@ from knapsack_prune.plan_file import (
     SlicePart,
     SolverPart,
 )
-from knapsack_prune.trace import trace
+from knapsack_prune.tracing.trace import trace
 
 Terms = Sequence[CostTerm | TabulatedTerm]
 
