@@ -62,3 +62,9 @@ def test_reading_a_plan_does_not_load_torch() -> None:
     code = "from knapsack_prune import Plan, RequestError; import sys; print('torch' in sys.modules)"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "False"
+
+
+def test_solvers_load_neither_torch_nor_the_product() -> None:
+    code = "import solvers, sys; print(*({'torch', 'knapsack_prune', 'ortools'} & sys.modules.keys()))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == ""
