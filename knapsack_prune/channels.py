@@ -201,6 +201,21 @@ class Mixing:
     groups: tuple[int, ...]
 
 
+@dataclass(frozen=True, eq=False)
+class StageFeature:
+    """The feature in which a stage of the network ends, on the way that every path takes (see `stages`).
+
+    Attributes:
+        module: the module that returns it.
+        dim: its channel dimension.
+        owner: the channels along that dimension.
+    """
+
+    module: str
+    dim: int
+    owner: Owner
+
+
 @dataclass(frozen=True)
 class Layer:
     """A module with weights or counted operators.
@@ -232,6 +247,7 @@ class ChannelGraph:
         full_width: modules to be run at the parent's width.
         mixing: operators that normalise across channels: there the slim network is not the masked parent,
             since means and variances run over the kept channels only.
+        stages: the features in which stages end, in execution order.
     """
 
     fingerprint: str
@@ -244,6 +260,7 @@ class ChannelGraph:
     attributes: tuple[SizeAttribute, ...] = ()
     full_width: tuple[FullWidthModule, ...] = ()
     mixing: tuple[Mixing, ...] = ()
+    stages: tuple[StageFeature, ...] = ()
 
     @property
     def sizes(self) -> tuple[int, ...]:

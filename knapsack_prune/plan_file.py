@@ -183,6 +183,21 @@ class MixingPart(_Part):
     operator: str
 
 
+class StagePart(_Part):
+    """The feature in which a stage ends: what `module` returns, and which of its channels along `dim` stay."""
+
+    module: str
+    dim: Count
+    of: Positive
+    kept: tuple[Count, ...]
+
+    @model_validator(mode="after")
+    def _indices(self) -> Self:
+        if list(self.kept) != sorted(set(self.kept)) or (self.kept and self.kept[-1] >= self.of):
+            raise ValueError(f"stage {self.module}: kept must be sorted, distinct and under {self.of}")
+        return self
+
+
 class Plan(_Part):
     """Everything that slimming, training and checking need; independent of how it was found."""
 
@@ -197,6 +212,7 @@ class Plan(_Part):
     attributes: tuple[AttributePart, ...] = ()
     full_width: tuple[FullWidthPart, ...] = ()
     mixing: tuple[MixingPart, ...] = ()
+    stages: tuple[StagePart, ...] = ()
 
     @model_validator(mode="after")
     def _unique(self) -> Self:

@@ -27,6 +27,7 @@ from knapsack_prune.plan_file import (
     Plan,
     SlicePart,
     SolverPart,
+    StagePart,
 )
 from knapsack_prune.tracing.trace import trace
 
@@ -237,6 +238,15 @@ def _assemble(
             MixingPart(module=found.module, operator=found.operator)
             for found in graph.mixing
             if pruned.intersection(found.groups)
+        ),
+        stages=tuple(
+            StagePart(
+                module=found.module,
+                dim=found.dim,
+                of=len(found.owner.groups),
+                kept=tuple(np.flatnonzero(found.owner.kept(keep)).tolist()),
+            )
+            for found in graph.stages
         ),
     )
 

@@ -20,6 +20,7 @@ from knapsack_prune.channels import (
     Mixing,
     Owner,
     Slice,
+    StageFeature,
     TabulatedTerm,
 )
 from knapsack_prune.fingerprint import fingerprint
@@ -102,6 +103,7 @@ def resolve(
             if bool((owner.groups >= 0).any())
         ),
         mixing=_mixing(ledger, member),
+        stages=tuple(StageFeature(module, dim, member.owner(ids)) for module, dim, ids in ledger.stages),
     )
 
 
