@@ -3,7 +3,8 @@
     python benchmarks/train_digits_parent.py -o knapsack_prune/assets/digits_resnet14.safetensors
 
 Seeded SGD with a one-cycle learning rate on the shipped digits, shifted by up to one pixel. The epoch with
-the lowest validation loss is kept; the test part is evaluated once, at the end. Takes half a minute on two cores.
+the lowest validation loss is kept; the test part is evaluated once, at the end. Takes half a minute on two
+cores.
 """
 
 from __future__ import annotations

@@ -187,6 +187,36 @@ class FullWidthModule:
 
 
 @dataclass(frozen=True)
+class Mixing:
+    """An operator that normalises across channels, and the groups that it mixes.
+
+    Attributes:
+        module: the module that runs it.
+        operator: its name.
+        groups: indices of the groups among its channels.
+    """
+
+    module: str
+    operator: str
+    groups: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class StageFeature:
+    """The feature in which a stage of the network ends, on the way that every path takes (see `stages`).
+
+    Attributes:
+        module: the module that returns it.
+        dim: its channel dimension.
+        owner: the channels along that dimension.
+    """
+
+    module: str
+    dim: int
+    owner: Owner
+
+
+@dataclass(frozen=True)
 class Layer:
     """A module with weights or counted operators.
 
@@ -215,8 +245,9 @@ class ChannelGraph:
         params: terms of the number of trainable and frozen parameters.
         attributes: integers of modules that follow the widths.
         full_width: modules to be run at the parent's width.
-        mixing: operators that normalise across channels (module, operator): there the slim network is not the
-            masked parent, since means and variances run over the kept channels only.
+        mixing: operators that normalise across channels: there the slim network is not the masked parent,
+            since means and variances run over the kept channels only.
+        stages: the features in which stages end, in execution order.
     """
 
     fingerprint: str
@@ -228,7 +259,8 @@ class ChannelGraph:
     params: tuple[CostTerm, ...]
     attributes: tuple[SizeAttribute, ...] = ()
     full_width: tuple[FullWidthModule, ...] = ()
-    mixing: tuple[tuple[str, str], ...] = ()
+    mixing: tuple[Mixing, ...] = ()
+    stages: tuple[StageFeature, ...] = ()
 
     @property
     def sizes(self) -> tuple[int, ...]:

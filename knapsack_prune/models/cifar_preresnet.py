@@ -1,7 +1,7 @@
-"""CIFAR pre-activation ResNet with bottlenecks: He et al. 2016, "Identity Mappings in Deep Residual Networks".
+"""CIFAR pre-activation ResNet: He et al. 2016, "Identity Mappings in Deep Residual Networks".
 
-Depth 9n + 2: batch norm and ReLU come before each convolution, the stages leave with 64, 128 and 256 channels, and
-the shortcut is a 1x1 convolution wherever the shape changes.
+Depth 9n + 2: batch norm and ReLU come before each convolution, the stages leave with 64, 128 and 256
+channels, and the shortcut is a 1x1 convolution wherever the shape changes.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ class PreActBottleneck(nn.Module):
         out = self.conv1(active)
         out = self.conv2(F.relu(self.bn2(out)))
         out = self.conv3(F.relu(self.bn3(out)))
-        # Where the shape changes the shortcut, too, sees the activated input (figure 4e, full pre-activation).
+        # Where the shape changes the shortcut, too, sees the activated input (figure 4e, full
+        # pre-activation).
         shortcut: Tensor = x if self.downsample is None else self.downsample(active)
         return out + shortcut  # type: ignore[no-any-return]
 

@@ -1,8 +1,8 @@
 """CIFAR ResNets of He et al. 2016, "Deep Residual Learning for Image Recognition", section 4.2.
 
-Depth 6n + 2: a 3x3 stem, three stages of n basic blocks with 16, 32 and 64 channels, global average pooling, a
-linear classifier. The shortcut is option A of the paper: without parameters, it subsamples and pads with zeros.
-Parameter names are those of the widely used public checkpoints, so that these load as they are.
+Depth 6n + 2: a 3x3 stem, three stages of n basic blocks with 16, 32 and 64 channels, global average pooling,
+a linear classifier. The shortcut is option A of the paper: without parameters, it subsamples and pads with
+zeros. Parameter names are those of the widely used public checkpoints, so that these load as they are.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from torch.nn import functional as F
 class PaddedShortcut(nn.Module):
     """Option A: every second row and column, and zero channels on both sides.
 
-    (N, C, H, W) -> (N, left + C + right, ceil(H / 2), ceil(W / 2)). The padding is held as two plain integers,
-    because a slimmed network may need other, unequal ones: which zero channels are left depends on the plan.
+    (N, C, H, W) -> (N, left + C + right, ceil(H / 2), ceil(W / 2)). The padding is held as two plain
+    integers, because a slimmed network may need other, unequal ones: which zero channels are left depends on
+    the plan.
     """
 
     def __init__(self, left: int, right: int) -> None:
@@ -31,7 +32,7 @@ class PaddedShortcut(nn.Module):
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions around a shortcut: (N, width_in, H, W) -> (N, width_out, H / stride, W / stride)."""
+    """Two 3x3 convolutions and a shortcut: (N, width_in, H, W) -> (N, width_out, H / stride, W / stride)."""
 
     def __init__(self, width_in: int, width_out: int, stride: int) -> None:
         super().__init__()

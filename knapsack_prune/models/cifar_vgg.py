@@ -1,7 +1,7 @@
 """VGG-16 with batch norm for CIFAR: Simonyan and Zisserman 2015, configuration D, with one linear classifier.
 
-The three wide linear layers of the original are replaced by one, as in the pruning literature since Li et al. 2017
-("Pruning Filters for Efficient ConvNets"): 14.7 M parameters, nearly all in the convolutions.
+The three wide linear layers of the original are replaced by one, as in the pruning literature since Li et al.
+2017 ("Pruning Filters for Efficient ConvNets"): 14.7 M parameters, nearly all in the convolutions.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """CIFAR Wide ResNet: Zagoruyko and Komodakis 2016, "Wide Residual Networks".
 
-WRN-d-k: depth d = 6n + 4, pre-activation basic blocks, stages of 16k, 32k and 64k channels behind a 16-channel stem.
+WRN-d-k: depth d = 6n + 4, pre-activation basic blocks, stages of 16k, 32k and 64k channels behind a
+16-channel stem.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from torch.nn import functional as F
 
 
 class WideBlock(nn.Module):
-    """Two 3x3 convolutions behind their norms: (N, width_in, H, W) -> (N, width_out, H / stride, W / stride)."""
+    """Two 3x3 convolutions and a shortcut: (N, width_in, H, W) -> (N, width_out, H / stride, W / stride)."""
 
     def __init__(self, width_in: int, width_out: int, stride: int) -> None:
         super().__init__()

@@ -1,7 +1,8 @@
 """The embedded default network: a ResNet of depth 14 for the shipped 8x8 digits.
 
-The CIFAR ResNet of He et al. 2016 with two basic blocks a stage, 24, 48 and 72 channels, and projection shortcuts
-(option B). It is several times wider than the task needs, so that a small budget still leaves something to plan.
+The CIFAR ResNet of He et al. 2016 with two basic blocks a stage, 24, 48 and 72 channels, and projection
+shortcuts (option B). It is several times wider than the task needs, so that a small budget still leaves
+something to plan.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ WIDTHS = (24, 48, 72)
 
 
 class ProjectedBlock(nn.Module):
-    """Two 3x3 convolutions around a shortcut: (N, width_in, H, W) -> (N, width_out, H / stride, W / stride)."""
+    """Two 3x3 convolutions and a shortcut: (N, width_in, H, W) -> (N, width_out, H / stride, W / stride)."""
 
     def __init__(self, width_in: int, width_out: int, stride: int) -> None:
         super().__init__()

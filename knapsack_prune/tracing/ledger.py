@@ -45,13 +45,17 @@ class LayerRecord:
 
 @dataclass(frozen=True, eq=False)
 class Constant:
-    """An integer argument of an operator which counts channels: the ids that it counts, in argument order."""
+    """An integer argument of an operator which counts channels: the ids that it counts, in argument order.
+
+    `whole` says that it is the size of a dimension, which may also lie within one unit (the size of a head).
+    """
 
     node: str
     module: str
     operator: str
     value: int
     ids: IntArray
+    whole: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +92,8 @@ class Ledger:
     grids: list[tuple[Ids, str]] = field(default_factory=list)
     elements: list[tuple[str, Ids]] = field(default_factory=list)
     full_width: list[tuple[str, int, IntArray]] = field(default_factory=list)
-    mixing: list[tuple[str, str]] = field(default_factory=list)
+    mixing: list[tuple[str, str, IntArray]] = field(default_factory=list)
+    stages: list[tuple[str, int, IntArray]] = field(default_factory=list)
 
     def fresh(self, count: int) -> Tensor:
         """Shape (count,): new ids."""
@@ -104,7 +109,10 @@ class Ledger:
         differ = (first != second) & (first != NONE) & (second != NONE)
         if bool(differ.any()):
             pairs = torch.stack((first[differ], second[differ])).numpy()
-            self.ties.append((np.unique(pairs, axis=1) if pairs.shape[1] > 4096 else pairs, operator))
+            if pairs.shape[1] > 4096:
+                codes = np.unique(pairs[0] * self.next_id + pairs[1])
+                pairs = np.stack(np.divmod(codes, self.next_id))
+            self.ties.append((pairs, operator))
 
     def collapse(self, ids: Ids, dims: tuple[int, ...], operator: str = "") -> Ids:
         """Tie all ids along `dims`; returns the ids with those dimensions uniform."""
@@ -139,6 +147,10 @@ class Ledger:
             return torch.from_numpy(known.ids)
         self.sites[parameter, dim] = Site(parameter, dim, role, ids.contiguous().numpy().copy())
         return ids
+
+    def mixes(self, module: str, operator: str, ids: Ids) -> None:
+        """Record an operator whose result at one channel depends on all of them."""
+        self.mixing.append((module, operator, np.unique(ids.data.numpy())))
 
     def cost(
         self,

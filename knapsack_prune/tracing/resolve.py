@@ -17,8 +17,10 @@ from knapsack_prune.channels import (
     Group,
     IntArray,
     Layer,
+    Mixing,
     Owner,
     Slice,
+    StageFeature,
     TabulatedTerm,
 )
 from knapsack_prune.fingerprint import fingerprint
@@ -100,8 +102,19 @@ def resolve(
             for name, dim, owner in ((n, d, member.owner(ids)) for n, d, ids in ledger.full_width)
             if bool((owner.groups >= 0).any())
         ),
-        mixing=tuple(dict.fromkeys(ledger.mixing)),
+        mixing=_mixing(ledger, member),
+        stages=tuple(StageFeature(module, dim, member.owner(ids)) for module, dim, ids in ledger.stages),
     )
+
+
+def _mixing(ledger: Ledger, member: Membership) -> tuple[Mixing, ...]:
+    found = {}
+    for module, operator, ids in ledger.mixing:
+        groups = np.unique(member.groups[member.classes[ids]])
+        groups = groups[groups >= 0]
+        if len(groups):
+            found[module, operator] = Mixing(module, operator, tuple(groups.tolist()))
+    return tuple(found.values())
 
 
 def _element_sites(ledger: Ledger, classes: IntArray, frozen: dict[int, str]) -> list[Site]:

@@ -69,7 +69,7 @@ def reduction(context: Context) -> Value:
     if over:
         if len(over) == len(source.varying):
             if context.operator not in EXACT_SUMS:
-                context.ledger.mixing.append((context.module, context.operator))
+                context.ledger.mixes(context.module, context.operator, source)
             data = torch.zeros((1,) * len(source.shape), dtype=torch.int64)
         else:
             data = context.ledger.collapse(source, over, context.operator).data

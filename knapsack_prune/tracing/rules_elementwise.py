@@ -42,21 +42,35 @@ def elementwise(context: Context) -> Value:
     varies = [any(ids.data.shape[dim] > 1 for ids in padded) for dim in range(len(shape))]
     result = torch.zeros((1,) * len(shape), dtype=torch.int64)
     stretched = []
-    for ids in padded:
+    # The operand that varies least comes first: once tied, its ids stand for all.
+    for ids in sorted(padded, key=lambda ids: ids.data.numel()):
         if ids.empty:
             continue
         if any(varies[dim] and ids.shape[dim] == 1 and size > 1 for dim, size in enumerate(shape)):
             stretched.append(ids)
             continue
         context.ledger.tie(result, ids.data)
-        result, data = torch.broadcast_tensors(result, ids.data)
-        result = torch.where(result == NONE, data, result)
+        _freeze_against_fixed(context, ids, padded)
+        if bool((result == NONE).any()):
+            result, data = torch.broadcast_tensors(result, ids.data)
+            result = torch.where(result == NONE, data, result)
     for ids in stretched:
         first, over = torch.broadcast_tensors(ids.data, result)
         context.ledger.broadcasts.append(
             Broadcast(first.reshape(-1).numpy(), over.reshape(-1).numpy(), context.operator)
         )
     return Ids(result, shape)
+
+
+def _freeze_against_fixed(context: Context, ids: Ids, operands: list[Ids]) -> None:
+    """Channels that meet elements which cannot be removed (of an input, of a constant) stay."""
+    for other in operands:
+        if other is ids or not any(other.shape[dim] > 1 for dim in ids.varying):
+            continue
+        mine, theirs = torch.broadcast_tensors(ids.data, other.data)
+        fixed = (theirs == NONE) & (mine != NONE)
+        if bool(fixed.any()):
+            context.ledger.freeze(mine[fixed], f"`{context.operator}` joins them with an input or a constant")
 
 
 def _is_tensor(value: Value) -> bool:

@@ -160,7 +160,7 @@ def layer_norm(context: Context) -> Value:
                 ledger.tie(source.data, data)
     for dim in dims:
         if dim in source.varying:
-            ledger.mixing.append((layer, "layer_norm"))
+            ledger.mixes(layer, "layer_norm", source)
             ids = source.line(dim).contiguous().numpy()
             ledger.constants.append(
                 Constant(context.node.name, context.module, "layer_norm", normalized[dim - dims[0]], ids)
@@ -180,7 +180,7 @@ def group_norm(context: Context) -> Value:
     layer = _owner(context, weight, bias)
     if groups == 1:
         if bool((line != NONE).any()):
-            ledger.mixing.append((layer, "group_norm"))
+            ledger.mixes(layer, "group_norm", Ids.along(line, 1, source.shape))
     else:
         rows = line.reshape(groups, -1)
         leads = rows.amax(1, keepdim=True)

@@ -1,0 +1,61 @@
+"""Where commands write: results to standard output, progress and notes to standard error."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+# Tables that are piped into a file or a pager have no terminal to fit: give them room instead of folding
+# names.
+PIPED_WIDTH = 140
+
+
+def output() -> Console:
+    """The console of results. Made anew by each command, because tests and callers replace the streams."""
+    return _console(stderr=False)
+
+
+def notes() -> Console:
+    """The console of progress, hints and warnings."""
+    return _console(stderr=True)
+
+
+def _console(*, stderr: bool) -> Console:
+    console = Console(stderr=stderr, highlight=False, emoji=False)
+    return (
+        console
+        if console.is_terminal
+        else Console(stderr=stderr, highlight=False, emoji=False, width=max(console.width, PIPED_WIDTH))
+    )
+
+
+class Stages:
+    """One line of progress that tells the stage a command is in; nothing where nobody looks at it."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._task = progress.add_task("", total=None)
+
+    def enter(self, name: str, total: int | None = None) -> None:
+        """Begin a stage; with `total` known its progress is a bar."""
+        self._progress.reset(self._task, total=total, description=name)
+
+    def done(self, completed: int) -> None:
+        """How much of the stage's total is done."""
+        self._progress.update(self._task, completed=completed)
+
+    def say(self, name: str) -> None:
+        """Another description of the same stage."""
+        self._progress.update(self._task, description=name)
+
+
+@contextmanager
+def stages() -> Iterator[Stages]:
+    """Show stages on standard error while the block runs; the line is gone afterwards."""
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    console = notes()
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        yield Stages(progress)

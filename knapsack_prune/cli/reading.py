@@ -1,0 +1,156 @@
+"""`inspect` and `diff`: commands that read plans, and need no torch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from knapsack_prune.cli.app import app
+from knapsack_prune.cli.console import output
+from knapsack_prune.cli.options import PlanFile
+from knapsack_prune.errors import RequestError
+
+if TYPE_CHECKING:
+    from knapsack_prune.plan_file import GroupPart, Plan
+
+
+@app.command()
+def inspect(
+    plan_file: PlanFile,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print a summary as JSON instead of tables.")
+    ] = False,
+) -> None:
+    """Show a plan: budgets, proof, groups, layers, and everything that is frozen with its reason."""
+    from knapsack_prune.cli.tables import show_plan
+    from knapsack_prune.plan_file import Plan
+
+    plan = Plan.load(plan_file)
+    if as_json:
+        typer.echo(json.dumps(summary(plan), indent=1))
+    else:
+        show_plan(output(), plan, layers=True)
+
+
+@app.command()
+def diff(
+    first: Annotated[Path, typer.Argument(metavar="A", help="A plan.")],
+    second: Annotated[Path, typer.Argument(metavar="B", help="Another plan of the same network.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print the differences as JSON.")] = False,
+) -> None:
+    """Compare two plans of one network: costs, and per group what only one of them keeps."""
+    from knapsack_prune.plan_file import Plan
+
+    one, other = Plan.load(first), Plan.load(second)
+    if one.model.fingerprint != other.model.fingerprint:
+        raise RequestError(
+            f"{first} is a plan of {one.model.name} ({one.model.fingerprint[:19]}…), {second} of "
+            f"{other.model.name} ({other.model.fingerprint[:19]}…): only plans of one network can be compared"
+        )
+    rows = group_differences(one, other)
+    if as_json:
+        typer.echo(json.dumps({"budgets": _budgets(one, other), "groups": rows}, indent=1))
+    else:
+        _show_differences(one, other, rows)
+
+
+def summary(plan: Plan) -> dict[str, Any]:
+    """A plan without its index lists: what a script asks of it."""
+    data: dict[str, Any] = plan.model_dump(
+        mode="json",
+        include={"schema_version", "model", "importance", "budgets", "solver", "layers", "frozen"},
+    )
+    data["groups"] = [
+        {
+            "name": group.name,
+            "kept_units": len(group.kept),
+            "units": group.size,
+            "kept_channels": len(group.kept) * group.channels,
+            "channels": group.size * group.channels,
+            "layers": list(group.layers),
+        }
+        for group in plan.groups
+    ]
+    return data
+
+
+def group_differences(one: Plan, other: Plan) -> list[dict[str, Any]]:
+    """Per group that differs: units kept by each plan, and by only one of them.
+
+    A group that only one plan has is pinned in the other, which keeps all of it.
+    """
+    groups: dict[str, list[GroupPart | None]] = {}
+    for side, plan in enumerate((one, other)):
+        for group in plan.groups:
+            groups.setdefault(group.name, [None, None])[side] = group
+    rows = []
+    for name, sides in groups.items():
+        size = next(part.size for part in sides if part is not None)
+        in_one, in_other = (set(range(size)) if part is None else set(part.kept) for part in sides)
+        if in_one != in_other:
+            rows.append(
+                {
+                    "name": name,
+                    "units": size,
+                    "a": len(in_one),
+                    "b": len(in_other),
+                    "only_a": sorted(in_one - in_other),
+                    "only_b": sorted(in_other - in_one),
+                }
+            )
+    return rows
+
+
+def _budgets(one: Plan, other: Plan) -> list[dict[str, Any]]:
+    resources = dict.fromkeys(part.resource for plan in (one, other) for part in plan.budgets)
+    found = []
+    for resource in resources:
+        sides = [plan.budget(resource) for plan in (one, other)]
+        found.append(
+            {
+                "resource": resource,
+                "a": None if sides[0] is None else sides[0].planned,
+                "b": None if sides[1] is None else sides[1].planned,
+                "parent": next(side.parent for side in sides if side is not None),
+            }
+        )
+    return found
+
+
+def _show_differences(one: Plan, other: Plan, rows: list[dict[str, Any]]) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    from knapsack_prune.cli.tables import FLOPS_NOTE, percent
+
+    console = output()
+    table = Table(title="Planned", title_justify="left")
+    for column in ("resource", "A", "A kept", "A removed", "B", "B kept", "B removed"):
+        table.add_column(column, justify="left" if column == "resource" else "right")
+    for entry in _budgets(one, other):
+        cells = [entry["resource"]]
+        for side in ("a", "b"):
+            planned = entry[side]
+            share = None if planned is None else planned / entry["parent"]
+            cells += (
+                ["no budget", "", ""]
+                if share is None
+                else [f"{planned:,}", percent(share), percent(1 - share)]
+            )
+        table.add_row(*cells)
+    console.print(table)
+    console.print(FLOPS_NOTE, style="dim")
+    if not rows:
+        console.print("Both plans keep the same units in every group.")
+        return
+    table = Table(title="Groups that differ", title_justify="left")
+    table.add_column("group", overflow="fold")
+    for column in ("units", "A keeps", "B keeps", "only A", "only B"):
+        table.add_column(column, justify="right")
+    for row in rows:
+        counts = (row["units"], row["a"], row["b"], len(row["only_a"]), len(row["only_b"]))
+        table.add_row(escape(row["name"]), *map(str, counts))
+    console.print(table)

@@ -1,0 +1,208 @@
+"""Plans as tables: what `plan`, `inspect`, `diff` and `sweep` print."""
+
+from __future__ import annotations
+
+import csv
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from io import StringIO
+
+from rich.console import Console, Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from knapsack_prune.plan_file import BudgetPart, FrozenPart, GroupPart, Plan, SolverPart
+
+FLOPS_NOTE = "FLOPs are fvcore's: one per multiply-add."
+EXAMPLES = 3
+
+
+def show_plan(console: Console, plan: Plan, *, layers: bool = False) -> None:
+    """Print a plan: budgets, what was proved, groups, frozen channels; with `layers` every layer's widths."""
+    model = plan.model
+    shape = ",".join(map(str, model.input_shape))
+    weights = f"weights {model.weights}" if model.weights else "no weights named"
+    importance = plan.importance
+    read = f" on {importance.samples} images" if importance.samples else ""
+    console.print(Text(f"{model.name}, {weights}, input {shape}, importance {importance.criterion}{read}"))
+    console.print(budget_table(plan.budgets))
+    console.print(Text(proof(plan.solver)))
+    console.print(group_table(plan.groups))
+    if layers:
+        console.print(layer_table(plan))
+    console.print(frozen_table(plan.frozen, whole=layers))
+    if plan.mixing:
+        where = ", ".join(f"{part.module} ({part.operator})" for part in plan.mixing[:EXAMPLES])
+        more = f" and {len(plan.mixing) - EXAMPLES} more" if len(plan.mixing) > EXAMPLES else ""
+        console.print(
+            Text(
+                f"A normalisation mixes pruned channels in {where}{more}: there the slim network differs "
+                "from the masked parent."
+            )
+        )
+
+
+def proof(solver: SolverPart) -> str:
+    """What the solver's status says, in words."""
+    if solver.status == "OPTIMAL":
+        claim = "OPTIMAL: no allowed plan keeps more importance"
+    else:
+        claim = f"FEASIBLE: no allowed plan keeps more than {percent(solver.gap, 4)} more importance"
+    return f"Solver {solver.name} ({solver.version}): {claim} (gap {solver.gap:.2g}), {solver.seconds:.2f} s."
+
+
+def budget_table(budgets: Sequence[BudgetPart]) -> RenderableType:
+    """Every budget with what is kept and what is removed."""
+    table = Table(title="Budgets", title_justify="left")
+    for column in ("resource", "parent", "limit", "planned", "kept", "removed"):
+        table.add_column(column, justify="left" if column == "resource" else "right")
+    for part in budgets:
+        table.add_row(
+            part.resource,
+            f"{part.parent:,}",
+            f"{part.limit:,}",
+            f"{part.planned:,}",
+            percent(part.kept_fraction),
+            percent(part.removed_fraction),
+        )
+    note = Text(FLOPS_NOTE, style="dim")
+    return Group(table, note) if any(part.resource == "flops" for part in budgets) else table
+
+
+def group_table(groups: Sequence[GroupPart]) -> Table:
+    """Per group, how many channels stay and which layers they run through."""
+    table = Table(title="Groups: channels that go together", title_justify="left")
+    table.add_column("group", overflow="fold")
+    for column in ("kept", "of", "%", "units"):
+        table.add_column(column, justify="right")
+    table.add_column("produced by", overflow="fold")
+    for part in groups:
+        kept = len(part.kept)
+        layers = ", ".join(part.layers[:EXAMPLES])
+        more = f" +{len(part.layers) - EXAMPLES}" if len(part.layers) > EXAMPLES else ""
+        table.add_row(
+            escape(part.name),
+            f"{kept * part.channels:,}",
+            f"{part.size * part.channels:,}",
+            f"{100 * kept / part.size:.0f}",
+            f"{kept} of {part.size}" if part.channels > 1 else "",
+            escape(layers + more),
+        )
+    return table
+
+
+def layer_table(plan: Plan) -> Table:
+    """Per layer, its widths and FLOPs before and after."""
+    table = Table(title="Layers", title_justify="left")
+    table.add_column("layer", overflow="fold")
+    for column in ("in", "out", "FLOPs before", "FLOPs after", "kept"):
+        table.add_column(column, justify="right")
+    for part in plan.layers:
+        table.add_row(
+            escape(part.name or "(the network itself)"),
+            f"{part.kept_in} of {part.of_in}" if part.of_in else "",
+            f"{part.kept_out} of {part.of_out}" if part.of_out else "",
+            f"{part.flops_before:,}",
+            f"{part.flops_after:,}",
+            percent(part.flops_after / part.flops_before) if part.flops_before else "",
+        )
+    return table
+
+
+def frozen_table(frozen: Sequence[FrozenPart], *, whole: bool) -> RenderableType:
+    """Channels that no plan removes; one row per reason, or with `whole` one per group."""
+    if not frozen:
+        return Text("Nothing is frozen: every channel can be pruned.")
+    by_reason: dict[str, list[FrozenPart]] = defaultdict(list)
+    for part in frozen:
+        by_reason[part.reason].append(part)
+    rows = [[part] for part in frozen] if whole else list(by_reason.values())
+    table = Table(title="Frozen: channels that no plan removes", title_justify="left")
+    table.add_column("reason", overflow="fold")
+    table.add_column("channels", justify="right")
+    table.add_column("share of FLOPs", justify="right")
+    table.add_column("where", overflow="fold")
+    for parts in rows:
+        names = ", ".join(part.name for part in parts[:EXAMPLES])
+        more = f" +{len(parts) - EXAMPLES}" if len(parts) > EXAMPLES else ""
+        table.add_row(
+            escape(parts[0].reason),
+            f"{sum(part.size for part in parts):,}",
+            percent(sum(part.flops_share for part in parts)),
+            escape(names + more),
+        )
+    return table
+
+
+def percent(fraction: float, digits: int = 2) -> str:
+    """A fraction as a percentage."""
+    return f"{100 * fraction:.{digits}f} %"
+
+
+@dataclass(frozen=True, slots=True)
+class FrontPoint:
+    """One budget of a sweep: its plan, or why there is none. `whole` is the parent's importance."""
+
+    budget: float | int
+    limit: int
+    plan: Plan | None
+    whole: float
+    refusal: str
+
+
+def show_front(console: Console, points: Sequence[FrontPoint]) -> None:
+    """Print a sweep: cost and importance kept per budget."""
+    table = Table(title="Front: importance kept under each FLOPs budget", title_justify="left")
+    for column in (
+        "budget",
+        "limit",
+        "planned",
+        "kept",
+        "removed",
+        "importance kept",
+        "status",
+        "gap",
+        "seconds",
+    ):
+        table.add_column(column, justify="left" if column == "status" else "right")
+    for point in points:
+        name = f"{point.budget:g}" if isinstance(point.budget, float) else f"{point.budget:,}"
+        if point.plan is None:
+            table.add_row(name, f"{point.limit:,}", *[""] * 4, "NO PLAN", "", "")
+            continue
+        part, solver = point.plan.budgets[0], point.plan.solver
+        table.add_row(
+            name,
+            f"{part.limit:,}",
+            f"{part.planned:,}",
+            percent(part.kept_fraction),
+            percent(part.removed_fraction),
+            percent(solver.value / point.whole),
+            solver.status,
+            f"{solver.gap:.2g}",
+            f"{solver.seconds:.2f}",
+        )
+    console.print(table)
+    console.print(Text(FLOPS_NOTE, style="dim"))
+    for reason in dict.fromkeys(point.refusal for point in points if point.plan is None):
+        console.print(Text(reason))
+
+
+def front_csv(points: Sequence[FrontPoint]) -> str:
+    """A sweep as CSV, one line per budget; a budget that cannot be met has only its limit and status."""
+    text = StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    costs = ("budget", "limit", "parent", "planned", "kept_fraction", "removed_fraction")
+    worth = ("value", "bound", "gap", "importance_fraction", "status")
+    writer.writerow([*costs, *worth])
+    for point in points:
+        if point.plan is None:
+            writer.writerow((point.budget, point.limit, *[""] * 8, "NO_PLAN"))
+            continue
+        part, solver = point.plan.budgets[0], point.plan.solver
+        cost = (part.limit, part.parent, part.planned, part.kept_fraction, part.removed_fraction)
+        value = (solver.value, solver.bound, solver.gap, solver.value / point.whole, solver.status)
+        writer.writerow([point.budget, *cost, *value])
+    return text.getvalue()

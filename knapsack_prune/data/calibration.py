@@ -1,0 +1,86 @@
+"""The images on which importance is measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from knapsack_prune.data.images import (
+    ImageSet,
+    ImageSubset,
+    Unreadable,
+    UnreadableCount,
+    UnreadableImageError,
+)
+from knapsack_prune.data.preparation import Preparation
+from knapsack_prune.data.sampling import balanced_subset
+from knapsack_prune.data.source import ImageSource
+from knapsack_prune.data.sources import open_source
+from knapsack_prune.errors import RequestError
+
+
+@dataclass(frozen=True)
+class CalibrationLoader:
+    """Batches of (images float32 (n, c, h, w), labels int64 (n,)), the same in every pass.
+
+    Unreadable images are left out and counted in `unreadable` as they are met.
+    """
+
+    images: ImageSet
+    preparation: Preparation
+    batch_size: int
+    unreadable: UnreadableCount
+
+    def __len__(self) -> int:
+        return -(-len(self.images.labels) // self.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        total, seen = len(self.images.labels), 0
+        for start in range(0, total, self.batch_size):
+            images, labels = [], []
+            for index in range(start, min(start + self.batch_size, total)):
+                try:
+                    images.append(self.preparation.centred(self.images.read(index)))
+                    labels.append(int(self.images.labels[index]))
+                except UnreadableImageError:
+                    self.unreadable.add(index)
+            seen += len(images)
+            if images:
+                yield self.preparation.normalise(torch.stack(images)), torch.tensor(labels)
+        if total and not seen:
+            raise RequestError(f"none of the images can be read: {self.unreadable.summary().sentence()}")
+
+    def left_out(self) -> Unreadable:
+        """The unreadable images met so far."""
+        return self.unreadable.summary()
+
+
+def calibration_loader(
+    source: str | ImageSource,
+    samples: int,
+    seed: int,
+    batch_size: int,
+    input_shape: Sequence[int] | None = None,
+) -> CalibrationLoader:
+    """A shuffled, seeded, class-balanced part of the training images, without augmentation.
+
+    Args:
+        source: what `--data` names, or an opened source.
+        samples: how many images; all of them where the source has fewer.
+        seed: decides which images and their order.
+        batch_size: images per batch; the last may be smaller.
+        input_shape: (channels, height, width) of the network's input; the first image's own if None.
+
+    Raises:
+        RequestError: wrong numbers, or a source that cannot be opened.
+    """
+    if samples < 1 or batch_size < 1:
+        raise RequestError(f"{samples} samples in batches of {batch_size}: both must be at least 1")
+    opened = open_source(source) if isinstance(source, str) else source
+    chosen = ImageSubset(opened.train, balanced_subset(opened.train.labels, samples, seed))
+    shape = tuple(opened.train.read(0).shape) if input_shape is None else input_shape
+    preparation = Preparation.to_shape(shape, opened.normalisation)
+    return CalibrationLoader(chosen, preparation, batch_size, UnreadableCount(chosen))

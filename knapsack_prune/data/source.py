@@ -1,0 +1,79 @@
+"""A classification dataset, opened: its classes, its parts, its normalisation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from knapsack_prune.data.images import ImageSet, TensorImages
+from knapsack_prune.errors import RequestError
+
+TEST_FOLDERS = ("test", "val", "valid", "validation")
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """Per-channel mean and standard deviation, of pixel values scaled to [0, 1]."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def for_channels(self, channels: int) -> Normalisation:
+        """The same for a network of `channels` inputs: averaged or repeated where the numbers differ."""
+        if len(self.mean) == channels:
+            return self
+        mean, std = sum(self.mean) / len(self.mean), sum(self.std) / len(self.std)
+        return Normalisation((mean,) * channels, (std,) * channels)
+
+
+IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+@dataclass(frozen=True)
+class ImageSource:
+    """A classification dataset: training images, and test images that are only ever evaluated.
+
+    `validation` is the part on which a checkpoint is chosen, where the dataset comes with one. `mirror` says
+    whether a mirrored image still belongs to its class.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    train: ImageSet
+    test: ImageSet | None
+    normalisation: Normalisation
+    mirror: bool
+    validation: ImageSet | None = None
+
+    def test_images(self) -> ImageSet:
+        """The test images; `RequestError` where the source has none."""
+        if self.test is None:
+            names = ", ".join(TEST_FOLDERS)
+            raise RequestError(
+                f"{self.name} has 0 test images: add a folder beside `train` called one of {names}"
+            )
+        return self.test
+
+
+def from_tensors(
+    name: str,
+    train: tuple[Tensor, Tensor],
+    test: tuple[Tensor, Tensor] | None,
+    normalisation: Normalisation,
+    mirror: bool = True,
+) -> ImageSource:
+    """A source of images in memory; each part is (uint8 (n, c, h, w), int64 labels (n,))."""
+    count = int(train[1].max()) + 1
+    held = None if test is None else TensorImages(*test)
+    classes = tuple(str(i) for i in range(count))
+    return ImageSource(name, classes, TensorImages(*train), held, normalisation, mirror)
+
+
+def require_classes(source: ImageSource, outputs: int) -> None:
+    """`RequestError` unless the network's `outputs` are as many as the source's classes."""
+    if len(source.classes) != outputs:
+        raise RequestError(
+            f"{source.name} has {len(source.classes)} classes and the network {outputs} outputs: they must "
+            "be equal; name the dataset that the network was trained on, or train its head for this one first"
+        )

@@ -1,0 +1,89 @@
+"""What `--data` names: an image folder, a torchvision dataset, or the digits shipped with the package."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from knapsack_prune.data.images import FileImages, TensorImages
+from knapsack_prune.data.source import IMAGENET, TEST_FOLDERS, ImageSource, Normalisation
+from knapsack_prune.data.torchvision_sets import open_torchvision
+from knapsack_prune.digits import load_digits
+from knapsack_prune.errors import RequestError
+
+
+def open_source(
+    spec: str, root: Path | None = None, normalisation: Normalisation | None = None
+) -> ImageSource:
+    """Open what `--data` names.
+
+    Args:
+        spec: `digits`; `torch/NAME` for a torchvision dataset (`torch/cifar10`); else an image folder, either
+            `DIR/train/CLASS/*.jpg` with a test folder beside `train`, or `DIR/CLASS/*.jpg` (no test images).
+        root: where torchvision datasets lie or are downloaded to; `data` in the working directory if None.
+        normalisation: overrides the source's own (ImageNet's for folders and torchvision datasets).
+
+    Raises:
+        RequestError: no such folder or dataset, no classes, or classes without images.
+    """
+    if spec == "digits":
+        source = _digits()
+    elif spec.startswith("torch/"):
+        source = open_torchvision(spec, root or Path("data"))
+    else:
+        source = _folder(Path(spec))
+    return source if normalisation is None else replace(source, normalisation=normalisation)
+
+
+def _digits() -> ImageSource:
+    def part(split: Literal["train", "validation", "test"]) -> TensorImages:
+        images, labels = load_digits(split)
+        return TensorImages((images * 16).round().to(torch.uint8), labels)
+
+    # Kept as counts of ink dots, 0 to 16: this normalisation gives back count / 16.
+    sixteenth = Normalisation((0.0,), (16 / 255,))
+    classes = tuple(str(digit) for digit in range(10))
+    return ImageSource(
+        "digits", classes, part("train"), part("test"), sixteenth, mirror=False, validation=part("validation")
+    )
+
+
+def _folder(path: Path) -> ImageSource:
+    if not path.is_dir():
+        raise RequestError(
+            f"{path} is no folder: --data takes `digits`, a torchvision dataset as `torch/cifar10`, "
+            "or a folder with one sub-folder of images per class"
+        )
+    train = path / "train"
+    if not train.is_dir():
+        classes, images = _folder_images(path)
+        return ImageSource(str(path), classes, images, None, IMAGENET, True)
+    classes, images = _folder_images(train)
+    test = next((path / name for name in TEST_FOLDERS if (path / name).is_dir()), None)
+    if test is None:
+        return ImageSource(str(path), classes, images, None, IMAGENET, True)
+    test_classes, test_images = _folder_images(test)
+    if test_classes != classes:
+        differing = sorted(set(classes) ^ set(test_classes))
+        raise RequestError(
+            f"{test} and {train} must have the same classes; {len(differing)} differ: "
+            f"{', '.join(differing[:5])}"
+        )
+    return ImageSource(str(path), classes, images, test_images, IMAGENET, True)
+
+
+def _folder_images(path: Path) -> tuple[tuple[str, ...], FileImages]:
+    from torchvision.datasets import ImageFolder
+
+    try:
+        listed = ImageFolder(str(path))
+    except FileNotFoundError as error:
+        raise RequestError(
+            f"{path} has no class, or a class without images: every class is a sub-folder with at least 1 "
+            f"image file ({str(error).splitlines()[0]})"
+        ) from error
+    paths = tuple(Path(name) for name, _ in listed.samples)
+    return tuple(listed.classes), FileImages(paths, torch.tensor(listed.targets, dtype=torch.int64))

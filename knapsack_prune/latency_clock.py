@@ -1,0 +1,43 @@
+"""How long a call takes, measured so that it can be compared."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Milliseconds of one call: median and the 10th and 90th percentile over `calls` calls."""
+
+    median_ms: float
+    low_ms: float
+    high_ms: float
+    calls: int
+
+
+def time_call(
+    call: Callable[[], object], device: torch.device, seconds: float = 1.0, warmup: int = 5
+) -> Timing:
+    """Time a call for about `seconds`; on a GPU every call is waited for."""
+    wait = torch.cuda.synchronize if device.type == "cuda" else _nothing
+    for _ in range(warmup):
+        call()
+    wait()
+    taken: list[float] = []
+    end = time.perf_counter() + seconds
+    while len(taken) < 5 or time.perf_counter() < end:
+        start = time.perf_counter()
+        call()
+        wait()
+        taken.append(1000 * (time.perf_counter() - start))
+    tenths = statistics.quantiles(taken, n=10)
+    return Timing(round(statistics.median(taken), 4), round(tenths[0], 4), round(tenths[-1], 4), len(taken))
+
+
+def _nothing() -> None:
+    return None

@@ -1,0 +1,121 @@
+"""Slimming: the network that a plan describes, on its own and on disk."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_model, save_model
+from torch import nn
+
+from knapsack_prune.errors import RequestError
+from knapsack_prune.files import read_text, write_text
+from knapsack_prune.fingerprint import fingerprint
+from knapsack_prune.plan_file import Plan
+from knapsack_prune.slimming.gate import check_slim
+from knapsack_prune.slimming.slicing import sliced_copy
+
+SLIM_FORMAT = {"format": "knapsack-prune-slim", "version": 1}
+
+
+def slim(model: nn.Module, plan: Plan, *, check: bool = True) -> nn.Module:
+    """The network that the plan describes, as a new module; the parent is left as it was.
+
+    Args:
+        model: the parent, of the architecture that the plan was made for.
+        plan: what to keep.
+        check: run the gate (see `slimming.gate`): the slim output equals the masked parent's, and fvcore's recount
+            the plan's. Only loading what was checked before passes False.
+
+    Raises:
+        RequestError: the plan belongs to another network.
+        GateError: the slim network is not what the plan says.
+    """
+    check_fingerprint(model, plan)
+    small = sliced_copy(model, plan)
+    if check:
+        check_slim(model, small, plan)
+    return small
+
+
+def check_fingerprint(model: nn.Module, plan: Plan) -> None:
+    """Raise a `RequestError` if the plan was made for another architecture."""
+    found = fingerprint(model)
+    if found != plan.model.fingerprint:
+        raise RequestError(
+            f"the plan was made for {plan.model.name} ({plan.model.fingerprint[:19]}…), this network is "
+            f"{type(model).__name__} ({found[:19]}…); parameters and buffers must have the same names and shapes: give the "
+            f"plan's own network, or plan this one"
+        )
+
+
+def save_slim(small: nn.Module, plan: Plan, directory: str | Path) -> None:
+    """Write `model.safetensors`, `plan.json` and `config.json`.
+
+    Each file is written atomically, `config.json` last: a directory without it is not complete.
+
+    Raises:
+        RequestError: the directory cannot be written.
+    """
+    folder = Path(directory)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.json").unlink(missing_ok=True)
+        temporary = folder / ".model.safetensors.partial"
+        save_model(small, str(temporary))
+        temporary.replace(folder / "model.safetensors")
+    except (OSError, SafetensorError) as error:
+        raise RequestError(f"cannot write {folder}: {error}; choose another place with -o") from error
+    plan.save(folder / "plan.json")
+    config = {
+        **SLIM_FORMAT,
+        "model": plan.model.name,
+        "input_shape": list(plan.model.input_shape),
+        "parent_fingerprint": plan.model.fingerprint,
+        "slim_fingerprint": fingerprint(small),
+    }
+    write_text(folder / "config.json", json.dumps(config, indent=1) + "\n")
+
+
+def load_slim(directory: str | Path, model_factory: Callable[[], nn.Module]) -> nn.Module:
+    """Read a slim network, without pickle.
+
+    Args:
+        directory: what `save_slim` wrote.
+        model_factory: builds the parent's architecture; its weights do not matter.
+
+    Raises:
+        RequestError: a file is missing or damaged, or the factory builds another network.
+    """
+    folder = Path(directory)
+    config = _config(folder)
+    plan = Plan.load(folder / "plan.json")
+    parent = model_factory()
+    check_fingerprint(parent, plan)
+    small = sliced_copy(parent, plan)
+    if fingerprint(small) != config.get("slim_fingerprint"):
+        raise RequestError(
+            f"{folder}: plan.json does not describe the network of config.json; one of the files was changed: slim again"
+        )
+    try:
+        load_model(small, str(folder / "model.safetensors"))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        first = str(error).strip().split("\n")[0]
+        raise RequestError(f"{folder / 'model.safetensors'}: {first}; slim again") from error
+    return small
+
+
+def _config(folder: Path) -> dict[str, object]:
+    text = read_text(folder / "config.json")
+    try:
+        config = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise RequestError(f"{folder / 'config.json'}: not JSON ({error.msg}); slim again") from error
+    if not isinstance(config, dict) or {key: config.get(key) for key in SLIM_FORMAT} != SLIM_FORMAT:
+        raise RequestError(
+            f"{folder / 'config.json'}: not a slim network of version {SLIM_FORMAT['version']}; slim again, or upgrade "
+            f"knapsack-prune if it is newer"
+        )
+    return config

@@ -1,0 +1,201 @@
+"""Fine-tuning a pruned network under its parent: from a plan, a parent and a dataset to a trained network."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import time
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from knapsack_prune.data.source import ImageSource, require_classes
+from knapsack_prune.distill.teacher import EnsembleTeacher, NetworkTeacher, Teacher
+from knapsack_prune.errors import RequestError
+from knapsack_prune.plan_file import Plan
+from knapsack_prune.slimming.slim import check_fingerprint, save_slim, slim
+from knapsack_prune.training.evaluation import Accuracy
+from knapsack_prune.training.files import write_json
+from knapsack_prune.training.masks import hold_masks, release_masks
+from knapsack_prune.training.matching import match_stages
+from knapsack_prune.training.session import Session
+from knapsack_prune.training.settings import Conduct, RunSettings
+
+PACKAGES = ("torch", "torchvision", "accelerate", "knapsack-prune")
+
+
+@dataclass(frozen=True)
+class FinetuneResult:
+    """A trained pruned network and what is known about it.
+
+    Attributes:
+        network: the slim network with the chosen weights, on the CPU.
+        record: what `result.json` says.
+        losses: (step, loss, labels, inner, logits) of the steps that this process ran.
+    """
+
+    network: nn.Module
+    record: dict[str, Any]
+    losses: tuple[tuple[float, ...], ...]
+
+
+def finetune(
+    parent: nn.Module,
+    plan: Plan,
+    source: ImageSource,
+    output: Path,
+    settings: RunSettings | None = None,
+    conduct: Conduct | None = None,
+    *,
+    start: nn.Module | None = None,
+    teachers: Sequence[Teacher] = (),
+    mask: bool = False,
+    distill_layers: Sequence[str] | None = None,
+    session: Session | None = None,
+) -> FinetuneResult:
+    """Train the network that a plan describes, under the parent's inner knowledge.
+
+    Args:
+        parent: the trained network that the plan was made for; left as it is. It is the teacher.
+        plan: what is kept.
+        source: the dataset; test images are only ever evaluated.
+        output: directory for the network (`model.safetensors`, `plan.json`, `config.json`), `result.json`,
+            `summary.csv`, TensorBoard files and checkpoints.
+        settings: what is done; defaults if None.
+        conduct: how; defaults if None.
+        start: the slim network to start from; the parent's own weights if None.
+        teachers: further teachers of the logits, beside the parent (KESI's snapshots).
+        mask: train the parent with masks held instead of the slim network; slimmed at the end.
+        distill_layers: modules whose outputs are compared; the plan's stages if None.
+        session: an open session on the same source, for several runs; opened here if None.
+
+    Raises:
+        RequestError: whatever of the request cannot be met, told in one message.
+        KeyboardInterrupt: after Ctrl-C, once a checkpoint is written.
+    """
+    begun = time.perf_counter()
+    settings, conduct = settings or RunSettings(), conduct or Conduct()
+    check_fingerprint(parent, plan)
+    if mask and start is not None:
+        raise RequestError("--mask trains the parent: give it a plan, not a slim network")
+    require_classes(source, _outputs(parent, plan))
+    network = _network(parent, plan, start, mask)
+    objective = settings.objective
+    stages = (
+        match_stages(plan, parent, network, objective.inner_kind, distill_layers, mask)
+        if objective.inner
+        else ()
+    )
+    teacher: Teacher | None = None
+    if objective.needs_teacher:
+        teacher = NetworkTeacher(deepcopy(parent), [stage.module for stage in stages])
+        teacher = EnsembleTeacher(teacher, teachers) if teachers else teacher
+
+    session = session or Session(source, plan.model.input_shape, settings, conduct)
+    of_parent, before = session.accuracy(parent), session.accuracy(network)
+    identity = {
+        "plan": hashlib.sha256(plan.to_json().encode()).hexdigest(),
+        "start": weights_digest(network),
+        "teacher": weights_digest(parent),
+        "teachers": len(teachers),
+        "mask": mask,
+    }
+    trained = session.train(network, settings, output, identity, stages, teacher)
+    student = trained.network
+    if mask:
+        release_masks(student)
+        student = slim(student, plan, check=False)
+    after = session.accuracy(student)
+
+    accelerator, history = session.accelerator, trained.result.history
+    record = {
+        **_accuracies(of_parent, before, after),
+        "test_images": after.images,
+        "held_out_images": session.held_out_images,
+        "train_images": trained.images,
+        "unreadable": trained.unreadable.sentence() or None,
+        "flops": {
+            "parent": sum(layer.flops_before for layer in plan.layers),
+            "student": sum(layer.flops_after for layer in plan.layers),
+            "unit": "multiply-adds, as fvcore counts them",
+        },
+        "parameters": {"parent": _count(parent), "student": _count(student)},
+        "epoch": trained.result.epoch,
+        "stages": [stage.module for stage in stages],
+        "teachers": 1 + len(teachers) if teacher is not None else 0,
+        "resumed_at_step": trained.result.resumed_step,
+        "seconds": round(time.perf_counter() - begun, 2),
+        "training_seconds": round(sum(row["seconds"] for row in history), 2),
+        "images_per_second": history[-1]["images_per_second"],
+        "device": device_name(accelerator.device),
+        "processes": accelerator.num_processes,
+        "versions": versions(),
+        "seed": settings.seed,
+        "mask": mask,
+        "settings": settings.record(),
+    }
+    if accelerator.is_main_process:
+        save_slim(student, plan, output)
+        write_json(output / "result.json", record)
+    accelerator.wait_for_everyone()
+    return FinetuneResult(student, record, trained.result.losses)
+
+
+def _network(parent: nn.Module, plan: Plan, start: nn.Module | None, mask: bool) -> nn.Module:
+    if mask:
+        network = deepcopy(parent)
+        hold_masks(network, plan)
+        return network
+    return slim(parent, plan, check=False) if start is None else start
+
+
+def _accuracies(parent: Accuracy, before: Accuracy, after: Accuracy) -> dict[str, dict[str, float]]:
+    named = {"parent": parent, "before": before, "after": after}
+    return {
+        "accuracy": {name: accuracy.top1 for name, accuracy in named.items()},
+        "top5": {name: accuracy.top5 for name, accuracy in named.items()},
+        "loss": {name: accuracy.loss for name, accuracy in named.items()},
+    }
+
+
+def _outputs(network: nn.Module, plan: Plan) -> int:
+    probe = deepcopy(network).cpu().eval()
+    with torch.no_grad():
+        return int(probe(torch.zeros(1, *plan.model.input_shape)).shape[-1])
+
+
+def _count(network: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def weights_digest(network: nn.Module) -> str:
+    """Identifies a network's weights: SHA-256 of its named tensors."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(network.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def device_name(device: torch.device) -> str:
+    """What to call a device in a result."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU {platform.machine()}, {torch.get_num_threads()} threads"
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that a result depends on."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found

@@ -1,0 +1,396 @@
+"""The training loop: one epoch after another, the same weights whether or not it was interrupted."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from knapsack_prune.data.augment import Mixer
+from knapsack_prune.data.batches import EvaluationBatches, TrainingData
+from knapsack_prune.data.seeds import derive_seed
+from knapsack_prune.distill.objective import Objective, Student, StudentOutput
+from knapsack_prune.distill.teacher import Teacher
+from knapsack_prune.errors import RequestError
+from knapsack_prune.training.checkpoints import Checkpoints, Progress
+from knapsack_prune.training.ema import WeightAverage
+from knapsack_prune.training.evaluation import Accuracy, evaluate
+from knapsack_prune.training.files import write_atomically
+from knapsack_prune.training.interrupts import Interrupts
+from knapsack_prune.training.optimizers import build_optimizer
+from knapsack_prune.training.rates import LearningRate
+from knapsack_prune.training.records import Board, write_summary
+from knapsack_prune.training.settings import Conduct, RunSettings
+
+FLUSH_EVERY = 50
+BEST = "best.safetensors"
+EMA = "ema.safetensors"
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What the loop leaves behind.
+
+    Attributes:
+        state: the chosen weights of the network, on the CPU.
+        epoch: the epoch they are from, counted from 0.
+        history: one row per epoch.
+        losses: (step, loss, labels, inner, logits) of every step that this process ran.
+        resumed_step: the optimiser step from which it continued; 0 from the beginning.
+    """
+
+    state: dict[str, Tensor]
+    epoch: int
+    history: tuple[dict[str, Any], ...]
+    losses: tuple[tuple[float, ...], ...]
+    resumed_step: int
+
+
+class Trainer:
+    """Trains one network; see `run`."""
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        student: Student,
+        objective: Objective,
+        teacher: Teacher | None,
+        data: TrainingData,
+        held_out: EvaluationBatches | None,
+        settings: RunSettings,
+        conduct: Conduct,
+        output: Path,
+        identity: dict[str, Any],
+        mixer: Mixer | None,
+        average: WeightAverage | None,
+    ) -> None:
+        """Prepare everything for the accelerator's device and processes.
+
+        Args:
+            accelerator: carries device, precision, processes and gradient accumulation.
+            student: the network to train, with its taps.
+            objective: the loss.
+            teacher: who is asked for logits and features; None where the objective needs none.
+            data: training batches and their schedule.
+            held_out: batches on which the epoch to return is chosen; None takes the last epoch.
+            settings, conduct: what is done and how.
+            output: directory of checkpoints and records.
+            identity: recognises checkpoints of another run.
+            mixer: mixes images and labels of a batch.
+            average: the weights' moving average, copied from the network before; None for none.
+        """
+        self._accelerator = accelerator
+        self._device = accelerator.device
+        self._teacher = teacher
+        self._data = data
+        self._held_out = held_out
+        self._settings = settings
+        self._conduct = conduct
+        self._output = output
+        self._mixer = mixer
+        self._average = average
+        self._format = torch.channels_last if settings.channels_last else torch.contiguous_format
+        self._steps = data.schedule.steps
+        self._total = self._steps * settings.epochs
+        optimizer = settings.optimizer
+        self._rate = LearningRate(
+            optimizer.schedule,
+            optimizer.rate,
+            optimizer.start_rate,
+            optimizer.end_rate,
+            optimizer.warmup,
+            self._total,
+        )
+        self._checkpoints = Checkpoints(output / "checkpoints", identity)
+        self._sharded = accelerator.distributed_type == DistributedType.FSDP
+        if self._sharded and average is not None:
+            raise RequestError(
+                "an EMA of weights needs them whole, and FSDP shards them: use --ema 0, or DDP"
+            )
+
+        student.to(device=self._device, memory_format=self._format)  # type: ignore[call-overload]
+        self._objective = objective.to(self._device)
+        if average is not None:
+            average.network.to(device=self._device, memory_format=self._format)  # type: ignore[call-overload]
+        if teacher is not None:
+            teacher.to(self._device, self._format)
+        if settings.compile:
+            student.network.compile()
+            if teacher is not None:
+                teacher.compile()
+        self._student = student
+        self._optimizer: Optimizer
+        self._model: nn.Module
+        self._model, self._optimizer = accelerator.prepare(
+            student, build_optimizer(student, optimizer, self._device)
+        )
+        self._waiting: list[tuple[int, Tensor]] = []
+        self._losses: list[tuple[float, ...]] = []
+        self._sums = [0.0] * (len(Objective.PARTS) + 1)
+        self._board = Board(None, 0)
+
+    def run(self) -> TrainingResult:
+        """Train to the end, from the beginning or from the newest checkpoint.
+
+        Raises:
+            RequestError: the loss is not finite, checkpoints of another run, or a disk that refuses.
+            KeyboardInterrupt: after Ctrl-C, once a checkpoint is written.
+        """
+        progress = self._start()
+        first = progress.epoch * self._steps + progress.step
+        history = list(progress.history)
+        main = self._accelerator.is_main_process
+        self._board = Board(self._output / "tensorboard" if main else None, first)
+        with Interrupts() as interrupts, _own_randomness(self._device), self._bar(first) as advance:
+            for epoch in range(progress.epoch, self._settings.epochs):
+                begun = progress.step if epoch == progress.epoch else 0
+                self._sums = [0.0] * len(self._sums)
+                if begun:
+                    self._sums = [progress.partial[name] for name in (*Objective.PARTS, "seconds")]
+                self._epoch(epoch, begun, tuple(history), interrupts, advance)
+                history.append(self._close_epoch(epoch, history))
+                if main:
+                    write_summary(self._output / "summary.csv", history)
+                self._save(Progress(epoch + 1, 0, tuple(history), {}))
+                if self._agreed(interrupts.asked) and epoch + 1 < self._settings.epochs:
+                    raise KeyboardInterrupt
+        self._board.close()
+        self._accelerator.wait_for_everyone()
+        return TrainingResult(
+            self._best_state(), _best_epoch(history), tuple(history), tuple(self._losses), first
+        )
+
+    def _start(self) -> Progress:
+        if not self._conduct.resume:
+            if self._checkpoints.list():
+                raise RequestError(
+                    f"{self._checkpoints.directory} holds {len(self._checkpoints.list())} checkpoints of a "
+                    f"run: "
+                    "continue it with --resume, or choose another output directory"
+                )
+            return Progress(0, 0, (), {})
+        found = self._checkpoints.newest()
+        if found is None:
+            return Progress(0, 0, (), {})
+        path, progress = found
+        self._accelerator.load_state(str(path))
+        if self._average is not None:
+            from safetensors.torch import load_file
+
+            self._average.network.load_state_dict(load_file(path / EMA))
+        return progress
+
+    def _epoch(
+        self,
+        epoch: int,
+        begun: int,
+        history: tuple[dict[str, Any], ...],
+        interrupts: Interrupts,
+        advance: Any,
+    ) -> None:
+        self._model.train()
+        batches = self._data.batches.epoch(epoch, begun)
+        started = time.perf_counter()
+        every = self._conduct.checkpoint_every
+        for step in range(begun, self._steps):
+            number = epoch * self._steps + step
+            self._waiting.append((number, self._step(epoch, step, batches)))
+            advance()
+            last = step + 1 == self._steps
+            flush = len(self._waiting) >= FLUSH_EVERY or last
+            save = bool(every) and (number + 1) % every == 0 and not last
+            alone = self._accelerator.num_processes == 1
+            stop = not last and (interrupts.asked if alone else flush and self._agreed(interrupts.asked))
+            if flush or save or stop:
+                self._flush()
+                self._sums[-1] += time.perf_counter() - started
+                started = time.perf_counter()
+            if save or stop:
+                partial = dict(zip((*Objective.PARTS, "seconds"), self._sums, strict=True))
+                self._save(Progress(epoch, step + 1, history, partial))
+            if stop:
+                raise KeyboardInterrupt
+
+    def _step(self, epoch: int, step: int, batches: Iterator[tuple[Tensor, Tensor]]) -> Tensor:
+        """One optimiser step; returns the loss and its parts, shape (4,), on the device."""
+        accelerator, settings = self._accelerator, self._settings
+        for group in self._optimizer.param_groups:
+            group["lr"] = self._rate.at(epoch * self._steps + step)
+        parts = torch.zeros(len(Objective.PARTS), device=self._device)
+        for turn in range(settings.accumulate):
+            images, labels = next(batches)
+            # Dropout and mixing depend on the batch's place in the step, not on which process it falls to.
+            place = turn * accelerator.num_processes + accelerator.process_index
+            torch.manual_seed(derive_seed(settings.seed, 4, epoch, step, place))
+            if self._mixer is not None:
+                images, labels = self._mixer(images, labels)
+            images = images.contiguous(memory_format=self._format)
+            with accelerator.accumulate(self._model):
+                logits, *features = self._model(images)
+                taught = None
+                if self._teacher is not None:
+                    with accelerator.autocast():
+                        taught = self._teacher(images)
+                found = self._objective(StudentOutput(logits, tuple(features)), labels, taught)
+                accelerator.backward(found[0])
+                if settings.optimizer.clip and accelerator.sync_gradients:
+                    accelerator.clip_grad_norm_(self._model.parameters(), settings.optimizer.clip)
+                self._optimizer.step()
+                self._optimizer.zero_grad()
+            parts += found.detach() / settings.accumulate
+        if self._average is not None:
+            self._average.update(self._student.network, epoch * self._steps + step)
+        return parts
+
+    def _flush(self) -> None:
+        """Bring the losses of the last steps to the host, and stop at the first that is not finite."""
+        if not self._waiting:
+            return
+        steps = [number for number, _ in self._waiting]
+        values: Tensor = self._accelerator.reduce(torch.stack([parts for _, parts in self._waiting]), "mean")
+        self._waiting.clear()
+        for number, row in zip(steps, values.tolist(), strict=True):
+            if not all(-float("inf") < value < float("inf") for value in row):
+                raise RequestError(
+                    f"the loss at step {number} of {self._total} is {row[0]}: it must be finite. The "
+                    f"checkpoints "
+                    "before it are kept; lower the learning rate, or clip gradients"
+                )
+            self._losses.append((number, *row))
+            self._sums = [sum_ + value for sum_, value in zip(self._sums, [*row, 0.0], strict=True)]
+            scalars = {f"train/{name}": value for name, value in zip(Objective.PARTS, row, strict=True)}
+            self._board.scalars({**scalars, "train/rate": self._rate.at(number)}, number)
+
+    def _close_epoch(self, epoch: int, history: list[dict[str, Any]]) -> dict[str, Any]:
+        self._require_finite_weights(epoch)
+        *sums, seconds = self._sums
+        row: dict[str, Any] = {"epoch": epoch, "rate": self._rate.at((epoch + 1) * self._steps - 1)}
+        row |= {name: value / self._steps for name, value in zip(Objective.PARTS, sums, strict=True)}
+        held = self._evaluate_held_out()
+        row["held_out_top1"] = held.top1 if held is not None else None
+        row["held_out_loss"] = held.loss if held is not None else None
+        row["seconds"] = round(seconds, 3)
+        row["images_per_second"] = round(self._steps * self._data.schedule.step_size / max(seconds, 1e-9), 1)
+        best = max((past["held_out_top1"] or 0.0 for past in history), default=-1.0)
+        row["best"] = held is None or held.top1 >= best
+        if held is not None:
+            done = (epoch + 1) * self._steps
+            self._board.scalars({"held_out/top1": held.top1, "held_out/loss": held.loss}, done)
+        if row["best"]:
+            self._keep_best()
+        return row
+
+    def _evaluate_held_out(self) -> Accuracy | None:
+        if self._held_out is None:
+            return None
+        network = self._student.network if self._average is None else self._average.network
+        if self._sharded:
+            network = _LogitsOf(self._model)
+        return evaluate(
+            network,
+            self._held_out,
+            self._device,
+            self._accelerator.autocast,
+            lambda sums: self._accelerator.reduce(sums, "sum"),
+            self._format,
+        )
+
+    def _keep_best(self) -> None:
+        if self._average is not None:
+            state = self._average.network.state_dict()
+        else:
+            prefix = "network."
+            whole = self._accelerator.get_state_dict(self._model)
+            state = {k.removeprefix(prefix): v for k, v in whole.items() if k.startswith(prefix)}
+        if self._accelerator.is_main_process:
+            from safetensors.torch import save_file
+
+            copies = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
+            write_atomically(self._output / BEST, lambda path: save_file(copies, path))
+        self._accelerator.wait_for_everyone()
+
+    def _best_state(self) -> dict[str, Tensor]:
+        from safetensors.torch import load_file
+
+        return load_file(self._output / BEST)
+
+    def _save(self, progress: Progress) -> None:
+        def write(folder: Path) -> None:
+            self._accelerator.save_state(str(folder))
+            if self._average is not None and self._accelerator.is_main_process:
+                from safetensors.torch import save_file
+
+                state = self._average.network.state_dict()
+                save_file({name: value.contiguous().clone() for name, value in state.items()}, folder / EMA)
+
+        self._require_finite_weights(progress.epoch)
+        self._checkpoints.save(
+            progress.epoch * self._steps + progress.step,
+            progress,
+            write,
+            self._accelerator.is_main_process,
+            self._accelerator.wait_for_everyone,
+        )
+
+    def _require_finite_weights(self, epoch: int) -> None:
+        norms = torch._foreach_norm([p.detach() for p in self._student.parameters() if p.numel()])
+        if not bool(torch.stack([norm.float() for norm in norms]).isfinite().all()):
+            raise RequestError(
+                f"weights stopped being finite in epoch {epoch}: they must be finite. The checkpoints "
+                f"before are "
+                "kept; lower the learning rate, or clip gradients"
+            )
+
+    def _agreed(self, flag: bool) -> bool:
+        """Whether any process raised the flag; every process gets the same answer."""
+        if self._accelerator.num_processes == 1:
+            return flag
+        raised: Tensor = self._accelerator.reduce(torch.tensor(float(flag), device=self._device), "sum")
+        return bool(raised > 0)
+
+    @contextmanager
+    def _bar(self, first: int) -> Iterator[Any]:
+        if not (self._conduct.progress and self._accelerator.is_main_process):
+            yield lambda: None
+            return
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bar
+
+        columns = (TextColumn("fine-tuning"), BarColumn(), MofNCompleteColumn(), TextColumn("steps"))
+        with Bar(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
+            task = bar.add_task("", total=self._total, completed=first)
+            yield lambda: bar.advance(task)
+
+
+class _LogitsOf(nn.Module):
+    """A wrapped student seen as a network that gives logits alone."""
+
+    def __init__(self, student: nn.Module) -> None:
+        super().__init__()
+        self._student = student
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self._student(images)[0]
+        return logits
+
+
+def _best_epoch(history: list[dict[str, Any]]) -> int:
+    return max(int(row["epoch"]) for row in history if row["best"])
+
+
+@contextmanager
+def _own_randomness(device: torch.device) -> Iterator[None]:
+    """Training seeds torch's generators at every step; they are put back as they were afterwards."""
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices), torch.backends.cudnn.flags(benchmark=device.type == "cuda"):
+        yield

@@ -1,0 +1,69 @@
+"""Training the parent with a plan's masks held, so that it slims to the same function afterwards."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from knapsack_prune.errors import RequestError
+from knapsack_prune.plan_file import Plan
+from knapsack_prune.slimming.slicing import removed_slices
+
+
+class _Mask(nn.Module):
+    """Multiplies a parameter by a 0/1 mask that broadcasts over it."""
+
+    def __init__(self, mask: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("mask", mask, persistent=False)
+
+    def forward(self, parameter: Tensor) -> Tensor:
+        return parameter * self.get_buffer("mask")
+
+
+def hold_masks(network: nn.Module, plan: Plan) -> None:
+    """Mask the parent in place: what produces or consumes a removed unit is zero, whatever the optimiser
+    does.
+
+    The masked weight is computed from the trained one in every forward pass. Gradients of removed elements
+    are zero, and neither momentum nor weight decay can bring them back.
+
+    Raises:
+        RequestError: the plan prunes channels over which the network normalises, or modules that run at full
+            width: masks cannot imitate what slimming does there.
+    """
+    obstacles = [f"{part.operator} in {part.module}" for part in plan.mixing]
+    obstacles += [f"{part.module} at full width" for part in plan.full_width]
+    if obstacles:
+        raise RequestError(
+            f"--mask cannot imitate {len(obstacles)} operators over pruned channels "
+            f"({', '.join(obstacles[:3])}): "
+            "train the slim network, without --mask"
+        )
+    parameters = dict(network.named_parameters())
+    masks: dict[str, Tensor] = {}
+    gone_from: dict[tuple[str, int], list[int]] = defaultdict(list)
+    for part, gone in removed_slices(plan):
+        if part.role in ("in", "out") and gone and part.parameter in parameters:
+            gone_from[part.parameter, part.dim] += gone
+    for (name, dim), gone in gone_from.items():
+        parameter = parameters[name]
+        line = torch.ones(parameter.shape[dim], dtype=parameter.dtype, device=parameter.device)
+        line[torch.tensor(gone, device=parameter.device)] = 0
+        shape = [1] * parameter.dim()
+        shape[dim] = -1
+        masks[name] = masks.get(name, torch.ones((), device=parameter.device)) * line.view(shape)
+    for name, mask in masks.items():
+        owner, _, leaf = name.rpartition(".")
+        parametrize.register_parametrization(network.get_submodule(owner), leaf, _Mask(mask))
+
+
+def release_masks(network: nn.Module) -> None:
+    """Turn every masked parameter back into a plain one that holds its masked value, in place."""
+    for module in list(network.modules()):
+        if parametrize.is_parametrized(module):
+            for leaf in list(module.parametrizations):  # type: ignore[arg-type]
+                parametrize.remove_parametrizations(module, leaf, leave_parametrized=True)

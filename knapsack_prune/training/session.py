@@ -1,0 +1,212 @@
+"""Device, processes and data of one or several runs: opened once, images decoded once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from knapsack_prune.data.batches import (
+    Delivery,
+    EvaluationBatches,
+    decode_training,
+    evaluation_batches,
+    training_data,
+)
+from knapsack_prune.data.images import ImageSet, ImageSubset, Unreadable
+from knapsack_prune.data.preparation import Preparation
+from knapsack_prune.data.sampling import hold_out
+from knapsack_prune.data.seeds import derive_seed
+from knapsack_prune.data.source import ImageSource
+from knapsack_prune.distill.features import StageMatch
+from knapsack_prune.distill.objective import Objective, Student
+from knapsack_prune.distill.teacher import Teacher
+from knapsack_prune.errors import RequestError
+from knapsack_prune.training.ema import WeightAverage
+from knapsack_prune.training.evaluation import Accuracy, evaluate
+from knapsack_prune.training.loop import Trainer, TrainingResult
+from knapsack_prune.training.settings import Conduct, RunSettings
+
+SPLIT_SEED = 0  # the held-out part is the same whatever the run's seed, so that seeds can be compared
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained network.
+
+    Attributes:
+        network: with the chosen weights, on the CPU, in evaluation mode.
+        result: history and losses.
+        images: training images that an epoch draws from.
+        unreadable: training images that could not be read.
+    """
+
+    network: nn.Module
+    result: TrainingResult
+    images: int
+    unreadable: Unreadable
+
+
+class Session:
+    """Trains and evaluates networks of one input shape on one source."""
+
+    def __init__(
+        self, source: ImageSource, input_shape: Sequence[int], settings: RunSettings, conduct: Conduct
+    ) -> None:
+        """Open the device and the data.
+
+        Args:
+            source: the dataset; its test images are only ever evaluated.
+            input_shape: (channels, height, width) of the networks' input.
+            settings: decides precision, memory format, batch size, accumulation and the held-out part for
+            every
+                run of this session.
+            conduct: device, cache and workers.
+
+        Raises:
+            RequestError: no such device, no test images, no image that can be read, or too little memory.
+        """
+        if conduct.device == "cuda" and not torch.cuda.is_available():
+            raise RequestError("--device cuda, but torch finds 0 CUDA devices: use --device cpu or auto")
+        self.accelerator = Accelerator(
+            cpu=conduct.device == "cpu",
+            mixed_precision="bf16" if settings.precision == "bf16" else "no",
+            gradient_accumulation_steps=settings.accumulate,
+        )
+        self.source = source
+        self.conduct = conduct
+        self._settings = settings
+        self._preparation = Preparation.to_shape(input_shape, source.normalisation)
+        accelerator = self.accelerator
+        self._delivery = Delivery(
+            accelerator.device,
+            conduct.cache,
+            conduct.workers,
+            accelerator.num_processes,
+            accelerator.process_index,
+        )
+        self._train, held = _split(source, settings)
+        self._decoded = (
+            decode_training(self._train, self._preparation, self._delivery) if conduct.cache else None
+        )
+        self._test = self._evaluation(source.test_images())
+        self._held = None if held is None else self._evaluation(held)
+        self.held_out_images = 0 if held is None else len(held.labels)
+        self.train_images = len(self._train.labels)
+
+    def _evaluation(self, images: ImageSet) -> EvaluationBatches:
+        return evaluation_batches(images, self._preparation, self._delivery, self._settings.batch_size)
+
+    @property
+    def layout(self) -> torch.memory_format:
+        """Memory format of networks and images."""
+        return torch.channels_last if self._settings.channels_last else torch.contiguous_format
+
+    def accuracy(self, network: nn.Module) -> Accuracy:
+        """Test accuracy of a copy on the training device; the network itself does not move."""
+        device = self.accelerator.device
+        moved = deepcopy(network).to(device=device, memory_format=self.layout)  # type: ignore[call-overload]
+        return evaluate(
+            moved,
+            self._test,
+            device,
+            self.accelerator.autocast,
+            lambda sums: self.accelerator.reduce(sums, "sum"),
+            self.layout,
+        )
+
+    def train(
+        self,
+        network: nn.Module,
+        settings: RunSettings,
+        output: Path,
+        identity: dict[str, Any],
+        stages: Sequence[StageMatch] = (),
+        teacher: Teacher | None = None,
+    ) -> Trained:
+        """Train a copy of a network.
+
+        Args:
+            network: where to start from; left as it is.
+            settings: of this run; precision, memory format, batches and held-out part are the session's.
+            output: directory of checkpoints and records.
+            identity: recognises checkpoints of another run, besides the settings.
+            stages: features to compare with the teacher's.
+            teacher: needed where the objective asks for one.
+
+        Raises:
+            RequestError, KeyboardInterrupt: see `Trainer.run`.
+        """
+        self._require_same(settings)
+        data = training_data(
+            self._train,
+            self._preparation,
+            settings.augmentation,
+            self.source.mirror,
+            self._delivery,
+            settings.batch_size,
+            settings.accumulate,
+            settings.seed,
+            self._decoded,
+        )
+        trained = deepcopy(network)  # receives the chosen weights: it never carries hooks
+        starting = deepcopy(network).requires_grad_(True)
+        average = WeightAverage(network, settings.optimizer.ema) if settings.optimizer.ema else None
+        kind = settings.objective.inner_kind
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive_seed(settings.seed, 5))
+            student = Student(starting, stages, kind)
+        mixes = settings.augmentation.mixes
+        trainer = Trainer(
+            self.accelerator,
+            student,
+            Objective(settings.objective, stages),
+            teacher,
+            data,
+            self._held,
+            settings,
+            self.conduct,
+            output,
+            {
+                **identity,
+                "data": {"name": self.source.name, "train": self.train_images},
+                "stages": [stage.module for stage in stages],
+                "processes": self.accelerator.num_processes,
+                "settings": settings.record(),
+            },
+            settings.augmentation.mixer(len(self.source.classes)) if mixes else None,
+            average,
+        )
+        result = trainer.run()
+        trained.load_state_dict(result.state)
+        self.accelerator.free_memory()
+        return Trained(trained.cpu().eval(), result, data.schedule.images, data.batches.unreadable())
+
+    def _require_same(self, settings: RunSettings) -> None:
+        fixed = ("precision", "channels_last", "batch_size", "accumulate", "held_out")
+        for name in fixed:
+            mine, theirs = getattr(self._settings, name), getattr(settings, name)
+            if mine != theirs:
+                raise ValueError(
+                    f"{name} of a session is {mine} and cannot become {theirs}: open another session"
+                )
+
+
+def _split(source: ImageSource, settings: RunSettings) -> tuple[ImageSet, ImageSet | None]:
+    if not settings.held_out:
+        return source.train, None
+    if source.validation is not None:
+        return source.train, source.validation
+    train, held = hold_out(source.train.labels, settings.held_out, SPLIT_SEED)
+    if not len(held):
+        raise RequestError(
+            f"a held-out part of {settings.held_out} is 0 of {len(source.train.labels)} training images: "
+            "raise --held-out, or give 0 to take the last epoch"
+        )
+    return ImageSubset(source.train, train), ImageSubset(source.train, held)
