@@ -10,7 +10,8 @@ import pytest
 import torch
 
 import knapsack_prune as kp
-from tests.knapsack_prune.cli.conftest import Run
+
+from .conftest import Run
 
 
 def test_plan_works_with_nothing_but_a_budget(run: Run, tmp_path: Path) -> None:
