@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from .errors import SolverError
 from .feasibility import proof_of_infeasibility
 from .instance import Factor, Instance
 from .progress import Progress
-from .result import Result
+from .result import Limits, Result
 
 if TYPE_CHECKING:
     from ortools.sat.python import cp_model
@@ -26,10 +26,26 @@ def run(instance: Instance, progress: Progress) -> Result:
     return progress.result()
 
 
+class Sink(Protocol):
+    """What a run of CP-SAT needs of a progress."""
+
+    limits: Limits
+    version: str
+
+    @property
+    def remaining(self) -> float: ...
+    @property
+    def value(self) -> int | None: ...
+    def offer(self, choice: Sequence[int]) -> bool: ...
+    def prove(self, bound: int) -> bool: ...
+
+
 def solve_model(
     instance: Instance,
-    progress: Progress,
+    progress: Sink,
     hint: Sequence[int] | None = None,
+    above: int | None = None,
+    at_most: int | None = None,
 ) -> str:
     """Run CP-SAT; its choices and bounds go to `progress`. Returns "optimal", "infeasible" or "open"."""
     from importlib.metadata import version
@@ -37,7 +53,7 @@ def solve_model(
     from ortools.sat.python import cp_model
 
     progress.version = f"ortools {version('ortools')}"
-    model = build(instance, hint)
+    model = build(instance, hint, above, at_most)
     solver = cp_model.CpSolver()
     solver.parameters.max_time_in_seconds = max(0.01, progress.remaining)
     solver.parameters.num_workers = progress.limits.threads
@@ -70,8 +86,10 @@ class Model:
     literals: list[list[Any]]
 
 
-def build(instance: Instance, hint: Sequence[int] | None = None) -> Model:
-    """The natural model of an instance; `hint` is a choice to start from."""
+def build(
+    instance: Instance, hint: Sequence[int] | None = None, above: int | None = None, at_most: int | None = None
+) -> Model:
+    """The natural model of an instance; `hint` is a choice to start from, `above` < value <= `at_most`."""
     from ortools.sat.python import cp_model
 
     model = cp_model.CpModel()
@@ -125,7 +143,7 @@ def build(instance: Instance, hint: Sequence[int] | None = None) -> Model:
             model.add_element(index, flat, entry)
             cost = cost + entry
         model.add(cost <= resource.budget)
-    model.maximize(
+    value = (
         sum(
             (
                 cp_model.LinearExpr.weighted_sum(x, g.values.tolist())
@@ -134,6 +152,11 @@ def build(instance: Instance, hint: Sequence[int] | None = None) -> Model:
             start=cp_model.LinearExpr.weighted_sum([], []),
         )
     )
+    model.maximize(value)
+    if above is not None:
+        model.add(value >= above + 1)
+    if at_most is not None:
+        model.add(value <= at_most)
     if hint is not None:
         for row, position in zip(literals, hint, strict=True):
             for i, literal in enumerate(row):

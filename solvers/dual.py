@@ -8,15 +8,16 @@ cuts inside a box around the best point so far.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from .elimination import Relaxation, most_costs, numbers
+from .elimination import Relaxation, numbers
 from .instance import IntArray
 from .network import Network
 from .ordering import Plan
-from .progress import Progress
+from .progress import OutOfTimeError, Progress
 
 
 @dataclass
@@ -29,6 +30,11 @@ class Cuts:
     def add(self, at: list[float], height: float, slope: list[float]) -> None:
         self.heights.append(height - sum(m * s for m, s in zip(at, slope, strict=True)))
         self.slopes.append(slope)
+
+    def below(self, at: Sequence[float]) -> float:
+        """What the cuts say the dual function is at least."""
+        found = (h + sum(m * s for m, s in zip(at, slope, strict=True)) for h, slope in zip(self.heights, self.slopes, strict=True))
+        return max(found, default=-math.inf)
 
 
 @dataclass
@@ -50,71 +56,105 @@ def minimise(
     tolerance: float = 1e-9,
     floor: int | None = None,
     proves: bool = True,
+    start: Sequence[float] | None = None,
 ) -> Dual | None:
     """Minimise the dual function over this network; None when numbers leave no room or nothing was finished.
 
-    With `proves`, bounds are given to `progress`, raised to `floor` (the network may have lost the choices
-    worth at most that much). Without, the network is only a restriction and proves nothing.
+    `cuts` are those known beforehand, and grow; `start` is where to begin with several resources. With `proves`,
+    bounds are given to `progress`, raised to `floor` (the network may have lost the choices worth at most that
+    much). Without, the network is only a restriction and proves nothing.
     """
     instance = network.instance
     best: Dual | None = None
+    best_height = math.inf
     choices: list[IntArray] = []
-    most = _highest(network)
-    width = 0.5
-    for round_ in range(rounds):
-        at = _next(cuts, most, None if best is None else best.multipliers, width)
+    search = _Search(network, cuts, start)
+    for _ in range(rounds):
+        at = search.next(best_height)
         numerators, scale = numbers(network, at)
         if scale < 4:
             progress.note("numbers are too large for 64-bit multipliers: no Lagrangian bound")
             return best
-        relaxation = Relaxation(network, plan, numerators, scale)
         exact = [p / scale for p in numerators]
+        promised = best_height - cuts.below(exact)
+        if best is not None and promised <= tolerance * max(1.0, abs(best_height)) and search.final():
+            break
+        try:
+            relaxation = Relaxation(network, plan, numerators, scale, progress.check)
+        except OutOfTimeError:
+            break
         choice = relaxation.choice()
         choices.append(choice)
-        slope = [float(r.budget - c) for r, c in zip(instance.resources, instance.costs(choice.tolist()), strict=True)]
+        costs = instance.costs(choice.tolist())
+        slope = [float(r.budget - c) for r, c in zip(instance.resources, costs, strict=True)]
         height = relaxation.total / scale
-        if best is None or relaxation.total * best.relaxation.scale < best.relaxation.total * scale:
-            best = Dual(relaxation, exact, choices)
+        cuts.add(exact, height, slope)
+        search.learn(exact, promised, best_height - height)
+        if height < best_height:
+            best, best_height = Dual(relaxation, exact, choices), height
             if proves:
                 bound = relaxation.bound if floor is None else max(floor, relaxation.bound)
                 progress.prove(max(bound, progress.value) if progress.value is not None else bound)
-        else:
-            width /= 2
-        below = _lower(cuts, exact)
-        cuts.add(exact, height, slope)
-        gain = height - below
-        if gain <= tolerance * max(1.0, abs(height)) or progress.remaining <= 0:
-            break
-        if all(s >= 0 for s in slope) and all(p == 0 for p in numerators):
+        if all(s >= 0 for s in slope) and not any(numerators):
             break
     return best
 
 
-def _highest(network: Network) -> list[float]:
-    """Multipliers beyond which nothing pays: all value for one unit of cost, kept within float range."""
-    worth = sum(int(g.values.max()) - int(g.values.min()) for g in network.instance.groups) + 1
-    return [float(worth) for _ in most_costs(network)]
+class _Search:
+    """Where to evaluate next: with several resources, first along equal shares of the budgets, then in a box."""
 
+    def __init__(self, network: Network, cuts: Cuts, start: Sequence[float] | None) -> None:
+        instance = network.instance
+        worth = sum(int(g.values.max()) - int(g.values.min()) for g in instance.groups) + 1
+        self.cuts = cuts
+        self.most = float(worth)  # all value for one unit of cost: beyond, nothing pays
+        self.count = len(instance.resources)
+        self.shares = [1.0 / max(1, r.budget) for r in instance.resources]
+        self.centre = None if start is None else list(start)
+        self.fresh = start is not None and self.count > 1
+        self.width = 0.25
+        self.line: Cuts | None = None if start is not None or self.count < 2 else Cuts()
+        self.last = 0.0
 
-def _lower(cuts: Cuts, at: list[float]) -> float:
-    if not cuts.heights:
-        return -math.inf
-    return max(
-        h + sum(m * s for m, s in zip(at, slope, strict=True))
-        for h, slope in zip(cuts.heights, cuts.slopes, strict=True)
-    )
+    def next(self, best: float) -> list[float]:
+        if self.count == 0:
+            return []
+        if self.count == 1:
+            return [_meet(self.cuts, self.most)]
+        if self.fresh:
+            self.fresh = False
+            assert self.centre is not None
+            return self.centre
+        if self.line is not None:
+            point = _meet(self.line, self.most / min(self.shares))
+            below = self.line.below([point])
+            if self.centre is None or len(self.line.heights) < 25 and best - below > 1e-4 * abs(best):
+                return [point * s for s in self.shares]
+            self.line = None
+        assert self.centre is not None
+        return _box(self.cuts, self.centre, self.width, self.shares)
 
+    def final(self) -> bool:
+        """Whether a point that promises nothing ends the search."""
+        return self.line is None
 
-def _next(cuts: Cuts, most: list[float], centre: list[float] | None, width: float) -> list[float]:
-    if not cuts.heights:
-        return [0.0 for _ in most]
-    if len(most) == 1:
-        return [_meet(cuts, most[0])]
-    return _box(cuts, most, centre, width)
+    def learn(self, at: list[float], promised: float, gained: float) -> None:
+        """Move the centre to a better point, and fit the width of the box to how true the promise was."""
+        if self.line is not None:
+            k = len(self.cuts.heights) - 1
+            slope = [sum(w * s for w, s in zip(self.shares, self.cuts.slopes[k], strict=True))]
+            self.line.heights.append(self.cuts.heights[k])
+            self.line.slopes.append(slope)
+        if gained > 0 or self.centre is None:
+            self.centre = at
+        if math.isfinite(promised):
+            self.width = min(2.0, self.width * 2) if gained > 0.3 * promised else self.width * 0.7
 
 
 def _meet(cuts: Cuts, most: float) -> float:
     """One resource: the least point of the upper envelope of the cuts."""
+    if not cuts.heights:
+        return 0.0
     heights, slopes = np.array(cuts.heights), np.array(cuts.slopes)[:, 0]
     falling, rising = slopes < 0, slopes >= 0
     if not falling.any():
@@ -154,25 +194,27 @@ def _top(heights: np.ndarray, slopes: np.ndarray, at: float) -> tuple[float, flo
     return float(heights[k]), float(slopes[k])
 
 
-def _box(cuts: Cuts, most: list[float], centre: list[float] | None, width: float) -> list[float]:
-    """Several resources: the least point of the cuts inside a box, by linear programming, scaled per resource."""
+def _box(cuts: Cuts, centre: list[float], width: float, shares: list[float]) -> list[float]:
+    """Several resources: the least point of the cuts inside a box around the centre, by linear programming."""
     from scipy.optimize import linprog
 
-    heights, slopes = np.array(cuts.heights), np.array(cuts.slopes)
-    spread = np.abs(slopes).max(axis=0) + 1.0
-    worth = max(1.0, float(np.abs(heights).max()))
-    rows = np.hstack([slopes / spread, -np.ones((heights.size, 1))])
-    top = [min(m * s / worth, 64.0) for m, s in zip(most, spread, strict=True)]
-    bounds: list[tuple[float | None, float | None]] = [(0.0, t) for t in top]
-    if centre is not None:
-        middle = [c * s / worth for c, s in zip(centre, spread, strict=True)]
-        reach = max([*middle, 1e-3]) * 2 * width
-        bounds = [(max(0.0, c - reach), min(t, c + reach)) for c, t in zip(middle, top, strict=True)]
+    # In units of budget shares: multiplier m_r = x_r * shares[r], heights relative to the envelope at the centre.
+    heights, slopes = np.array(cuts.heights), np.array(cuts.slopes) * np.array(shares)
+    middle = np.array([c / s for c, s in zip(centre, shares, strict=True)])
+    reach = max(float(middle.max()) * width, 1e-300)
+    at_centre = heights + slopes @ middle
+    top = float(at_centre.max())
+    near = at_centre > top - 2 * float(np.abs(slopes).sum(axis=1).max()) * reach - 1.0
+    unit = max(1.0, float(np.abs(slopes).max()) * reach)
+    rows = np.hstack([slopes[near] * (reach / unit), -np.ones((int(near.sum()), 1))])
+    bounds = [(max(-1.0, -m / reach), 1.0) for m in middle.tolist()]
     solved = linprog(
-        [0.0] * len(most) + [1.0], A_ub=rows, b_ub=-heights / worth, bounds=[*bounds, (None, None)], method="highs"
+        [0.0] * len(centre) + [1.0],
+        A_ub=rows,
+        b_ub=(top - at_centre[near]) / unit,
+        bounds=[*bounds, (None, None)],
+        method="highs",
     )
     if solved.x is None:
-        return [0.0 for _ in most] if centre is None else [c * 1.1 for c in centre]
-    return [float(x) * worth / s for x, s in zip(solved.x[:-1], spread, strict=True)]
-
-
+        return centre
+    return [max(0.0, float(m + x * reach)) * s for m, x, s in zip(middle, solved.x[:-1], shares, strict=True)]

@@ -9,7 +9,7 @@ all magnitudes added up stay below 2**60.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import reduce
 
 import numpy as np
@@ -47,9 +47,20 @@ def most_costs(network: Network) -> list[int]:
 
 
 class Relaxation:
-    """One upward pass: unary tables, messages and `total`, `scale` times the bound."""
+    """One upward pass: unary tables, messages and `total`, `scale` times the bound.
 
-    def __init__(self, network: Network, plan: Plan, numerators: Sequence[int], scale: int) -> None:
+    `check` is called between steps and may raise to end the pass.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        plan: Plan,
+        numerators: Sequence[int],
+        scale: int,
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.check = check
         self.network, self.plan, self.scale, self.numerators = network, plan, scale, list(numerators)
         shape, instance = network.structure, network.instance
         self.constant = sum(
@@ -79,6 +90,7 @@ class Relaxation:
         self.messages: list[IntArray] = []
         self.never: list[bool] = []
         for bucket in plan.buckets:
+            check()
             message, never = _STEPS[bucket.kind](self, bucket)
             self.messages.append(message)
             self.never.append(never)
@@ -255,6 +267,7 @@ def _table(self: Relaxation, bucket: Bucket) -> tuple[IntArray, bool]:
         rows = slice(start, start + block)
         best = None
         for k in range(0, own.size, inner):
+            self.check()
             found = compare(rows, slice(k, k + inner))
             best = found if best is None else np.maximum(best, found)
         message[rows] = best
@@ -288,6 +301,7 @@ def _sum(self: Relaxation, bucket: Bucket) -> tuple[IntArray, bool]:
                 fixed = np.maximum(fixed, NEVER)
     grid = np.ix_(*(np.arange(domains[u].size) for u in axes))
     for k in range(domains[part].size):
+        self.check()
         to = target[:, k]
         allowed = np.flatnonzero(to >= 0)
         if allowed.size == 0:

@@ -6,29 +6,33 @@
 4. Deepen: ask for a choice worth at least a threshold T just below the bound (`pareto`). Either one is found, then
    the best such is optimal; or there is none, then T - 1 is a new bound and T is lowered. The work depends on the
    distance from the bound to the optimum, not on the quality of the primal.
-5. What is then still open goes to CP-SAT, with the best choice as hint, on the levels left.
+5. What is then still open goes to CP-SAT, with the best choice as hint, on the levels left (`core`).
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
-from .cp_sat import solve_model
+from .core import solve_core
 from .dual import Cuts, Dual, minimise
-from .elimination import Relaxation, numbers
+from .elimination import Relaxation, most_costs, numbers
 from .feasibility import cheap_choice, proof_of_infeasibility
 from .instance import Instance, IntArray
-from .network import Network, Structure, network, structure
+from .network import Network, network, structure
 from .ordering import Plan, plan
-from .pareto import OutOfTimeError, Pareto
-from .progress import Progress
+from .pareto import Pareto
+from .progress import OutOfTimeError, Progress
 from .repair import Repair
 from .result import Result
 from .survivors import TooManyError, allowed, survivors
-import time, sys
-DEBUG=False
 
 THINNED = 20  # levels per group in the first, thinned pass
+THINNED_SUMS = 400  # values per partial sum there
+FIRST_STEP = 128  # the first threshold lies this fraction of the gap below the bound
+BEAM = 100_000  # partial assignments kept when the lists grow too long
+MISSES = 4  # searches given up before CP-SAT takes over
 
 
 def run(instance: Instance, progress: Progress) -> Result:
@@ -37,137 +41,228 @@ def run(instance: Instance, progress: Progress) -> Result:
     if why:
         return progress.infeasible(why)
     try:
-        return _Exact(instance, progress).run()
+        why = _Exact(instance, progress).run()
+    except OutOfTimeError:
+        pass
     except KeyboardInterrupt:
-        progress.note("interrupted: the best choice and bound so far")
-        return progress.result()
+        progress.note("interrupted: this is the best choice and bound until then")
+    return progress.infeasible(why) if why else progress.result()
+
+
+@dataclass
+class _Stage:
+    """A network that holds every choice better than the best, how to eliminate it, and its best relaxation."""
+
+    network: Network
+    plan: Plan
+    dual: Dual
+
+    @property
+    def levels(self) -> int:
+        return sum(p.size for p in self.network.positions)
+
+    @property
+    def exact(self) -> bool:
+        return not (self.network.relaxed or self.plan.loose)
 
 
 class _Exact:
     def __init__(self, instance: Instance, progress: Progress) -> None:
         self.instance, self.progress = instance, progress
         self.repair = Repair(instance)
-        self.structure: Structure = structure(instance)
+        self.structure = structure(instance)
+        # Below every choice's value: the threshold of last resort while no choice is known.
+        self.bottom = sum(int(g.values.min()) for g in instance.groups) - 1
 
-    def log(self, *x):
-        if DEBUG: print("   %.3f"%self.progress.seconds, *x, self.progress.value, self.progress.bound, "%.2e"%((self.progress.bound-(self.progress.value or 0))/self.progress.bound))
+    def run(self) -> str | None:
+        """Why the instance is infeasible; None when it is not, or not known to be."""
+        progress = self.progress
+        full = network(self.structure)
+        order = plan(full)
+        why = self._start(full, order)
+        if why or progress.closed:
+            return why
+        self._weak(full, order)
+        cuts, start = self._thinned()
+        dual = minimise(full, order, cuts, progress, rounds=2, start=start)
+        stage = None if dual is None else _Stage(full, order, dual)
+        if stage is not None:
+            self._polish(stage, 10)
+            stage = self._reduce(stage, cuts)
+            if not progress.closed:
+                why = self._deepen(stage)
+        if not why and not progress.closed:
+            progress.check()
+            positions = full.positions if stage is None else stage.network.positions
+            if solve_core(positions, progress) and progress.value is None:
+                why = "no choice is within every budget at once (proved by CP-SAT on what the bound leaves)"
+        return why
 
-    def run(self) -> Result:
+    @property
+    def value(self) -> int:
+        return self.bottom if self.progress.value is None else self.progress.value
+
+    def _weak(self, net: Network, order: Plan) -> None:
+        """Say so when the bound starts out weaker than the full relaxation's."""
+        if net.relaxed:
+            self.progress.note("partial sums have too many values: rounded down, which weakens the first bounds")
+        if order.loose:
+            count = len(order.loose)
+            self.progress.note(f"ties are too wide for tables: {count} products bounded linearly, a weaker first bound")
+
+    def _start(self, full: Network, order: Plan) -> str | None:
+        """A first choice; or a proof that one resource alone cannot be met, where tables hide it."""
         progress = self.progress
         start = cheap_choice(self.instance)
         if start is not None:
             progress.offer(start.tolist())
-        self.repair.improve(np.array([g.values.argmax() for g in self.instance.groups]), progress, 0)
-        if progress.closed:
-            return progress.result()
-        self.log("start")
-        cuts = self._thinned()
-        self.log("thinned")
-        full = network(self.structure)
-        order = plan(full)
-        self.log("plan", "%.2e"%order.work, len(order.loose), full.relaxed)
-        dual = minimise(full, order, cuts, progress, rounds=30, tolerance=1e-8)
-        if dual is not None:
-            self.log("dual", len(dual.choices), dual.multipliers)
-            for choice in dual.choices[-3:]:
-                self.repair.improve(choice, progress)
-            self.log("primal")
-            full, order, dual = self._reduce(full, order, dual)
-            if dual is not None and not progress.closed:
-                self._deepen(full, order, dual)
-        if not progress.closed and progress.remaining > 0:
-            self.log("cpsat")
-        return progress.result()
+        elif max(most_costs(full), default=0) < 2**59:
+            for r, resource in enumerate(self.instance.resources):
+                prices = [int(r == k) for k in range(len(self.instance.resources))]
+                cheapest = Relaxation(full, order, prices, 0, progress.check)
+                if cheapest.total < 0:
+                    least = resource.budget - cheapest.total
+                    return (
+                        f"resource {resource.name!r} costs at least {least}, over its budget of {resource.budget}; "
+                        f"give it a budget of {least} or more"
+                    )
+                self.repair.improve(cheapest.choice(), progress, 0)
+        highest = np.array([g.values.argmax() for g in self.instance.groups], dtype=np.int64)
+        if (self.repair.evaluator.costs(highest) <= self.repair.evaluator.budgets).all():
+            progress.offer(highest.tolist())
+        return None
 
-    def _thinned(self) -> Cuts:
-        """Cuts and a first primal from a restriction to few levels per group."""
+    def _thinned(self) -> tuple[Cuts, list[float] | None]:
+        """Cuts, multipliers and a first primal from a restriction to few levels per group."""
         cuts = Cuts()
-        positions = [
-            np.unique(np.linspace(0, g.levels.size - 1, min(THINNED, g.levels.size)).astype(np.int64))
-            for g in self.instance.groups
-        ]
-        thin = network(self.structure, positions)
-        order = plan(thin)
-        dual = minimise(thin, order, cuts, self.progress, rounds=60, tolerance=1e-6, proves=False)
+        positions: list[IntArray] = []
+        for group in self.instance.groups:
+            stride = -(-group.levels.size // THINNED)
+            positions.append(np.unique(np.append(np.arange(0, group.levels.size, stride), group.levels.size - 1)))
+        thin = network(self.structure, positions, most_sums=THINNED_SUMS)
+        dual = minimise(thin, plan(thin), cuts, self.progress, rounds=60, tolerance=1e-6, proves=False)
         if dual is not None:
             for choice in dual.choices[-2:]:
                 self.repair.improve(choice, self.progress, 3)
-        return cuts
+        return cuts, None if dual is None else dual.multipliers
 
-    def _reduce(self, net: Network, order: Plan, dual: Dual) -> tuple[Network, Plan, Dual | None]:
-        """Drop levels while that pays, re-optimising multipliers and primal in between."""
-        progress = self.progress
-        for _ in range(6):
-            if progress.value is None or progress.closed or progress.remaining <= 0:
-                break
-            before = sum(p.size for p in net.positions)
-            relaxation = dual.relaxation
-            try:
-                rows = survivors([relaxation], [relaxation.scale * (progress.value + 1)])
-            except TooManyError:
-                self.log("reduce: too many")
-                break
-            if any(r.key.size == 0 for r in rows):
-                progress.prove(progress.value)
-                break
-            positions, sums = allowed(net, rows)
-            net = network(self.structure, positions, sums)
-            after = sum(p.size for p in net.positions)
-            self.log("reduce", before, after, "rows", sum(r.key.size for r in rows))
-            order = plan(net)
-            found = minimise(net, order, Cuts(), progress, rounds=30, tolerance=1e-10, floor=progress.value)
-            if found is None:
-                return net, order, None
-            dual = found
-            self.log("dual", len(dual.choices))
-            better = False
-            for choice in dual.choices[-3:]:
-                better |= self.repair.improve(choice, progress)
-            if not better and after > 0.9 * before:
-                break
-        return net, order, dual
+    def _polish(self, stage: _Stage, exchanges: int) -> bool:
+        better = False
+        for choice in stage.dual.choices[-3:]:
+            better |= self.repair.improve(choice, self.progress, exchanges)
+        return better
 
-    def _deepen(self, net: Network, order: Plan, dual: Dual) -> None:
-        progress = self.progress
-        step = None
-        while not progress.closed and progress.remaining > 0:
-            assert progress.value is not None
-            gap = progress.bound - progress.value
-            step = max(1, gap // 256) if step is None else min(step * 4, gap)
-            threshold = progress.bound - step + 1
-            try:
-                found = self._search(net, order, dual, threshold)
-            except TooManyError:
-                self.log("deepen: too many")
-                return
-            except OutOfTimeError:
-                return
-            if found is None:
-                progress.prove(max(threshold - 1, progress.value))
-            else:
-                progress.offer(found)
-                assert progress.value is not None
-                progress.prove(progress.value)
-            self.log("deepen", step, found is not None)
-
-    def _search(self, net: Network, order: Plan, dual: Dual, threshold: int) -> tuple[int, ...] | None:
-        """The best choice worth the threshold, or None when there is none."""
-        relaxation = dual.relaxation
+    def _narrow(self, stage: _Stage, threshold: int) -> Network | None:
+        """The network of what can still be worth the threshold; None when nothing can."""
+        relaxation = stage.dual.relaxation
         rows = survivors([relaxation], [relaxation.scale * threshold])
         if any(r.key.size == 0 for r in rows):
             return None
-        positions, sums = allowed(net, rows)
-        net = network(self.structure, positions, sums)
-        order = plan(net)
-        relaxations = [Relaxation(net, order, relaxation.numerators, relaxation.scale)]
-        for factor in (0.85, 0.95, 0.98, 0.995, 1.005, 1.02, 1.05, 1.15):
-            numerators, scale = numbers(net, [m * factor for m in dual.multipliers])
-            relaxations.append(Relaxation(net, order, numerators, scale))
+        positions, sums = allowed(stage.network, rows)
+        return network(self.structure, positions, sums)
+
+    def _reduce(self, stage: _Stage, cuts: Cuts) -> _Stage:
+        """Drop levels while that pays, re-optimising multipliers and primal in between."""
+        progress = self.progress
+        settled = False
+        while not progress.closed:
+            progress.check()
+            before = stage.levels
+            try:
+                narrowed = self._narrow(stage, self.value + 1)
+            except TooManyError:
+                narrowed = stage.network
+            if narrowed is None:
+                progress.prove(self.value)
+                break
+            order = plan(narrowed)
+            # Multipliers are settled on the smaller network, unless this one is still too large to tell.
+            fresh = narrowed is not stage.network
+            rounds = 30 if fresh or not settled else 0
+            if not rounds:
+                break
+            dual = minimise(
+                narrowed,
+                order,
+                Cuts() if fresh else cuts,
+                progress,
+                rounds=rounds,
+                tolerance=1e-10,
+                floor=self.value,
+                start=stage.dual.multipliers,
+            )
+            if dual is None:
+                break
+            settled = not fresh
+            stage = _Stage(narrowed, order, dual)
+            if not self._polish(stage, 30) and fresh and stage.levels > 0.9 * before:
+                break
+        return stage
+
+    def _deepen(self, stage: _Stage) -> str | None:
+        """Lower the threshold from the bound until a choice is found; see step 4 of the module's text."""
+        progress = self.progress
+        step, misses = 0, 0
+        while not progress.closed and misses < MISSES:
+            progress.check()
+            gap = progress.bound - self.value
+            step = max(1, gap // FIRST_STEP) if step == 0 else max(1, min(step, gap))
+            threshold = progress.bound - step + 1
+            try:
+                found = self._search(stage, threshold)
+            except TooManyError:
+                misses += 1
+                step = max(1, step // 3)
+                if misses == 1 and self._beam(stage):
+                    step, misses = 0, 0
+                continue
+            step *= 4
+            if found is not None:
+                progress.offer(found)
+                progress.prove(self.value)
+            elif threshold <= self.bottom + 1:
+                return "no choice is within every budget at once (every combination is ruled out)"
+            else:
+                progress.prove(max(threshold - 1, self.value))
+        return None
+
+    def _beam(self, stage: _Stage) -> bool:
+        """A better choice by the search cut off at a number of partial assignments; whether one was found."""
+        try:
+            found = self._search(stage, self.value + 1, BEAM)
+        except TooManyError:
+            return False
+        return found is not None and self.progress.offer(found)
+
+    def _search(self, stage: _Stage, threshold: int, beam: int | None = None) -> tuple[int, ...] | None:
+        """The best choice worth the threshold (with a beam, a good one), or None when there is none."""
+        narrowed = self._narrow(stage, threshold)
+        if narrowed is None:
+            return None
+        order = plan(narrowed)
+        if narrowed.relaxed or order.loose:
+            raise TooManyError
+        relaxations = self._around(stage.dual, narrowed, order)
         thresholds = [r.scale * threshold for r in relaxations]
         rows = survivors(relaxations, thresholds)
         if any(r.key.size == 0 for r in rows):
             return None
-        search = Pareto(relaxations, thresholds, rows, self.progress)
-        found = search.run()
-        self.log("  search", sum(p.size for p in net.positions), "rows", sum(r.key.size for r in rows), "peak", search.peak)
-        return found
+        return Pareto(relaxations, thresholds, rows, self.progress, beam=beam).run()
+
+    def _around(self, dual: Dual, net: Network, order: Plan) -> list[Relaxation]:
+        """The best relaxation again on this network, and some with multipliers around its own.
+
+        A partial assignment far from the budget's share it should take is cut off by a steeper or a flatter price.
+        """
+        best, count = dual.relaxation, len(dual.multipliers)
+        points = [best.numerators]
+        scales = [best.scale]
+        factors = [[f] * count for f in (0.8, 0.93, 0.98, 1.02, 1.07, 1.2)]
+        if count > 1:
+            factors += [[f if r == k else 1.0 for r in range(count)] for k in range(count) for f in (0.9, 1.1)]
+        for factor in factors:
+            numerators, scale = numbers(net, [m * f for m, f in zip(dual.multipliers, factor, strict=True)])
+            if scale >= 4:
+                points.append(numerators)
+                scales.append(scale)
+        return [Relaxation(net, order, p, s, self.progress.check) for p, s in zip(points, scales, strict=True)]

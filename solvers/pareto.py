@@ -23,10 +23,6 @@ MOST_STATES = 4_000_000
 BLOCK = 2**21
 
 
-class OutOfTimeError(Exception):
-    """The time limit is reached."""
-
-
 @dataclass
 class States:
     """Partial assignments: the row of the bucket each belongs to, cost (R, n), value (n,), and its children's."""
@@ -185,8 +181,7 @@ class Pareto:
         kept: list[States] = []
         begin, size = 0, 0
         while begin < counts.size:
-            if self.progress.remaining <= 0:
-                raise OutOfTimeError
+            self.progress.check()
             before = int(ends[begin - 1]) if begin else 0
             end = max(begin + 1, int(np.searchsorted(ends, before + BLOCK, side="right")))
             part = counts[begin:end]

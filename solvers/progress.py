@@ -12,6 +12,10 @@ from .result import Limits, Result, Status, TraceStep
 Report = Callable[[float, int | None, int | None], None]
 
 
+class OutOfTimeError(Exception):
+    """The time limit is reached; raised and caught inside a solver."""
+
+
 class Progress:
     """Collects what one run of one solver has proven so far.
 
@@ -43,6 +47,11 @@ class Progress:
     def closed(self) -> bool:
         """Whether the best choice is proven optimal."""
         return self.value is not None and self.value >= self.bound
+
+    def check(self) -> None:
+        """Raise `OutOfTimeError` when no time is left."""
+        if self.remaining <= 0:
+            raise OutOfTimeError
 
     def offer(self, choice: Sequence[int]) -> bool:
         """Keep the choice if it is feasible and better than the best; returns whether it was."""

@@ -72,14 +72,14 @@ def survivors(relaxations: list[Relaxation], thresholds: list[int]) -> list[Rows
 def allowed(network: Network, rows: list[Rows]) -> tuple[list[IntArray], dict[int, IntArray]]:
     """Positions in the instance per group, and values per partial sum, that survive."""
     positions = list(network.positions)
-    sums: dict[int, IntArray] = {}
+    sums: dict[int, IntArray] = {}  # stays empty when sums were rounded down: their values are not exact
     count = network.structure.count
     for found in rows:
         for v in found.out:
             keep = np.unique(found.at[v])
             if v < count:
                 positions[v] = network.positions[v][keep]
-            else:
+            elif not network.relaxed:
                 sums[v] = network.domains[v][keep]
     return positions, sums
 

@@ -109,7 +109,10 @@ class Ledger:
         differ = (first != second) & (first != NONE) & (second != NONE)
         if bool(differ.any()):
             pairs = torch.stack((first[differ], second[differ])).numpy()
-            self.ties.append((np.unique(pairs, axis=1) if pairs.shape[1] > 4096 else pairs, operator))
+            if pairs.shape[1] > 4096:
+                codes = np.unique(pairs[0] * self.next_id + pairs[1])
+                pairs = np.stack(np.divmod(codes, self.next_id))
+            self.ties.append((pairs, operator))
 
     def collapse(self, ids: Ids, dims: tuple[int, ...], operator: str = "") -> Ids:
         """Tie all ids along `dims`; returns the ids with those dimensions uniform."""

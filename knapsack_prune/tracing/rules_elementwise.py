@@ -42,7 +42,8 @@ def elementwise(context: Context) -> Value:
     varies = [any(ids.data.shape[dim] > 1 for ids in padded) for dim in range(len(shape))]
     result = torch.zeros((1,) * len(shape), dtype=torch.int64)
     stretched = []
-    for ids in padded:
+    # The operand that varies least comes first: once tied, its ids stand for all.
+    for ids in sorted(padded, key=lambda ids: ids.data.numel()):
         if ids.empty:
             continue
         if any(varies[dim] and ids.shape[dim] == 1 and size > 1 for dim, size in enumerate(shape)):
@@ -50,8 +51,9 @@ def elementwise(context: Context) -> Value:
             continue
         context.ledger.tie(result, ids.data)
         _freeze_against_fixed(context, ids, padded)
-        result, data = torch.broadcast_tensors(result, ids.data)
-        result = torch.where(result == NONE, data, result)
+        if bool((result == NONE).any()):
+            result, data = torch.broadcast_tensors(result, ids.data)
+            result = torch.where(result == NONE, data, result)
     for ids in stretched:
         first, over = torch.broadcast_tensors(ids.data, result)
         context.ledger.broadcasts.append(

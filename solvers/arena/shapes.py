@@ -44,11 +44,20 @@ class Shape:
         self.params.append(Term(kernel + 2, [Factor([group])]))
 
     def instance(
-        self, name: str, budget: float, round_to: int = 1, seed: int = 0, params_budget: float | None = None
+        self,
+        name: str,
+        budget: float,
+        round_to: int = 1,
+        seed: int = 0,
+        params_budget: float | None = None,
+        tail: float = 1.0,
     ) -> Instance:
-        """Freeze with a FLOPs budget (and a parameter budget) as a fraction of the full network's."""
+        """Freeze with a FLOPs budget (and a parameter budget) as a fraction of the full network's.
+
+        `tail` is the standard deviation of the channels' logarithms: 1 is heavy-tailed, 0.05 nearly flat.
+        """
         random = np.random.default_rng(seed)
-        drawn = [random.lognormal(0, 0.7) * random.lognormal(0, 1.0, width) for width in self.widths]
+        drawn = [random.lognormal(0, 0.7) * random.lognormal(0, tail, width) for width in self.widths]
         scale = VALUE_TOTAL / sum(float(s.sum()) for s in drawn)
         groups = []
         for label, width, scores in zip(self.names, self.widths, drawn, strict=True):

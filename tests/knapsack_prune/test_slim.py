@@ -20,8 +20,6 @@ from knapsack_prune.slimming.slicing import sliced_copy
 from .zoo import ZOO, enliven
 
 EXAMPLE = torch.zeros(1, 3, 8, 8)
-UNPRUNABLE = {"channel shuffle"}
-"""Networks with a group that only the whole network's inputs or outputs would free."""
 
 
 def random_plan(model: nn.Module, graph: kp.ChannelGraph, seed: int, budget: float) -> kp.Plan:
@@ -123,7 +121,7 @@ def test_masking_changes_the_parent_and_is_undone() -> None:
 
 def test_a_plan_of_another_network_is_refused() -> None:
     plan = random_plan(ZOO["plain"](), kp.trace(ZOO["plain"](), EXAMPLE), 0, 0.5)
-    with pytest.raises(RequestError, match=r"the plan was made for Net .* this network is Net"):
+    with pytest.raises(RequestError, match=r"the plan was made for network .* this network is Net"):
         kp.slim(ZOO["residual"](), plan)
 
 

@@ -177,7 +177,7 @@ ZOO: dict[str, Callable[[], nn.Module]] = {
         _attention, attention=nn.MultiheadAttention(8, 4, batch_first=True)
     ),
     "cross attention": lambda: Net(
-        _cross_attention, a=conv(8, 8), attention=nn.MultiheadAttention(8, 2, batch_first=True)
+        _cross_attention, a=conv(8, 6), attention=nn.MultiheadAttention(8, 4, kdim=6, vdim=6, batch_first=True)
     ),
     "upsampling": lambda: Net(
         lambda n, x: n.a(F.interpolate(F.max_pool2d(x, 2), scale_factor=2, mode="bilinear")), a=conv(8, 8)
