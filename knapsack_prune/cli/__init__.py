@@ -9,6 +9,6 @@ def main() -> None:
     """Entry point of `knapsack-prune`."""
     # Command modules register themselves on import; they import torch, ortools and the like only
     # inside their functions, so that `--help` and the torch-free commands start at once.
-    from knapsack_prune.cli import planning, reading, solving  # noqa: F401
+    from knapsack_prune.cli import pipeline, planning, reading, solving, training  # noqa: F401
 
     run_app()
