@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from knapsack_prune.distill.objective import ObjectiveSettings
 from knapsack_prune.errors import RequestError
 from knapsack_prune.training.settings import Conduct, OptimizerSettings, RunSettings
 
@@ -55,7 +56,12 @@ class FinetuneSection(_Section):
     """Settings of the run, the device and the cache; `mask` and `distill_layers` as the options of
     `finetune`."""
 
-    settings: RunSettings = RunSettings(epochs=20, optimizer=OptimizerSettings(rate=0.05), batch_size=64)
+    settings: RunSettings = RunSettings(
+        epochs=20,
+        batch_size=64,
+        optimizer=OptimizerSettings(rate=0.05),
+        objective=ObjectiveSettings(logit_weight=1.0),
+    )
     device: Literal["auto", "cpu", "cuda"] = "auto"
     cache: Literal["none", "device"] = "device"
     workers: Annotated[int, Field(ge=0)] = 0

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import nn
 
-import knapsack_prune
 from knapsack_prune.data import ImageSource, Normalisation, calibration_loader, open_source, require_classes
 from knapsack_prune.errors import RequestError
 from knapsack_prune.models import DEFAULT_NETWORK, Network, load_network
@@ -22,7 +21,7 @@ from knapsack_prune.plan_file import Plan
 from knapsack_prune.slim import load_slim, save_slim, slim
 from knapsack_prune.training.files import write_json
 
-STAGES = ("plan", "slim", "finetune", "evaluate", "export")
+FORMAT = 1  # of the directory; a change makes every stage run again
 DATA_CRITERIA = ("taylor", "taylor_abs", "fisher")
 Tell = Callable[[str, str], None]
 
@@ -67,7 +66,7 @@ class Run:
         """
         config, folder = self._config, self._directory
         base = {
-            "version": knapsack_prune.__doc__,
+            "format": FORMAT,
             "model": self._identity(),
             "data": config.data.model_dump(),
         }
