@@ -183,20 +183,26 @@ def write_tables(options: argparse.Namespace) -> None:
     lines = [
         f"# {options.network} on CIFAR-10 (JPEG): cross-entropy alone against inner distillation",
         "",
-        f"{record['train_images']:,} training and {record['test_images']:,} test images of "
-        f"`{options.data.name}`; "
-        f"{options.epochs} epochs at batch {options.batch_size}, SGD {options.rate} cosine; plans by "
-        f"`{options.importance}` on {options.samples} images; gamma {options.gamma}, normalised by the "
-        f"variance of "
-        f"the parent's features; the last epoch counts. {record['device']}"
-        f", torch {record['versions']['torch']}.",
+        (
+            f"{record['train_images']:,} training and {record['test_images']:,} test images of "
+            f"`{options.data.name}`; "
+            f"{options.epochs} epochs at batch {options.batch_size}, SGD {options.rate} cosine; plans by "
+            f"`{options.importance}` on {options.samples} images; gamma {options.gamma}, normalised by the "
+            f"variance of "
+            f"the parent's features; the last epoch counts. {record['device']}"
+            f", torch {record['versions']['torch']}."
+        ),
         "",
-        "Not comparable with published CIFAR-10 figures: the images are JPEG copies. What compares is the "
-        "difference "
-        "to the parent, and the methods side by side.",
+        (
+            "Not comparable with published CIFAR-10 figures: the images are JPEG copies. What compares is the "
+            "difference "
+            "to the parent, and the methods side by side."
+        ),
         "",
-        "| FLOPs kept at most | parameters | method | top-1 %, mean ± deviation | of seeds | to the parent "
-        "| to CE only |",
+        (
+            "| FLOPs kept at most | parameters | method | top-1 %, mean ± deviation | of seeds | to the parent "
+            "| to CE only |"
+        ),
         "|---|---|---|---|---|---|---|",
     ]
     for budget in sorted({row["budget"] for row in rows}, reverse=True):
