@@ -185,23 +185,21 @@ def write_tables(options: argparse.Namespace) -> None:
         "",
         (
             f"{record['train_images']:,} training and {record['test_images']:,} test images of "
-            f"`{options.data.name}`; "
-            f"{options.epochs} epochs at batch {options.batch_size}, SGD {options.rate} cosine; plans by "
+            f"`{options.data.name}`; {options.epochs} epochs at batch {options.batch_size}, SGD "
+            f"{options.rate} cosine; plans by "
             f"`{options.importance}` on {options.samples} images; gamma {options.gamma}, normalised by the "
-            f"variance of "
-            f"the parent's features; the last epoch counts. {record['device']}"
-            f", torch {record['versions']['torch']}."
+            f"variance of the parent's features; the last epoch counts. {record['device']}, torch "
+            f"{record['versions']['torch']}."
         ),
         "",
         (
-            "Not comparable with published CIFAR-10 figures: the images are JPEG copies. What compares is the "
-            "difference "
-            "to the parent, and the methods side by side."
+            "Not comparable with published CIFAR-10 figures: the images are JPEG copies. What compares is "
+            "the difference to the parent, and the methods side by side."
         ),
         "",
         (
-            "| FLOPs kept at most | parameters | method | top-1 %, mean ± deviation | of seeds | to the parent "
-            "| to CE only |"
+            "| FLOPs kept at most | parameters | method | top-1 %, mean ± deviation | of seeds "
+            "| to the parent | to CE only |"
         ),
         "|---|---|---|---|---|---|---|",
     ]
