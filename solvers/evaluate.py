@@ -42,7 +42,7 @@ class Evaluator:
         shape = (len(numbers), self.count)
         self._forms: Any = csr_array((_array(weights), (rows, columns)), shape=shape)
         self._adjoint: Any = csr_array(self._forms.T)
-        self._squares = [self._square(resource.terms) for resource in instance.resources]
+        self.squares = [self._square(resource.terms) for resource in instance.resources]
         self.tables: list[list[tuple[int, int, int, IntArray]]] = [[] for _ in range(self.count)]
         for r, resource in enumerate(instance.resources):
             for table in resource.tables:
@@ -96,7 +96,7 @@ class Evaluator:
         """Change of cost (R, L) when the group moves from its chosen `level` to each of its levels."""
         step = self.levels[group] - level
         change = gradients[:, group, None] * step[None, :]
-        for r, square in enumerate(self._squares):
+        for r, square in enumerate(self.squares):
             if square[group]:
                 change[r] += square[group] * step * step
         here = int(choice[group])
@@ -109,7 +109,7 @@ class Evaluator:
         """Change of cost (R,) when the group moves from its chosen `level` to the one at `position`."""
         distance = int(self.levels[group][position]) - level
         change = gradients[:, group] * distance
-        for r, square in enumerate(self._squares):
+        for r, square in enumerate(self.squares):
             if square[group]:
                 change[r] += square[group] * distance * distance
         here = int(choice[group])

@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
-from knapsack_prune.cli.app import run_app
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import typer
+
+
+def load_commands() -> typer.Typer:
+    """The application with all its commands.
+
+    Command modules register themselves on import; they import torch, ortools and the like only inside their
+    functions, so that `--help` and the torch-free commands start at once.
+    """
+    from knapsack_prune.cli import pipeline, planning, reading, slimming, solving, training  # noqa: F401
+    from knapsack_prune.cli.app import app
+
+    return app
 
 
 def main() -> None:
     """Entry point of `knapsack-prune`."""
-    # Command modules register themselves on import; they import torch, ortools and the like only
-    # inside their functions, so that `--help` and the torch-free commands start at once.
-    from knapsack_prune.cli import pipeline, planning, reading, solving, training  # noqa: F401
+    from knapsack_prune.cli.app import run_app
 
+    load_commands()
     run_app()

@@ -54,7 +54,7 @@ InputShape = Annotated[
 NumClasses = Annotated[
     int | None,
     typer.Option(
-        "--num-classes", min=1, help="Outputs of the classifier; by default its own.", rich_help_panel=NETWORK
+        "--num-classes", help="Outputs of the classifier; by default its own.", rich_help_panel=NETWORK
     ),
 ]
 Importance = Annotated[
@@ -80,14 +80,13 @@ Samples = Annotated[
     int,
     typer.Option(
         "--samples",
-        min=1,
         help="Training images to score with: shuffled, seeded, balanced over the classes.",
         rich_help_panel=SCORING,
     ),
 ]
 BatchSize = Annotated[
     int,
-    typer.Option("--batch-size", min=1, help="Images per batch when scoring.", rich_help_panel=SCORING),
+    typer.Option("--batch-size", help="Images per batch when scoring.", rich_help_panel=SCORING),
 ]
 FlopsBudget = Annotated[
     str | None,
@@ -112,7 +111,6 @@ RoundTo = Annotated[
     int,
     typer.Option(
         "--round-to",
-        min=1,
         help="Keep a multiple of this many channels in every group (or all of them).",
         rich_help_panel=ALLOCATION,
     ),
@@ -121,7 +119,6 @@ MinChannels = Annotated[
     int,
     typer.Option(
         "--min-channels",
-        min=1,
         help="Keep at least this many channels in a group.",
         rich_help_panel=ALLOCATION,
     ),
@@ -142,4 +139,4 @@ TimeLimit = Annotated[
     float,
     typer.Option("--time-limit", metavar="SECONDS", help="For the solver.", rich_help_panel=SOLVING),
 ]
-Seed = Annotated[int, typer.Option("--seed", min=0, max=2**31 - 1, help="Of everything random.")]
+Seed = Annotated[int, typer.Option("--seed", help="Of everything random.")]

@@ -19,7 +19,7 @@ from knapsack_prune.errors import RequestError
 from knapsack_prune.importance import CRITERIA, DATA_CRITERIA, Scores, score
 from knapsack_prune.models import DEFAULT_NETWORK, Network, load_network
 from knapsack_prune.planner import check_prunable
-from knapsack_prune.trace import trace
+from knapsack_prune.tracing.trace import trace
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,6 +40,9 @@ class NetworkOptions:
 
     def load(self) -> Network:
         """Build the network and tell on standard error where its weights come from."""
+        check_range("--seed", self.seed, 0)
+        if self.num_classes is not None:
+            check_range("--num-classes", self.num_classes, 1)
         network = load_network(
             self.model,
             weights=self.weights,
@@ -81,6 +84,8 @@ class ScoringOptions:
 
     def check(self) -> None:
         """Refuse what is wrong before anything is loaded."""
+        check_range("--samples", self.samples, 1)
+        check_range("--batch-size", self.batch_size, 1)
         if self.importance not in CRITERIA:
             raise RequestError(
                 f"--importance {self.importance!r} is none of the {len(CRITERIA)} criteria: "
@@ -146,6 +151,16 @@ def _score(network: Network, graph: ChannelGraph, scoring: ScoringOptions, stage
     )
     stages.enter(f"scoring on {source}", total=scoring.samples)
     return score(graph, network.model, criterion, data=loader, seed=scoring.seed, progress=stages.done)
+
+
+def check_range(option: str, value: int, least: int) -> None:
+    """Refuse a number below `least` or of more than 31 bits.
+
+    Raises:
+        RequestError: the number is out of range.
+    """
+    if not least <= value < 2**31:
+        raise RequestError(f"{option} {value} is out of range: it must be at least {least} and below 2^31")
 
 
 def parse_shape(text: str) -> tuple[int, ...]:

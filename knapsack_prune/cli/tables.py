@@ -170,7 +170,7 @@ def show_front(console: Console, points: Sequence[FrontPoint]) -> None:
     for point in points:
         name = f"{point.budget:g}" if isinstance(point.budget, float) else f"{point.budget:,}"
         if point.plan is None:
-            table.add_row(name, f"{point.limit:,}", *[""] * 4, "INFEASIBLE", "", "")
+            table.add_row(name, f"{point.limit:,}", *[""] * 4, "NO PLAN", "", "")
             continue
         part, solver = point.plan.budgets[0], point.plan.solver
         table.add_row(
@@ -199,7 +199,7 @@ def front_csv(points: Sequence[FrontPoint]) -> str:
     writer.writerow([*costs, *worth])
     for point in points:
         if point.plan is None:
-            writer.writerow((point.budget, point.limit, *[""] * 8, "INFEASIBLE"))
+            writer.writerow((point.budget, point.limit, *[""] * 8, "NO_PLAN"))
             continue
         part, solver = point.plan.budgets[0], point.plan.solver
         cost = (part.limit, part.parent, part.planned, part.kept_fraction, part.removed_fraction)

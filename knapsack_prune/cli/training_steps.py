@@ -19,7 +19,7 @@ from knapsack_prune.errors import RequestError
 from knapsack_prune.export import SUFFIXES, Exported, ExportFormat
 from knapsack_prune.models import DEFAULT_NETWORK, Network
 from knapsack_prune.plan_file import Plan
-from knapsack_prune.slim import load_slim, slim
+from knapsack_prune.slimming.slim import load_slim, slim
 from knapsack_prune.training.evaluation import Accuracy
 
 

@@ -18,7 +18,7 @@ from knapsack_prune.models import DEFAULT_NETWORK, Network, load_network
 from knapsack_prune.pipeline.config import RunConfig
 from knapsack_prune.pipeline.stamps import Stamps, stage_key
 from knapsack_prune.plan_file import Plan
-from knapsack_prune.slim import load_slim, save_slim, slim
+from knapsack_prune.slimming.slim import load_slim, save_slim, slim
 from knapsack_prune.training.files import write_json
 
 FORMAT = 1  # of the directory; a change makes every stage run again

@@ -75,9 +75,9 @@ def sliced_copy(model: nn.Module, plan: Plan) -> nn.Module:
         memo[id(tensor)] = nn.Parameter(cut, tensor.requires_grad) if is_parameter else cut
     # deepcopy takes what `memo` holds for the original: the wide tensors are never copied.
     small = copy.deepcopy(model, memo)
-    _replace(small, model, plan)
     _set_widths(small, model)
     _set_attributes(small, plan.attributes)
+    _replace(small, model, plan)
     return small
 
 
@@ -132,9 +132,11 @@ def _set_attributes(small: nn.Module, attributes: tuple[AttributePart, ...]) -> 
     modules = dict(small.named_modules())
     for part in attributes:
         module = modules.get(part.module)
-        # A module that was replaced holds its own sizes.
         if module is None or not hasattr(module, part.attribute):
-            continue
+            raise RequestError(
+                f"the plan sets {part.attribute} of module {part.module!r}, which this network does not have; use the "
+                f"network that the plan was made for"
+            )
         if part.item is None:
             setattr(module, part.attribute, part.after)
         else:

@@ -28,6 +28,8 @@ def size_attributes(
         if constant.module not in modules:
             continue
         found = owner(constant.ids)
+        if constant.whole and _one_unit(found):
+            continue
         meanings[constant.module, constant.value].setdefault(_key(constant, found), found)
     attributes = []
     for (module, value), owners in meanings.items():
@@ -51,17 +53,25 @@ def _key(constant: Constant, found: Owner) -> bytes:
     return found.groups[order].tobytes() + found.units[order].tobytes()
 
 
+def _one_unit(found: Owner) -> bool:
+    """Whether a whole dimension lies within one unit: it never shrinks, other dimensions do."""
+    return len(found.groups) > 1 and len(np.unique(np.stack((found.groups, found.units)), axis=1).T) == 1
+
+
 def _places(module: nn.Module, value: int) -> list[tuple[str, int | None]]:
+    """Integers first: items of tuples (a normalised shape) only where no integer has the value, since window and
+    shift sizes are tuples too."""
     places: list[tuple[str, int | None]] = []
+    items: list[tuple[str, int | None]] = []
     for name, attribute in vars(module).items():
         if name.startswith("_") or name == "training":
             continue
         if isinstance(attribute, int) and not isinstance(attribute, bool) and attribute == value:
             places.append((name, None))
         elif isinstance(attribute, (tuple, list)):
-            places += [
+            items += [
                 (name, item)
                 for item, part in enumerate(attribute)
                 if isinstance(part, int) and not isinstance(part, bool) and part == value
             ]
-    return places
+    return places or items

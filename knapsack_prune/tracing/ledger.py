@@ -45,13 +45,17 @@ class LayerRecord:
 
 @dataclass(frozen=True, eq=False)
 class Constant:
-    """An integer argument of an operator which counts channels: the ids that it counts, in argument order."""
+    """An integer argument of an operator which counts channels: the ids that it counts, in argument order.
+
+    `whole` says that it is the size of a dimension, which may also lie within one unit (the size of a head).
+    """
 
     node: str
     module: str
     operator: str
     value: int
     ids: IntArray
+    whole: bool = False
 
 
 @dataclass(frozen=True, eq=False)

@@ -103,6 +103,9 @@ def _apply(context: Context) -> Value:
     if name in CHECKS or context.node.meta.get("val") is None:
         return None
     counted = name in ("matmul", "bmm", "einsum") or name in rules_contraction.FVCORE_POOLING
+    constant = _fold(context, inputs)
+    if constant is not None:
+        return constant
     if untouched and not counted and name not in ("layer_norm", "batch_norm", "group_norm", "instance_norm"):
         return _nothing(context.node.meta["val"])
     if rule is not None:
@@ -111,6 +114,26 @@ def _apply(context: Context) -> Value:
     for value in inputs:
         context.ledger.freeze(context.ids(value).data, reason)
     return _nothing(context.node.meta["val"])
+
+
+def _fold(context: Context, inputs: list[Value]) -> Value:
+    """The value of an operator on integer buffers (indices of a bias table, say), computed; None for others."""
+    if not inputs or not all(isinstance(v, Parameter) and not v.tensor.is_floating_point() for v in inputs):
+        return None
+    args = _values((context.args, context.kwargs))
+    with torch.no_grad():
+        result = context.node.target(*args[0], **args[1])  # type: ignore[operator]
+    return Parameter("", result, False) if isinstance(result, torch.Tensor) else None
+
+
+def _values(value: Any) -> Any:
+    if isinstance(value, Parameter):
+        return value.tensor.clone()
+    if isinstance(value, (list, tuple)):
+        return type(value)(_values(item) for item in value)
+    if isinstance(value, dict):
+        return {key: _values(item) for key, item in value.items()}
+    return value
 
 
 def _nothing(value: Any) -> Value:

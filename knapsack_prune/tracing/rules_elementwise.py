@@ -49,6 +49,7 @@ def elementwise(context: Context) -> Value:
             stretched.append(ids)
             continue
         context.ledger.tie(result, ids.data)
+        _freeze_against_fixed(context, ids, padded)
         result, data = torch.broadcast_tensors(result, ids.data)
         result = torch.where(result == NONE, data, result)
     for ids in stretched:
@@ -57,6 +58,17 @@ def elementwise(context: Context) -> Value:
             Broadcast(first.reshape(-1).numpy(), over.reshape(-1).numpy(), context.operator)
         )
     return Ids(result, shape)
+
+
+def _freeze_against_fixed(context: Context, ids: Ids, operands: list[Ids]) -> None:
+    """Channels that meet elements which cannot be removed (of an input, of a constant) stay."""
+    for other in operands:
+        if other is ids or not any(other.shape[dim] > 1 for dim in ids.varying):
+            continue
+        mine, theirs = torch.broadcast_tensors(ids.data, other.data)
+        fixed = (theirs == NONE) & (mine != NONE)
+        if bool(fixed.any()):
+            context.ledger.freeze(mine[fixed], f"`{context.operator}` joins them with an input or a constant")
 
 
 def _is_tensor(value: Value) -> bool:

@@ -16,12 +16,17 @@ from knapsack_prune.tracing.ids import NONE, Ids
 from knapsack_prune.tracing.ledger import Constant
 
 
-def _counts(context: Context, value: int, ids: Tensor) -> None:
+def _counts(context: Context, value: int, ids: Tensor, *, whole: bool = False) -> None:
     """Write down that the integer `value` counts the channels `ids`."""
     if value > 0 and bool((ids != NONE).any()):
         context.ledger.constants.append(
             Constant(
-                context.node.name, context.module, context.operator, value, ids.contiguous().numpy().copy()
+                context.node.name,
+                context.module,
+                context.operator,
+                value,
+                ids.contiguous().numpy().copy(),
+                whole,
             )
         )
 
@@ -40,7 +45,7 @@ def reshape(context: Context) -> Value:
     for offset, size in enumerate(sizes):
         dim = first + offset
         if isinstance(size, int) and size > 1 and dim in moved.varying:
-            _counts(context, size, moved.line(dim))
+            _counts(context, size, moved.line(dim), whole=True)
     if len(moved.varying) > 1:
         context.ledger.grids.append((moved, context.operator))
     return moved

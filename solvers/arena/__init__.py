@@ -1,0 +1,1 @@
+"""Where solvers meet: generated instances, the runner, its tables and its plots."""

@@ -1,0 +1,213 @@
+"""In which order to eliminate variables, and what each elimination costs (Dechter, bucket elimination, 1999).
+
+Each step removes one variable (or the two parts of a partial sum at once) by maximising over it; what is left is a
+message, a table over the variables it was tied to. Steps come in four kinds:
+
+- `conjugate`: the variable is tied to others by products only: a price look-up for each of their combinations;
+- `table`: it also shares tables or messages with others: every combination is compared;
+- `sum`: base and part of a partial sum go together, their combinations scattered onto the sum's values;
+- `substitute`: a partial sum goes, replaced by what its base and part add up to.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from .network import Network, Sum
+
+LOOKUP = 4  # work of a price look-up, in units of comparing one combination
+MOST_ENTRIES = 2**25  # of one message: 256 MB
+MOST_WORK = 2**33  # of one step
+
+
+@dataclass
+class Bucket:
+    """One elimination: variables `out` leave, a message over `scope` remains, received by bucket `parent`."""
+
+    kind: str
+    out: tuple[int, ...]
+    scope: tuple[int, ...]
+    links: list[tuple[int, int]] = field(default_factory=list)
+    tables: list[tuple[int, int]] = field(default_factory=list)
+    relation: Sum | None = None
+    children: list[int] = field(default_factory=list)
+    parent: int = -1
+    work: int = 0
+
+
+@dataclass
+class Plan:
+    """Buckets in the order of elimination, and products given up because no table could hold their ties."""
+
+    buckets: list[Bucket]
+    roots: list[int]
+    loose: list[tuple[int, int]]
+    work: int
+
+
+def plan(network: Network, most_entries: int = MOST_ENTRIES, most_work: int = MOST_WORK) -> Plan:
+    """Order greedily by the work of a step and of what it forces next."""
+    return _Planner(network, most_entries, most_work).run()
+
+
+class _Planner:
+    def __init__(self, network: Network, most_entries: int, most_work: int) -> None:
+        shape = network.structure
+        self.size = [max(1, d.size) for d in network.domains]
+        self.alive = set(range(len(self.size)))
+        self.links: dict[int, set[int]] = {v: set() for v in self.alive}
+        self.functions: dict[int, frozenset[int]] = {}  # tables and messages, by number
+        self.owner: dict[int, tuple[str, object]] = {}
+        self.dense: dict[int, set[int]] = {v: set() for v in self.alive}
+        self.relations: dict[int, set[Sum]] = {v: set() for v in self.alive}
+        self.most_entries, self.most_work = most_entries, most_work
+        self.scores: dict[int, tuple[float, Bucket]] = {}
+        for u, v in shape.pairs:
+            self.links[u].add(v)
+            self.links[v].add(u)
+        pairs = {t.groups for r in network.instance.resources for t in r.tables if len(t.groups) == 2}
+        for pair in sorted({(min(p), max(p)) for p in pairs}):
+            self._add_function(frozenset(pair), ("table", pair))
+        for link in shape.sums:
+            for v in (link.head, link.base, link.part):
+                self.relations[v].add(link)
+
+    def _add_function(self, scope: frozenset[int], owner: tuple[str, object]) -> None:
+        number = len(self.owner)
+        self.functions[number], self.owner[number] = scope, owner
+        for v in scope:
+            self.dense[v].add(number)
+
+    def run(self) -> Plan:
+        buckets: list[Bucket] = []
+        loose: list[tuple[int, int]] = []
+        roots = []
+        while self.alive:
+            for v in self.alive:
+                if v not in self.scores:
+                    self.scores[v] = self._score(v)
+            v = min(self.alive, key=lambda v: (self.scores[v][0], v))
+            bucket = self.scores[v][1]
+            if self._entries(bucket.scope) > self.most_entries or bucket.work > self.most_work:
+                if self._loosen(loose):
+                    continue
+            number = len(buckets)
+            touched = self._eliminate(bucket, number, buckets)
+            buckets.append(bucket)
+            if not bucket.scope:
+                roots.append(number)
+            near = set(touched)
+            for u in touched:
+                near |= self._near(u)
+            for u in near | set(bucket.out):
+                self.scores.pop(u, None)
+        return Plan(buckets, roots, loose, sum(b.work for b in buckets))
+
+    def _entries(self, scope: tuple[int, ...] | frozenset[int] | set[int]) -> int:
+        return math.prod(self.size[v] for v in scope)
+
+    def _tied(self, v: int) -> set[int]:
+        """Variables that share a table or a message with v."""
+        tied: set[int] = set()
+        for number in self.dense[v]:
+            tied |= self.functions[number]
+        tied.discard(v)
+        return tied
+
+    def _near(self, v: int) -> set[int]:
+        near = self.links[v] | self._tied(v)
+        for link in self.relations[v]:
+            near |= {link.head, link.base, link.part}
+        near.discard(v)
+        return near
+
+    def _step(self, v: int) -> Bucket | None:
+        """The cheapest way to eliminate v now."""
+        relations = self.relations[v]
+        if not relations:
+            scope = self.links[v] | self._tied(v)
+            kind = "table" if self._tied(v) else "conjugate"
+            per_entry = self.size[v] if kind == "table" else LOOKUP
+            return self._bucket(kind, (v,), scope, None, self._entries(scope) * per_entry + self.size[v])
+        if len(relations) > 1:
+            return None
+        (link,) = relations
+        if v == link.head:
+            scope = self.links[v] | self._tied(v) | {link.base, link.part}
+            return self._bucket("substitute", (v,), scope, link, 4 * self._entries(scope))
+        other = link.part if v == link.base else link.base
+        if len(self.relations[other]) > 1:
+            return None
+        pair = {v, other}
+        scope = (self.links[v] | self._tied(v) | self.links[other] | self._tied(other) | {link.head}) - pair
+        work = 4 * self._entries(scope - {link.head}) * self.size[v] * self.size[other]
+        return self._bucket("sum", (link.base, link.part), scope, link, work)
+
+    def _bucket(self, kind: str, out: tuple[int, ...], scope: set[int], link: Sum | None, work: int) -> Bucket:
+        return Bucket(kind, out, tuple(sorted(scope)), relation=link, work=work)
+
+    def _score(self, v: int) -> tuple[float, Bucket]:
+        """Work of the step, of the look-ups that its message makes free, and of the cheapest step forced after it."""
+        bucket = self._step(v)
+        if bucket is None:
+            return math.inf, Bucket("table", (v,), tuple(sorted(self._near(v))), work=2**62)
+        scope = set(bucket.scope)
+        if not scope:
+            return float(bucket.work), bucket
+        gone, work = set(bucket.out), float(bucket.work)
+        for u in sorted(set().union(*(self.links[w] for w in scope)) - scope - gone):
+            if not self._tied(u) and not self.relations[u] and self.links[u] <= scope:
+                gone.add(u)
+                work += LOOKUP * self._entries(self.links[u])
+        after = math.inf
+        for u in scope:
+            near = (self._near(u) | scope) - gone
+            after = min(after, float(self._entries(near | {u})))
+        entries = self._entries(scope)
+        return work + max(0.0, after - entries) + 0.01 * entries, bucket
+
+    def _eliminate(self, bucket: Bucket, number: int, buckets: list[Bucket]) -> set[int]:
+        out = set(bucket.out)
+        touched: set[int] = set()
+        for v in bucket.out:
+            for u in self.links[v]:
+                pair = (min(u, v), max(u, v))
+                if pair not in bucket.links:
+                    bucket.links.append(pair)
+                if u not in out:
+                    self.links[u].discard(v)
+                touched.add(u)
+            self.links[v] = set()
+        for f in sorted({f for v in bucket.out for f in self.dense[v]}):
+            what, item = self.owner[f]
+            if what == "table":
+                bucket.tables.append(item)  # type: ignore[arg-type]
+            else:
+                bucket.children.append(item)  # type: ignore[arg-type]
+                buckets[item].parent = number  # type: ignore[index]
+            for u in self.functions[f]:
+                self.dense[u].discard(f)
+                touched.add(u)
+        if bucket.relation is not None:
+            link = bucket.relation
+            for u in (link.head, link.base, link.part):
+                self.relations[u].discard(link)
+                touched.add(u)
+        self.alive -= out
+        if bucket.scope:
+            self._add_function(frozenset(bucket.scope), ("message", number))
+        return (touched | set(bucket.scope)) - out
+
+    def _loosen(self, loose: list[tuple[int, int]]) -> bool:
+        """Give up the product that ties the largest pair of the most tied variables; False when none is left."""
+        pairs = [(u, v) for u in self.alive for v in self.links[u] if u < v]
+        if not pairs:
+            return False
+        u, v = max(pairs, key=lambda p: (len(self.links[p[0]]) + len(self.links[p[1]]), self._entries(set(p)), p))
+        self.links[u].discard(v)
+        self.links[v].discard(u)
+        loose.append((u, v))
+        for w in {u, v} | self._near(u) | self._near(v):
+            self.scores.pop(w, None)
+        return True

@@ -1,0 +1,77 @@
+"""The public surface: names of the package, commands of the command line, and what importing them costs."""
+
+from __future__ import annotations
+
+import pkgutil
+import subprocess
+import sys
+
+import pytest
+
+import knapsack_prune as kp
+from knapsack_prune.cli import load_commands
+
+NAMES = {
+    "ChannelGraph",
+    "Conduct",
+    "ImageSource",
+    "Network",
+    "Plan",
+    "RequestError",
+    "RunSettings",
+    "Scores",
+    "calibration_loader",
+    "export_network",
+    "finetune",
+    "load_network",
+    "load_slim",
+    "open_source",
+    "plan",
+    "plan_schema",
+    "save_slim",
+    "score",
+    "slim",
+    "trace",
+}
+COMMANDS = {"plan", "sweep", "inspect", "diff", "slim", "verify", "finetune", "evaluate", "export", "run"}
+
+
+def test_public_names() -> None:
+    assert set(kp.__all__) == NAMES
+    assert all(callable(getattr(kp, name)) for name in NAMES)
+    with pytest.raises(AttributeError, match="no attribute 'prune'"):
+        kp.prune  # type: ignore[attr-defined]  # noqa: B018
+
+
+def test_no_module_has_the_name_of_a_public_name() -> None:
+    # `import knapsack_prune.plan` would put the module in the place of the function `kp.plan`.
+    assert not NAMES & {module.name for module in pkgutil.iter_modules(kp.__path__)}
+
+
+def test_commands() -> None:
+    app = load_commands()
+    names = {command.name or command.callback.__name__ for command in app.registered_commands}  # type: ignore[union-attr]
+    assert names == COMMANDS
+
+
+@pytest.mark.parametrize(
+    "statement",
+    ["import knapsack_prune", "from knapsack_prune.cli import load_commands; load_commands()"],
+)
+def test_importing_loads_neither_torch_nor_ortools(statement: str) -> None:
+    heavy = "{'torch', 'ortools', 'pydantic', 'fvcore'}"
+    code = f"{statement}; import sys; print(*({heavy} & sys.modules.keys()))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == ""
+
+
+def test_reading_a_plan_does_not_load_torch() -> None:
+    code = "from knapsack_prune import Plan, RequestError; import sys; print('torch' in sys.modules)"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "False"
+
+
+def test_solvers_load_neither_torch_nor_the_product() -> None:
+    code = "import solvers, sys; print(*({'torch', 'knapsack_prune', 'ortools'} & sys.modules.keys()))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == ""
