@@ -111,20 +111,20 @@ class _Search:
         self.count = len(instance.resources)
         self.shares = [1.0 / max(1, r.budget) for r in instance.resources]
         self.centre = None if start is None else list(start)
-        self.fresh = start is not None and self.count > 1
+        self.fresh = start is not None
+        self.step = 1e-3
         self.width = 0.25
         self.line: Cuts | None = None if start is not None or self.count < 2 else Cuts()
-        self.last = 0.0
 
     def next(self, best: float) -> list[float]:
         if self.count == 0:
             return []
-        if self.count == 1:
-            return [_meet(self.cuts, self.most)]
         if self.fresh:
             self.fresh = False
             assert self.centre is not None
             return self.centre
+        if self.count == 1:
+            return [self._near() if self.centre is not None else _meet(self.cuts, self.most)]
         if self.line is not None:
             point = _meet(self.line, self.most / min(self.shares))
             below = self.line.below([point])
@@ -133,6 +133,17 @@ class _Search:
             self.line = None
         assert self.centre is not None
         return _box(self.cuts, self.centre, self.width, self.shares)
+
+    def _near(self) -> float:
+        """One resource: step away from the start until cuts fall on one side and rise on the other."""
+        assert self.centre is not None
+        slopes = [slope[0] for slope in self.cuts.slopes]
+        if any(s < 0 for s in slopes) and any(s >= 0 for s in slopes):
+            return _meet(self.cuts, self.most)
+        self.step *= 4
+        if slopes[-1] < 0:
+            return min(self.most, max(self.centre[0], 1e-300) * (1 + self.step))
+        return max(0.0, self.centre[0] * (1 - self.step))
 
     def final(self) -> bool:
         """Whether a point that promises nothing ends the search."""
@@ -145,7 +156,7 @@ class _Search:
             slope = [sum(w * s for w, s in zip(self.shares, self.cuts.slopes[k], strict=True))]
             self.line.heights.append(self.cuts.heights[k])
             self.line.slopes.append(slope)
-        if gained > 0 or self.centre is None:
+        if self.count > 1 and (gained > 0 or self.centre is None):
             self.centre = at
         if math.isfinite(promised):
             self.width = min(2.0, self.width * 2) if gained > 0.3 * promised else self.width * 0.7

@@ -28,10 +28,10 @@ from .repair import Repair
 from .result import Result
 from .survivors import TooManyError, allowed, survivors
 
-THINNED = 20  # levels per group in the first, thinned pass
-THINNED_SUMS = 400  # values per partial sum there
+THINNED = 14  # levels per group in the first, thinned pass
+THINNED_SUMS = 200  # values per partial sum there
 FIRST_STEP = 128  # the first threshold lies this fraction of the gap below the bound
-BEAM = 100_000  # partial assignments kept when the lists grow too long
+BEAM = 20_000  # partial assignments kept when the lists grow too long
 MISSES = 4  # searches given up before CP-SAT takes over
 
 
@@ -140,11 +140,12 @@ class _Exact:
             stride = -(-group.levels.size // THINNED)
             positions.append(np.unique(np.append(np.arange(0, group.levels.size, stride), group.levels.size - 1)))
         thin = network(self.structure, positions, most_sums=THINNED_SUMS)
-        dual = minimise(thin, plan(thin), cuts, self.progress, rounds=60, tolerance=1e-6, proves=False)
+        dual = minimise(thin, plan(thin), cuts, self.progress, rounds=60, tolerance=1e-5, proves=False)
         if dual is not None:
             for choice in dual.choices[-2:]:
                 self.repair.improve(choice, self.progress, 3)
-        return cuts, None if dual is None else dual.multipliers
+        # Rounded sums leave costs out, and then cuts are too high to be used elsewhere.
+        return Cuts() if thin.relaxed else cuts, None if dual is None else dual.multipliers
 
     def _polish(self, stage: _Stage, exchanges: int) -> bool:
         better = False
@@ -164,7 +165,7 @@ class _Exact:
     def _reduce(self, stage: _Stage, cuts: Cuts) -> _Stage:
         """Drop levels while that pays, re-optimising multipliers and primal in between."""
         progress = self.progress
-        settled = False
+        settled = False  # whether the multipliers are the best of this very network
         while not progress.closed:
             progress.check()
             before = stage.levels
@@ -175,28 +176,21 @@ class _Exact:
             if narrowed is None:
                 progress.prove(self.value)
                 break
-            order = plan(narrowed)
-            # Multipliers are settled on the smaller network, unless this one is still too large to tell.
-            fresh = narrowed is not stage.network
-            rounds = 30 if fresh or not settled else 0
-            if not rounds:
-                break
-            dual = minimise(
-                narrowed,
-                order,
-                Cuts() if fresh else cuts,
-                progress,
-                rounds=rounds,
-                tolerance=1e-10,
-                floor=self.value,
-                start=stage.dual.multipliers,
-            )
+            fresh = sum(p.size for p in narrowed.positions) < 0.9 * before
+            if not fresh:
+                if settled:
+                    break
+                narrowed = stage.network
+            else:
+                cuts = Cuts()
+            order = plan(narrowed) if fresh else stage.plan
+            start = stage.dual.multipliers
+            dual = minimise(narrowed, order, cuts, progress, rounds=40, floor=self.value, start=start)
             if dual is None:
                 break
-            settled = not fresh
+            settled = True
             stage = _Stage(narrowed, order, dual)
-            if not self._polish(stage, 30) and fresh and stage.levels > 0.9 * before:
-                break
+            self._polish(stage, 30)
         return stage
 
     def _deepen(self, stage: _Stage) -> str | None:
@@ -216,7 +210,7 @@ class _Exact:
                 if misses == 1 and self._beam(stage):
                     step, misses = 0, 0
                 continue
-            step *= 4
+            step *= 4 if len(self.instance.resources) < 2 else 2
             if found is not None:
                 progress.offer(found)
                 progress.prove(self.value)

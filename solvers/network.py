@@ -145,6 +145,7 @@ class Network:
     positions: list[IntArray]
     domains: list[IntArray]
     relaxed: bool = False
+    targets: dict[int, IntArray] = field(default_factory=dict)  # see `sum_targets`, by head
 
     @property
     def instance(self) -> Instance:

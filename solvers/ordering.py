@@ -14,11 +14,18 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+import numpy as np
+import numpy.typing as npt
+
 from .network import Network, Sum
+
+FloatArray = npt.NDArray[np.float64]
 
 LOOKUP = 4  # work of a price look-up, in units of comparing one combination
 MOST_ENTRIES = 2**25  # of one message: 256 MB
 MOST_WORK = 2**33  # of one step
+MUCH_WORK = 100_000_000  # of a whole order, from which others are tried
+TRIES = 8
 
 
 @dataclass
@@ -47,12 +54,22 @@ class Plan:
 
 
 def plan(network: Network, most_entries: int = MOST_ENTRIES, most_work: int = MOST_WORK) -> Plan:
-    """Order greedily by the work of a step and of what it forces next."""
-    return _Planner(network, most_entries, most_work).run()
+    """Order greedily by the work of a step and of what it forces next; where that is much, try others too."""
+    best = _Planner(network, most_entries, most_work).run()
+    random = np.random.default_rng(0)
+    for _ in range(TRIES if best.work > MUCH_WORK and len(best.buckets) <= 400 else 0):
+        noise = np.exp(0.7 * random.standard_normal(len(network.domains)))
+        other = _Planner(network, most_entries, most_work, noise).run()
+        if (len(other.loose), other.work) < (len(best.loose), best.work):
+            best = other
+    return best
 
 
 class _Planner:
-    def __init__(self, network: Network, most_entries: int, most_work: int) -> None:
+    def __init__(
+        self, network: Network, most_entries: int, most_work: int, noise: FloatArray | None = None
+    ) -> None:
+        self.noise = noise
         shape = network.structure
         self.size = [max(1, d.size) for d in network.domains]
         self.alive = set(range(len(self.size)))
@@ -87,7 +104,7 @@ class _Planner:
             for v in self.alive:
                 if v not in self.scores:
                     self.scores[v] = self._score(v)
-            v = min(self.alive, key=lambda v: (self.scores[v][0], v))
+            v = min(self.alive, key=lambda v: (self._rank(v), v))
             bucket = self.scores[v][1]
             if self._entries(bucket.scope) > self.most_entries or bucket.work > self.most_work:
                 if self._loosen(loose):
@@ -104,8 +121,17 @@ class _Planner:
                 self.scores.pop(u, None)
         return Plan(buckets, roots, loose, sum(b.work for b in buckets))
 
+    def _rank(self, v: int) -> float:
+        score = self.scores[v][0]
+        return score if self.noise is None else score * float(self.noise[v])
+
     def _entries(self, scope: tuple[int, ...] | frozenset[int] | set[int]) -> int:
-        return math.prod(self.size[v] for v in scope)
+        entries = 1
+        for v in scope:
+            entries *= self.size[v]
+            if entries > 2**100:  # far more than could ever be held: the exact number is of no use
+                break
+        return entries
 
     def _tied(self, v: int) -> set[int]:
         """Variables that share a table or a message with v."""
@@ -153,8 +179,8 @@ class _Planner:
         if bucket is None:
             return math.inf, Bucket("table", (v,), tuple(sorted(self._near(v))), work=2**62)
         scope = set(bucket.scope)
-        if not scope:
-            return float(bucket.work), bucket
+        if len(scope) < 2 or self._known(scope, set(bucket.out)):
+            return float(bucket.work), bucket  # the message ties nothing that was not tied before
         gone, work = set(bucket.out), float(bucket.work)
         for u in sorted(set().union(*(self.links[w] for w in scope)) - scope - gone):
             if not self._tied(u) and not self.relations[u] and self.links[u] <= scope:
@@ -162,10 +188,16 @@ class _Planner:
                 work += LOOKUP * self._entries(self.links[u])
         after = math.inf
         for u in scope:
-            near = (self._near(u) | scope) - gone
-            after = min(after, float(self._entries(near | {u})))
+            near = (self._near(u) | scope | {u}) - gone
+            # A sum is determined by its parts: its head does not multiply the combinations.
+            near -= {link.head for link in self.relations[u]}
+            after = min(after, float(self._entries(near)))
         entries = self._entries(scope)
         return work + max(0.0, after - entries) + 0.01 * entries, bucket
+
+    def _known(self, scope: set[int], out: set[int]) -> bool:
+        first = next(iter(scope))
+        return any(scope <= self.functions[f] and not self.functions[f] & out for f in self.dense[first])
 
     def _eliminate(self, bucket: Bucket, number: int, buckets: list[Bucket]) -> set[int]:
         out = set(bucket.out)

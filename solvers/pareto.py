@@ -13,14 +13,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .elimination import Relaxation
+from .elimination import Relaxation, whole
 from .instance import IntArray
 from .network import Network
 from .progress import Progress
 from .survivors import Rows, TooManyError
 
-MOST_STATES = 4_000_000
-BLOCK = 2**21
+MOST_STATES = 400_000
+BLOCK = 2**20
 
 
 @dataclass
@@ -81,7 +81,7 @@ class Pareto:
         )
         rest = [np.array([t], dtype=np.int64) for t in totals]
         for root in sorted(roots, key=lambda root: self._list(root).states.row.size):
-            rest = [x - int(r.messages[root]) for x, r in zip(rest, self.relaxations, strict=True)]
+            rest = [x - int(whole(r.messages[root])) for x, r in zip(rest, self.relaxations, strict=True)]
             start = self._join(start, root, np.zeros(1, dtype=np.int64), rest)
         constants = np.array(self.network.structure.constants, dtype=np.int64)
         budgets = np.array([r.budget for r in self.network.instance.resources], dtype=np.int64)
@@ -199,6 +199,8 @@ class Pareto:
             found = States(row[chosen], cost[:, chosen], value[chosen], pointers)
             if total > BLOCK:
                 found = self._undominated(found, found.row)
+                if self.beam is not None and found.row.size > self.beam:
+                    found = self._strongest(found, rest)
             kept.append(found)
             size += found.row.size
             begin = end
@@ -234,7 +236,11 @@ class Pareto:
         fresh = np.append(True, key[1:] != key[:-1])
         if self.resources == 1:
             return states.take(order[_rises(fresh, value)])
-        return states.take(order[_unbeaten(key, value, states.cost[:, order])])
+        good = np.flatnonzero(_unbeaten(key, value, states.cost[:, order]))
+        if self.resources == 2 and good.size > 64:
+            chosen = order[good]
+            good = good[_unbeaten_at_all(key[good], states.cost[1, chosen], states.value[chosen])]
+        return states.take(order[good])
 
 
 def _rises(fresh: IntArray, value: IntArray) -> IntArray:
@@ -264,6 +270,35 @@ def _unbeaten(key: IntArray, value: IntArray, cost: IntArray) -> IntArray:
             beaten &= c[:-back] <= c[back:]
         good[back:] &= ~beaten
     return good
+
+
+def _unbeaten_at_all(key: IntArray, cost: IntArray, value: IntArray) -> IntArray:
+    """Two costs, states sorted by key and the first cost: where none before it has as little cost and as much value.
+
+    Merging blocks of doubling length (Bentley 1980): in each merge, sorted by the second cost, a state of the
+    right block is beaten when the largest value met so far in the left block is not below its own.
+    """
+    size = key.size
+    low = int(value.min())
+    span = int(value.max()) - low + 2
+    if span * (size + 2) >= 2**62:
+        value = np.unique(value, return_inverse=True)[1].astype(np.int64)
+        low, span = 0, int(value.max()) + 2
+    by_cost = np.argsort(cost, kind="stable")
+    place = np.arange(size)
+    beaten = np.zeros(size, dtype=bool)
+    longest = int(np.diff(np.flatnonzero(np.concatenate([[True], key[1:] != key[:-1], [True]]))).max())
+    block = 1
+    while block < 2 * longest:
+        pair = place // (2 * block)
+        group = np.cumsum(np.append(False, (pair[1:] != pair[:-1]) | (key[1:] != key[:-1])))
+        right = (place // block) % 2 == 1
+        order = by_cost[np.argsort(group[by_cost], kind="stable")]
+        lifted = group[order] * span + np.where(right[order], 0, value[order] - low + 1)
+        running = np.maximum.accumulate(lifted) - group[order] * span
+        beaten[order] |= right[order] & (running >= value[order] - low + 1)
+        block *= 2
+    return ~beaten
 
 
 def _concatenate(parts: list[States], like: States, child: int) -> States:

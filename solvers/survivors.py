@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .elimination import NEVER, Relaxation, sum_targets
+from .elimination import NEVER, Relaxation, sum_targets, whole
 from .instance import IntArray
 from .network import Network
 from .ordering import Bucket
@@ -50,7 +50,7 @@ def survivors(relaxations: list[Relaxation], thresholds: list[int]) -> list[Rows
     buckets = first.plan.buckets
     scopes: list[tuple[dict[int, IntArray], list[IntArray]]] = [({}, []) for _ in buckets]
     for root in first.plan.roots:
-        context = [np.array([r.total - int(r.messages[root])], dtype=np.int64) for r in relaxations]
+        context = [np.array([r.total - int(whole(r.messages[root]))], dtype=np.int64) for r in relaxations]
         scopes[root] = ({}, context)
     found: list[Rows] = [None] * len(buckets)  # type: ignore[list-item]
     kept, tried = 0, 0

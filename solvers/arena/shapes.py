@@ -192,3 +192,21 @@ def chain(length: int = 16, width: int = 64, pixels: int = 784) -> Shape:
         source = target
     shape.conv(source, Factor([], [], 1000), 1, 1)
     return shape
+
+
+def wide_star(stages: int = 4, blocks: int = 125, width: int = 1024, pixels: int = 196) -> Shape:
+    """A residual network of any size: `stages` streams and `2 * blocks` inner groups each, all equally wide."""
+    shape = Shape()
+    source: Factor | int = Factor([], [], 3)
+    for stage in range(stages):
+        stream = shape.group(f"stage{stage}", width)
+        shape.conv(source, stream, 9, pixels)
+        for block in range(blocks):
+            first = shape.group(f"stage{stage}.{block}.conv1", width)
+            second = shape.group(f"stage{stage}.{block}.conv2", width)
+            shape.conv(stream, first, 1, pixels)
+            shape.conv(first, second, 9, pixels)
+            shape.conv(second, stream, 1, pixels)
+        source = stream
+    shape.conv(source, Factor([], [], 1000), 1, 1)
+    return shape
