@@ -38,7 +38,10 @@ def count_flops(model: nn.Module, input_shape: Sequence[int]) -> int:
 
 def flops_by_operator(model: nn.Module, input_shape: Sequence[int]) -> dict[str, int]:
     """fvcore's FLOPs of one example, per operator."""
-    from fvcore.nn import FlopCountAnalysis
+    with warnings.catch_warnings():
+        # Importing it runs deprecated functions of torch.
+        warnings.simplefilter("ignore")
+        from fvcore.nn import FlopCountAnalysis
 
     reference = next(model.parameters(), None)
     example = torch.zeros(

@@ -68,7 +68,8 @@ class NetworkOptions:
             checkpoint=self.checkpoint,
             input_shape=self.input_shape or ",".join(map(str, model.input_shape)),
             num_classes=self.num_classes,
-            seed=self.seed,
+            # An untrained parent was initialised with the plan's seed.
+            seed=plan.importance.seed,
         ).load()
 
 
