@@ -1,11 +1,13 @@
 """The default solver: Lagrangian bound by elimination, then exact search on the little that it leaves open.
 
-1. Multipliers: minimise the dual function, first on a thinned set of levels, then on all (`dual`, `elimination`).
+1. Multipliers: minimise the dual function, first on a thinned set of levels, then on all (`dual`,
+   `elimination`).
 2. Primal: repair, fill and exchange from the relaxed problem's choices (`repair`).
 3. Reduce: drop every level that the bound shows in no better choice (`survivors`).
-4. Deepen: ask for a choice worth at least a threshold T just below the bound (`pareto`). Either one is found, then
-   the best such is optimal; or there is none, then T - 1 is a new bound and T is lowered. The work depends on the
-   distance from the bound to the optimum, not on the quality of the primal.
+4. Deepen: ask for a choice worth at least a threshold T just below the bound (`pareto`). Either one is found,
+   then
+   the best such is optimal; or there is none, then T - 1 is a new bound and T is lowered. The work depends on
+   the distance from the bound to the optimum, not on the quality of the primal.
 5. What is then still open goes to CP-SAT, with the best choice as hint, on the levels left (`core`).
 """
 
@@ -36,7 +38,9 @@ MISSES = 4  # searches given up before CP-SAT takes over
 
 
 def run(instance: Instance, progress: Progress) -> Result:
-    """Solve to proof, or as far as the limits allow; Ctrl-C ends the run with the best choice and bound so far."""
+    """Solve to proof, or as far as the limits allow; Ctrl-C ends the run with the best choice and bound so
+    far.
+    """
     why = proof_of_infeasibility(instance)
     if why:
         return progress.infeasible(why)
@@ -51,7 +55,7 @@ def run(instance: Instance, progress: Progress) -> Result:
 
 @dataclass
 class _Stage:
-    """A network that holds every choice better than the best, how to eliminate it, and its best relaxation."""
+    """A network that holds every choice better than the best, an order for it, and its best relaxation."""
 
     network: Network
     plan: Plan
@@ -105,10 +109,14 @@ class _Exact:
     def _weak(self, net: Network, order: Plan) -> None:
         """Say so when the bound starts out weaker than the full relaxation's."""
         if net.relaxed:
-            self.progress.note("partial sums have too many values: rounded down, which weakens the first bounds")
+            self.progress.note(
+                "partial sums have too many values: rounded down, which weakens the first bounds"
+            )
         if order.loose:
             count = len(order.loose)
-            self.progress.note(f"ties are too wide for tables: {count} products bounded linearly, a weaker first bound")
+            self.progress.note(
+                f"ties are too wide for tables: {count} products bounded linearly, a weaker first bound"
+            )
 
     def _start(self, full: Network, order: Plan) -> str | None:
         """A first choice; or a proof that one resource alone cannot be met, where tables hide it."""
@@ -123,7 +131,8 @@ class _Exact:
                 if cheapest.total < 0:
                     least = resource.budget - cheapest.total
                     return (
-                        f"resource {resource.name!r} costs at least {least}, over its budget of {resource.budget}; "
+                        f"resource {resource.name!r} costs at least {least}, "
+                        f"over its budget of {resource.budget}; "
                         f"give it a budget of {least} or more"
                     )
                 self.repair.improve(cheapest.choice(), progress, 0)
@@ -138,7 +147,9 @@ class _Exact:
         positions: list[IntArray] = []
         for group in self.instance.groups:
             stride = -(-group.levels.size // THINNED)
-            positions.append(np.unique(np.append(np.arange(0, group.levels.size, stride), group.levels.size - 1)))
+            positions.append(
+                np.unique(np.append(np.arange(0, group.levels.size, stride), group.levels.size - 1))
+            )
         thin = network(self.structure, positions, most_sums=THINNED_SUMS)
         dual = minimise(thin, plan(thin), cuts, self.progress, rounds=60, tolerance=1e-5, proves=False)
         if dual is not None:
@@ -246,17 +257,22 @@ class _Exact:
     def _around(self, dual: Dual, net: Network, order: Plan) -> list[Relaxation]:
         """The best relaxation again on this network, and some with multipliers around its own.
 
-        A partial assignment far from the budget's share it should take is cut off by a steeper or a flatter price.
+        A partial assignment far from the budget's share it should take is cut off by a steeper or a flatter
+        price.
         """
         best, count = dual.relaxation, len(dual.multipliers)
         points = [best.numerators]
         scales = [best.scale]
         factors = [[f] * count for f in (0.8, 0.93, 0.98, 1.02, 1.07, 1.2)]
         if count > 1:
-            factors += [[f if r == k else 1.0 for r in range(count)] for k in range(count) for f in (0.9, 1.1)]
+            factors += [
+                [f if r == k else 1.0 for r in range(count)] for k in range(count) for f in (0.9, 1.1)
+            ]
         for factor in factors:
             numerators, scale = numbers(net, [m * f for m, f in zip(dual.multipliers, factor, strict=True)])
             if scale >= 4:
                 points.append(numerators)
                 scales.append(scale)
-        return [Relaxation(net, order, p, s, self.progress.check) for p, s in zip(points, scales, strict=True)]
+        return [
+            Relaxation(net, order, p, s, self.progress.check) for p, s in zip(points, scales, strict=True)
+        ]
