@@ -80,7 +80,7 @@ def measure(name: str, budgets: list[float], time_limit: float) -> dict[str, Any
     from knapsack_prune.planner import plan_from_scores
     from knapsack_prune.slimming.gate import check_slim
     from knapsack_prune.slimming.slicing import sliced_copy
-    from knapsack_prune.tracing.trace import trace
+    from knapsack_prune.slimming.probe import trace
 
     base = peak()
     network = load_network(name)

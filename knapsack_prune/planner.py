@@ -29,7 +29,7 @@ from knapsack_prune.plan_file import (
     SolverPart,
     StagePart,
 )
-from knapsack_prune.tracing.trace import trace
+from knapsack_prune.slimming.probe import trace
 
 Terms = Sequence[CostTerm | TabulatedTerm]
 

@@ -85,6 +85,7 @@ def resolve(
     member, group_sites = _membership(ledger, classes, frozen, sites)
     groups = _groups(member, sites, group_sites)
     flops = tuple(_terms(ledger, member))
+    attributes, sized = size_attributes(ledger, model, member.owner)
     return ChannelGraph(
         fingerprint=fingerprint(model),
         input_shape=input_shape,
@@ -96,7 +97,8 @@ def resolve(
         ),
         flops=flops,
         params=_parameter_terms(model, sites, member),
-        attributes=size_attributes(ledger, model, member.owner),
+        attributes=attributes,
+        sized=sized,
         full_width=tuple(
             FullWidthModule(name, dim, owner)
             for name, dim, owner in ((n, d, member.owner(ids)) for n, d, ids in ledger.full_width)
