@@ -87,7 +87,10 @@ class Model:
 
 
 def build(
-    instance: Instance, hint: Sequence[int] | None = None, above: int | None = None, at_most: int | None = None
+    instance: Instance,
+    hint: Sequence[int] | None = None,
+    above: int | None = None,
+    at_most: int | None = None,
 ) -> Model:
     """The natural model of an instance; `hint` is a choice to start from, `above` < value <= `at_most`."""
     from ortools.sat.python import cp_model
@@ -143,14 +146,12 @@ def build(
             model.add_element(index, flat, entry)
             cost = cost + entry
         model.add(cost <= resource.budget)
-    value = (
-        sum(
-            (
-                cp_model.LinearExpr.weighted_sum(x, g.values.tolist())
-                for x, g in zip(literals, instance.groups, strict=True)
-            ),
-            start=cp_model.LinearExpr.weighted_sum([], []),
-        )
+    value = sum(
+        (
+            cp_model.LinearExpr.weighted_sum(x, g.values.tolist())
+            for x, g in zip(literals, instance.groups, strict=True)
+        ),
+        start=cp_model.LinearExpr.weighted_sum([], []),
     )
     model.maximize(value)
     if above is not None:

@@ -33,7 +33,10 @@ class Cuts:
 
     def below(self, at: Sequence[float]) -> float:
         """What the cuts say the dual function is at least."""
-        found = (h + sum(m * s for m, s in zip(at, slope, strict=True)) for h, slope in zip(self.heights, self.slopes, strict=True))
+        found = (
+            h + sum(m * s for m, s in zip(at, slope, strict=True))
+            for h, slope in zip(self.heights, self.slopes, strict=True)
+        )
         return max(found, default=-math.inf)
 
 
@@ -128,7 +131,7 @@ class _Search:
         if self.line is not None:
             point = _meet(self.line, self.most / min(self.shares))
             below = self.line.below([point])
-            if self.centre is None or len(self.line.heights) < 25 and best - below > 1e-4 * abs(best):
+            if self.centre is None or (len(self.line.heights) < 25 and best - below > 1e-4 * abs(best)):
                 return [point * s for s in self.shares]
             self.line = None
         assert self.centre is not None

@@ -71,7 +71,8 @@ class Relaxation:
         self.network, self.plan, self.scale, self.numerators = network, plan, scale, list(numerators)
         shape, instance = network.structure, network.instance
         self.constant = sum(
-            p * (r.budget - c) for p, r, c in zip(numerators, instance.resources, shape.constants, strict=True)
+            p * (r.budget - c)
+            for p, r, c in zip(numerators, instance.resources, shape.constants, strict=True)
         )
         self.unary: list[IntArray] = []
         for v, domain in enumerate(network.domains):
@@ -122,7 +123,9 @@ class Relaxation:
 
     def pieces(self, bucket: Bucket) -> list[tuple[tuple[int, ...], Message, bool]]:
         """Tables and children's messages of a bucket: (scope, array, whether it may hold `NEVER`)."""
-        found: list[tuple[tuple[int, ...], Message, bool]] = [(p, self.tables[p], False) for p in bucket.tables]
+        found: list[tuple[tuple[int, ...], Message, bool]] = [
+            (p, self.tables[p], False) for p in bucket.tables
+        ]
         found += [(self.plan.buckets[c].scope, self.messages[c], self.never[c]) for c in bucket.children]
         return found
 
@@ -234,7 +237,11 @@ class Lookup:
     """A message by price look-up, not stored: large ones are made where they are used, and sliced by price."""
 
     def __init__(
-        self, conjugate: Conjugate, scope: tuple[int, ...], prices: dict[int, IntArray], shape: tuple[int, ...]
+        self,
+        conjugate: Conjugate,
+        scope: tuple[int, ...],
+        prices: dict[int, IntArray],
+        shape: tuple[int, ...],
     ) -> None:
         self.conjugate, self.scope, self.prices, self.shape = conjugate, scope, prices, shape
         self.ndim = len(shape)
@@ -278,7 +285,9 @@ def _table(self: Relaxation, bucket: Bucket) -> tuple[IntArray, bool]:
     (v,) = bucket.out
     domains, scope = self.network.domains, bucket.scope
     axes = (*scope, v)
-    pieces = [(s, whole(a), flag) for s, a, flag in sorted(self.pieces(bucket), key=lambda piece: piece[1].ndim)]
+    pieces = [
+        (s, whole(a), flag) for s, a, flag in sorted(self.pieces(bucket), key=lambda piece: piece[1].ndim)
+    ]
     never = any(flag for _, _, flag in pieces)
     shape = tuple(domains[u].size for u in scope)
     own = self.unary[v]
@@ -394,4 +403,9 @@ def _substitute(self: Relaxation, bucket: Bucket) -> tuple[IntArray, bool]:
 
 
 Message = Union[IntArray, Lookup]  # noqa: UP007
-_STEPS: dict[str, Callable[[Relaxation, Bucket], tuple[Message, bool]]] = {"conjugate": _conjugate, "table": _table, "sum": _sum, "substitute": _substitute}
+_STEPS: dict[str, Callable[[Relaxation, Bucket], tuple[Message, bool]]] = {
+    "conjugate": _conjugate,
+    "table": _table,
+    "sum": _sum,
+    "substitute": _substitute,
+}

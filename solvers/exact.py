@@ -105,10 +105,14 @@ class _Exact:
     def _weak(self, net: Network, order: Plan) -> None:
         """Say so when the bound starts out weaker than the full relaxation's."""
         if net.relaxed:
-            self.progress.note("partial sums have too many values: rounded down, which weakens the first bounds")
+            self.progress.note(
+                "partial sums have too many values: rounded down, which weakens the first bounds"
+            )
         if order.loose:
             count = len(order.loose)
-            self.progress.note(f"ties are too wide for tables: {count} products bounded linearly, a weaker first bound")
+            self.progress.note(
+                f"ties are too wide for tables: {count} products bounded linearly, a weaker first bound"
+            )
 
     def _start(self, full: Network, order: Plan) -> str | None:
         """A first choice; or a proof that one resource alone cannot be met, where tables hide it."""
@@ -138,7 +142,9 @@ class _Exact:
         positions: list[IntArray] = []
         for group in self.instance.groups:
             stride = -(-group.levels.size // THINNED)
-            positions.append(np.unique(np.append(np.arange(0, group.levels.size, stride), group.levels.size - 1)))
+            positions.append(
+                np.unique(np.append(np.arange(0, group.levels.size, stride), group.levels.size - 1))
+            )
         thin = network(self.structure, positions, most_sums=THINNED_SUMS)
         dual = minimise(thin, plan(thin), cuts, self.progress, rounds=60, tolerance=1e-5, proves=False)
         if dual is not None:
@@ -253,10 +259,14 @@ class _Exact:
         scales = [best.scale]
         factors = [[f] * count for f in (0.8, 0.93, 0.98, 1.02, 1.07, 1.2)]
         if count > 1:
-            factors += [[f if r == k else 1.0 for r in range(count)] for k in range(count) for f in (0.9, 1.1)]
+            factors += [
+                [f if r == k else 1.0 for r in range(count)] for k in range(count) for f in (0.9, 1.1)
+            ]
         for factor in factors:
             numerators, scale = numbers(net, [m * f for m, f in zip(dual.multipliers, factor, strict=True)])
             if scale >= 4:
                 points.append(numerators)
                 scales.append(scale)
-        return [Relaxation(net, order, p, s, self.progress.check) for p, s in zip(points, scales, strict=True)]
+        return [
+            Relaxation(net, order, p, s, self.progress.check) for p, s in zip(points, scales, strict=True)
+        ]

@@ -103,7 +103,9 @@ def _top(instance: Instance, factor: Factor) -> int:
 def _items(instance: Instance, factor: Factor) -> tuple[int, Items]:
     """The form without its constant as a common divisor and the (group, weight) pairs left over."""
     pairs = [
-        (g, w) for g, w in zip(factor.groups, factor.weights, strict=True) if w and int(instance.groups[g].levels[-1])
+        (g, w)
+        for g, w in zip(factor.groups, factor.weights, strict=True)
+        if w and int(instance.groups[g].levels[-1])
     ]
     divisor = math.gcd(*(w for _, w in pairs)) if pairs else 1
     return divisor, frozenset((g, w // divisor) for g, w in pairs)

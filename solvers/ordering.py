@@ -170,7 +170,9 @@ class _Planner:
         work = 4 * self._entries(scope - {link.head}) * self.size[v] * self.size[other]
         return self._bucket("sum", (link.base, link.part), scope, link, work)
 
-    def _bucket(self, kind: str, out: tuple[int, ...], scope: set[int], link: Sum | None, work: int) -> Bucket:
+    def _bucket(
+        self, kind: str, out: tuple[int, ...], scope: set[int], link: Sum | None, work: int
+    ) -> Bucket:
         return Bucket(kind, out, tuple(sorted(scope)), relation=link, work=work)
 
     def _score(self, v: int) -> tuple[float, Bucket]:
@@ -236,7 +238,9 @@ class _Planner:
         pairs = [(u, v) for u in self.alive for v in self.links[u] if u < v]
         if not pairs:
             return False
-        u, v = max(pairs, key=lambda p: (len(self.links[p[0]]) + len(self.links[p[1]]), self._entries(set(p)), p))
+        u, v = max(
+            pairs, key=lambda p: (len(self.links[p[0]]) + len(self.links[p[1]]), self._entries(set(p)), p)
+        )
         self.links[u].discard(v)
         self.links[v].discard(u)
         loose.append((u, v))

@@ -77,7 +77,10 @@ class Pareto:
         roots = self.plan.roots
         totals = [r.total for r in self.relaxations]
         start = States(
-            np.zeros(1, dtype=np.int64), np.zeros((self.resources, 1), dtype=np.int64), np.zeros(1, np.int64), {}
+            np.zeros(1, dtype=np.int64),
+            np.zeros((self.resources, 1), dtype=np.int64),
+            np.zeros(1, np.int64),
+            {},
         )
         rest = [np.array([t], dtype=np.int64) for t in totals]
         for root in sorted(roots, key=lambda root: self._list(root).states.row.size):
@@ -149,9 +152,7 @@ class Pareto:
         cost, value = self._own(number)
         states = States(np.arange(rows.key.size), cost, value, {})
         # What the rest can add: the worth of the row without its own part and that of the children joined so far.
-        rest = [
-            worth - self._worth(k, cost, value) for k, worth in enumerate(rows.worth)
-        ]
+        rest = [worth - self._worth(k, cost, value) for k, worth in enumerate(rows.worth)]
         children = sorted(bucket.children, key=lambda c: self._list(c).states.row.size)
         for child in children:
             met = rows.child_keys[child]
@@ -304,7 +305,7 @@ def _unbeaten_at_all(key: IntArray, cost: IntArray, value: IntArray) -> IntArray
 def _concatenate(parts: list[States], like: States, child: int) -> States:
     if not parts:
         empty: IntArray = np.zeros(0, dtype=np.int64)
-        return States(empty, like.cost[:, :0], empty, {c: empty for c in (*like.pointers, child)})
+        return States(empty, like.cost[:, :0], empty, dict.fromkeys((*like.pointers, child), empty))
     return States(
         np.concatenate([p.row for p in parts]),
         np.concatenate([p.cost for p in parts], axis=1),

@@ -105,7 +105,10 @@ def _rows(
             raise TooManyError
         block = max(1, BLOCK // max(1, size))
         pieces = [
-            (np.repeat(np.arange(k, min(keys, k + block)), size), {v: np.tile(np.arange(size), min(keys, k + block) - k)})
+            (
+                np.repeat(np.arange(k, min(keys, k + block)), size),
+                {v: np.tile(np.arange(size), min(keys, k + block) - k)},
+            )
             for k in range(0, keys, block)
         ]
     kept_keys, kept_out, kept_worth = [], [], []
@@ -161,7 +164,9 @@ def _sum_rows(
         before = int(ends[low - 1]) if low else 0
         high = max(low + 1, int(np.searchsorted(ends, before + BLOCK, side="right")))
         key = np.repeat(np.arange(low, high), counts[low:high])
-        offset = np.arange(key.size) - np.repeat(np.cumsum(counts[low:high]) - counts[low:high], counts[low:high])
+        offset = np.arange(key.size) - np.repeat(
+            np.cumsum(counts[low:high]) - counts[low:high], counts[low:high]
+        )
         where = starts[at[link.head][key]] + offset
         pieces.append((key, {link.base: base[where], link.part: part[where]}))
         low = high
@@ -178,7 +183,9 @@ def _substitute_rows(
     return [(key, {link.head: head[key]})]
 
 
-def _hand_down(relaxations: list[Relaxation], rows: Rows, child: int) -> tuple[dict[int, IntArray], list[IntArray]]:
+def _hand_down(
+    relaxations: list[Relaxation], rows: Rows, child: int
+) -> tuple[dict[int, IntArray], list[IntArray]]:
     """Keys of a child that rows meet, and the child's context at them; notes on the rows which key each meets."""
     first = relaxations[0]
     scope = first.plan.buckets[child].scope
@@ -195,7 +202,9 @@ def _hand_down(relaxations: list[Relaxation], rows: Rows, child: int) -> tuple[d
     context, messages = [], []
     for k, relaxation in enumerate(relaxations):
         message = relaxation.messages[child][tuple(at[v] for v in scope)]
-        best = np.maximum.reduceat(rows.worth[k][order], starts) if starts.size else np.zeros(0, dtype=np.int64)
+        best = (
+            np.maximum.reduceat(rows.worth[k][order], starts) if starts.size else np.zeros(0, dtype=np.int64)
+        )
         context.append(best - np.maximum(message, NEVER))
         messages.append(message)
     rows.child_keys[child], rows.child_messages[child] = met, messages

@@ -105,9 +105,9 @@ def _verified(path: Path, plan: Plan, parent: Network, progress: Stages) -> list
     from knapsack_prune.cost import count_params, total
     from knapsack_prune.importance import WEIGHT_CRITERIA, score
     from knapsack_prune.slimming.gate import check_slim
+    from knapsack_prune.slimming.probe import trace
     from knapsack_prune.slimming.slicing import sliced_copy
     from knapsack_prune.slimming.slim import check_fingerprint
-    from knapsack_prune.slimming.probe import trace
 
     check_fingerprint(parent.model, plan)
     checks = [("fingerprint", plan.model.fingerprint)]

@@ -53,7 +53,9 @@ def check_slim(model: nn.Module, small: nn.Module, plan: Plan, *, seed: int = 0)
         GateError: outputs or FLOPs differ.
     """
     imitated = {"layer_norm"}
-    others = tuple(f"{part.operator} in {part.module}" for part in plan.mixing if part.operator not in imitated)
+    others = tuple(
+        f"{part.operator} in {part.module}" for part in plan.mixing if part.operator not in imitated
+    )
     flops = None
     if importlib.util.find_spec("fvcore") is not None:
         from knapsack_prune.cost import count_flops
@@ -75,7 +77,9 @@ def check_slim(model: nn.Module, small: nn.Module, plan: Plan, *, seed: int = 0)
     difference = 0.0
     for ours, theirs in zip(_tensors(found), _tensors(wanted), strict=True):
         if ours.shape != theirs.shape:
-            raise GateError(f"the slim network gives shape {tuple(ours.shape)}, its parent {tuple(theirs.shape)}")
+            raise GateError(
+                f"the slim network gives shape {tuple(ours.shape)}, its parent {tuple(theirs.shape)}"
+            )
         scale = float(theirs.abs().max()) or 1.0
         difference = max(difference, float((ours - theirs).abs().max()) / scale)
     if not difference <= TOLERANCE:
@@ -134,7 +138,11 @@ class _KeptNorms(TorchFunctionMode):
         self._kept = kept
 
     def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
         if func is F.layer_norm:

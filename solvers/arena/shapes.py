@@ -62,7 +62,9 @@ class Shape:
         groups = []
         for label, width, scores in zip(self.names, self.widths, drawn, strict=True):
             kept = np.cumsum(np.sort(scores)[::-1])
-            levels = np.unique(np.append(np.arange(round_to, width + 1, round_to), width if width < round_to else []))
+            levels = np.unique(
+                np.append(np.arange(round_to, width + 1, round_to), width if width < round_to else [])
+            )
             levels = levels.astype(np.int64)
             groups.append(Group(label, levels, np.rint(kept[levels - 1] * scale).astype(np.int64)))
         full = Instance(name, groups, [Resource("flops", 0, self.flops), Resource("params", 0, self.params)])

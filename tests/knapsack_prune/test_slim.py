@@ -195,5 +195,7 @@ def test_code_that_cannot_follow_is_frozen_before_anything_is_planned() -> None:
     graph = kp.trace(model, EXAMPLE)
     assert [group.name for group in graph.groups] == ["b"]
     (reason,) = (frozen.reason for frozen in graph.frozen if frozen.name == "a")
-    assert reason.startswith("the code of the network does not follow other widths (shape '[-1, 8, 64]' is invalid")
+    assert reason.startswith(
+        "the code of the network does not follow other widths (shape '[-1, 8, 64]' is invalid"
+    )
     kp.slim(model, random_plan(model, graph, 0, 0.7))
