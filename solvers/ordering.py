@@ -26,6 +26,7 @@ MOST_ENTRIES = 2**25  # of one message: 256 MB
 MOST_WORK = 2**33  # of one step
 MUCH_WORK = 100_000_000  # of a whole order, from which others are tried
 TRIES = 8
+MANY = 24  # products from which a variable is not looked at as the next step after another
 
 
 @dataclass
@@ -116,7 +117,10 @@ class _Planner:
                 roots.append(number)
             near = set(touched)
             for u in touched:
-                near |= self._near(u)
+                if len(self.links[u]) <= MANY:
+                    near |= self._near(u)
+                for link in self.relations[u]:
+                    near |= {link.head, link.base, link.part}
             for u in near | set(bucket.out):
                 self.scores.pop(u, None)
         return Plan(buckets, roots, loose, sum(b.work for b in buckets))
@@ -184,17 +188,20 @@ class _Planner:
         if len(scope) < 2 or self._known(scope, set(bucket.out)):
             return float(bucket.work), bucket  # the message ties nothing that was not tied before
         gone, work = set(bucket.out), float(bucket.work)
-        for u in sorted(set().union(*(self.links[w] for w in scope)) - scope - gone):
+        few = [u for u in bucket.scope if len(self.links[u]) <= MANY]
+        for u in sorted(set().union(*(self.links[w] for w in few)) - scope - gone):
             if not self._tied(u) and not self.relations[u] and self.links[u] <= scope:
                 gone.add(u)
                 work += LOOKUP * self._entries(self.links[u])
         after = math.inf
-        for u in scope:
+        for u in few:
             near = (self._near(u) | scope | {u}) - gone
             # A sum is determined by its parts: its head does not multiply the combinations.
             near -= {link.head for link in self.relations[u]}
             after = min(after, float(self._entries(near)))
         entries = self._entries(scope)
+        if not few:
+            after = 0.0
         return work + max(0.0, after - entries) + 0.01 * entries, bucket
 
     def _known(self, scope: set[int], out: set[int]) -> bool:
