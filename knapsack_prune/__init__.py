@@ -14,7 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from knapsack_prune.channels import ChannelGraph as ChannelGraph
+    from knapsack_prune.data import ImageSource as ImageSource
+    from knapsack_prune.data import calibration_loader as calibration_loader
+    from knapsack_prune.data import open_source as open_source
     from knapsack_prune.errors import RequestError as RequestError
+    from knapsack_prune.export import export_network as export_network
     from knapsack_prune.importance import Scores as Scores
     from knapsack_prune.importance import score as score
     from knapsack_prune.models import Network as Network
@@ -26,16 +30,26 @@ if TYPE_CHECKING:
     from knapsack_prune.slimming.slim import save_slim as save_slim
     from knapsack_prune.slimming.slim import slim as slim
     from knapsack_prune.tracing.trace import trace as trace
+    from knapsack_prune.training.finetune import finetune as finetune
+    from knapsack_prune.training.settings import Conduct as Conduct
+    from knapsack_prune.training.settings import RunSettings as RunSettings
 
 # No public name may be that of a module of this package: importing the module would replace the name.
 _HOMES = {
     "ChannelGraph": "channels",
+    "Conduct": "training.settings",
+    "ImageSource": "data",
     "Network": "models",
     "Plan": "plan_file",
     "RequestError": "errors",
+    "RunSettings": "training.settings",
     "Scores": "importance",
+    "calibration_loader": "data",
+    "export_network": "export",
+    "finetune": "training.finetune",
     "load_network": "models",
     "load_slim": "slimming.slim",
+    "open_source": "data",
     "plan": "planner",
     "plan_schema": "plan_file",
     "save_slim": "slimming.slim",
@@ -46,12 +60,19 @@ _HOMES = {
 
 __all__ = [
     "ChannelGraph",
+    "Conduct",
+    "ImageSource",
     "Network",
     "Plan",
     "RequestError",
+    "RunSettings",
     "Scores",
+    "calibration_loader",
+    "export_network",
+    "finetune",
     "load_network",
     "load_slim",
+    "open_source",
     "plan",
     "plan_schema",
     "save_slim",

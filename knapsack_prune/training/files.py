@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from knapsack_prune.errors import RequestError
+from knapsack_prune.files import write_text
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
@@ -25,17 +26,8 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
             waiting.unlink(missing_ok=True)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically."""
-
-    def write(waiting: Path) -> None:
-        waiting.write_text(text)
-
-    write_atomically(path, write)
-
-
 def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file atomically."""
+    """Write a JSON file atomically; errors as in `files.write_text`."""
     write_text(path, json.dumps(content, indent=2) + "\n")
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from knapsack_prune.training.files import write_text
+from knapsack_prune.files import write_text
 
 
 def write_summary(path: Path, history: Sequence[dict[str, Any]]) -> None:

@@ -19,6 +19,7 @@ from knapsack_prune.data.batches import (
     evaluation_batches,
     training_data,
 )
+from knapsack_prune.data.decoded import DecodedImages
 from knapsack_prune.data.images import ImageSet, ImageSubset, Unreadable
 from knapsack_prune.data.preparation import Preparation
 from knapsack_prune.data.sampling import hold_out
@@ -57,7 +58,12 @@ class Session:
     """Trains and evaluates networks of one input shape on one source."""
 
     def __init__(
-        self, source: ImageSource, input_shape: Sequence[int], settings: RunSettings, conduct: Conduct
+        self,
+        source: ImageSource,
+        input_shape: Sequence[int],
+        settings: RunSettings,
+        conduct: Conduct,
+        test_only: bool = False,
     ) -> None:
         """Open the device and the data.
 
@@ -68,6 +74,7 @@ class Session:
             every
                 run of this session.
             conduct: device, cache and workers.
+            test_only: nothing will be trained, so that training images need not be decoded.
 
         Raises:
             RequestError: no such device, no test images, no image that can be read, or too little memory.
@@ -92,9 +99,9 @@ class Session:
             accelerator.process_index,
         )
         self._train, held = _split(source, settings)
-        self._decoded = (
-            decode_training(self._train, self._preparation, self._delivery) if conduct.cache else None
-        )
+        self._decoded: DecodedImages | None = None
+        if conduct.cache and not test_only:
+            self._decoded = decode_training(self._train, self._preparation, self._delivery)
         self._test = self._evaluation(source.test_images())
         self._held = None if held is None else self._evaluation(held)
         self.held_out_images = 0 if held is None else len(held.labels)

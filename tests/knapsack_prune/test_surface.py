@@ -13,12 +13,19 @@ from knapsack_prune.cli import load_commands
 
 NAMES = {
     "ChannelGraph",
+    "Conduct",
+    "ImageSource",
     "Network",
     "Plan",
     "RequestError",
+    "RunSettings",
     "Scores",
+    "calibration_loader",
+    "export_network",
+    "finetune",
     "load_network",
     "load_slim",
+    "open_source",
     "plan",
     "plan_schema",
     "save_slim",
@@ -26,7 +33,7 @@ NAMES = {
     "slim",
     "trace",
 }
-COMMANDS = {"plan", "sweep", "inspect", "diff", "slim", "verify"}
+COMMANDS = {"plan", "sweep", "inspect", "diff", "slim", "verify", "finetune", "evaluate", "export", "run"}
 
 
 def test_public_names() -> None:

@@ -1,0 +1,1 @@
+"""`run`: plan, slim, fine-tune, evaluate and export from one file."""

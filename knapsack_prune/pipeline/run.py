@@ -1,0 +1,241 @@
+"""Plan, slim, fine-tune, evaluate and export in one go, skipping what is there and still valid."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from knapsack_prune.data import ImageSource, Normalisation, calibration_loader, open_source, require_classes
+from knapsack_prune.errors import RequestError
+from knapsack_prune.models import DEFAULT_NETWORK, Network, load_network
+from knapsack_prune.pipeline.config import RunConfig
+from knapsack_prune.pipeline.stamps import Stamps, stage_key
+from knapsack_prune.plan_file import Plan
+from knapsack_prune.slimming.slim import load_slim, save_slim, slim
+from knapsack_prune.training.files import write_json
+
+FORMAT = 1  # of the directory; a change makes every stage run again
+DATA_CRITERIA = ("taylor", "taylor_abs", "fisher")
+Tell = Callable[[str, str], None]
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run found; `report` is what `report.json` says, `skipped` the stages that were still valid."""
+
+    report: dict[str, Any]
+    skipped: tuple[str, ...]
+
+
+class Run:
+    """One run in one directory."""
+
+    def __init__(self, config: RunConfig, directory: Path, tell: Tell, progress: bool) -> None:
+        """Prepare a run.
+
+        Args:
+            config: what to do.
+            directory: where everything goes: `plan.json`, `slim/`, `trained/`, `evaluation.json`,
+            `exported/`,
+                `report.json`, and `stages.json`, which remembers what each stage was made from.
+            tell: called with a stage's name and what happens to it.
+            progress: whether to show bars.
+        """
+        self._config = config
+        self._directory = directory
+        self._tell = tell
+        self._progress = progress
+        self._stamps = Stamps(directory)
+        self._skipped: list[str] = []
+        self._parent: Network | None = None
+        self._source: ImageSource | None = None
+
+    def execute(self) -> RunResult:
+        """Do every stage that is not valid any more.
+
+        Raises:
+            RequestError: a stage's request is wrong or cannot be met.
+            KeyboardInterrupt: after Ctrl-C; the same call continues where it was.
+        """
+        config, folder = self._config, self._directory
+        base = {
+            "format": FORMAT,
+            "model": self._identity(),
+            "data": config.data.model_dump(),
+        }
+        key = stage_key({**base, "plan": config.plan.model_dump()})
+        self._stage("plan", key, self._plan)
+        key = stage_key({"before": key})
+        self._stage("slim", key, self._slim)
+        key = stage_key(
+            {"before": key, "finetune": config.finetune.model_dump(exclude={"device", "workers"})}
+        )
+        self._stage("finetune", key, lambda: self._finetune(key))
+        trained = key
+        key = stage_key({"before": trained, "evaluate": 1})
+        self._stage("evaluate", key, self._evaluate)
+        report: dict[str, Any] = {
+            "plan": json.loads((folder / "plan.json").read_text())["budgets"],
+            "result": json.loads((folder / "trained" / "result.json").read_text()),
+            "evaluation": json.loads((folder / "evaluation.json").read_text()),
+        }
+        if config.export.formats:
+            key = stage_key({"before": trained, "export": config.export.model_dump()})
+            self._stage("export", key, self._export)
+            report["export"] = json.loads((folder / "exported" / "export.json").read_text())
+        write_json(folder / "report.json", report)
+        return RunResult(report, tuple(self._skipped))
+
+    def _stage(self, name: str, key: str, work: Callable[[], list[Path]]) -> None:
+        if self._stamps.valid(name, key):
+            self._tell(name, "already there and still valid")
+            self._skipped.append(name)
+            return
+        self._tell(name, "…")
+        self._stamps.finish(name, key, work())
+
+    def _identity(self) -> dict[str, Any]:
+        """What names the parent: its options, and the digest of a checkpoint's bytes."""
+        model = self._config.model
+        found = model.model_dump()
+        if model.checkpoint is not None:
+            try:
+                found["checkpoint"] = stage_key({"bytes": model.checkpoint.read_bytes().hex()})
+            except OSError as error:
+                raise RequestError(
+                    f"checkpoint {model.checkpoint} cannot be read: {error.strerror}"
+                ) from error
+        return found
+
+    def parent(self) -> Network:
+        """The parent, loaded once."""
+        if self._parent is None:
+            model = self._config.model
+            self._parent = load_network(
+                model.name,
+                weights=model.weights,
+                checkpoint=model.checkpoint,
+                input_shape=model.input_shape,
+                num_classes=model.num_classes,
+                seed=self._config.plan.seed,
+            )
+        return self._parent
+
+    def source(self) -> ImageSource:
+        """The dataset, opened once."""
+        if self._source is None:
+            data, parent = self._config.data, self.parent()
+            if data.source is None and parent.name != DEFAULT_NETWORK:
+                raise RequestError(
+                    f"no data.source is given for {parent.name}: give an image folder, torch/cifar10 or "
+                    f"digits"
+                )
+            if (data.mean is None) != (data.std is None):
+                raise RequestError("1 of data.mean and data.std is given: both are needed, or neither")
+            normalisation = Normalisation(data.mean, data.std) if data.mean and data.std else None
+            self._source = open_source(data.source or "digits", data.root, normalisation)
+            if parent.num_classes is not None:
+                require_classes(self._source, parent.num_classes)
+        return self._source
+
+    def _plan(self) -> list[Path]:
+        from knapsack_prune.planner import plan
+
+        section, parent = self._config.plan, self.parent()
+        images = None
+        if section.importance in DATA_CRITERIA:
+            images = calibration_loader(
+                self.source(), section.samples, section.seed, section.batch_size, parent.input_shape
+            )
+        found = plan(
+            parent.model,
+            torch.zeros(1, *parent.input_shape),
+            flops_budget=section.flops_budget,
+            params_budget=section.params_budget,
+            importance=section.importance,
+            data=images,
+            round_to=section.round_to,
+            min_channels=section.min_channels,
+            keep=section.keep,
+            solver=section.solver,
+            time_limit=section.time_limit,
+            seed=section.seed,
+            name=parent.name,
+            weights=parent.weights,
+        )
+        path = self._directory / "plan.json"
+        found.save(path)
+        return [path]
+
+    def _slim(self) -> list[Path]:
+        plan = Plan.load(self._directory / "plan.json")
+        return _saved(slim(self.parent().model, plan), plan, self._directory / "slim")
+
+    def _finetune(self, key: str) -> list[Path]:
+        from knapsack_prune.training.finetune import finetune
+
+        section, folder = self._config.finetune, self._directory / "trained"
+        origin = folder / "made_from.json"
+        if not origin.exists() or json.loads(origin.read_text()) != key:
+            # What lies there was begun from other inputs: its checkpoints are of another run.
+            shutil.rmtree(folder, ignore_errors=True)
+            write_json(origin, key)
+        plan = Plan.load(self._directory / "plan.json")
+        finetune(
+            self.parent().model,
+            plan,
+            self.source(),
+            folder,
+            section.settings,
+            section.conduct(self._progress),
+            mask=section.mask,
+            distill_layers=section.distill_layers,
+        )
+        return [folder / name for name in ("model.safetensors", "plan.json", "config.json", "result.json")]
+
+    def _trained(self) -> nn.Module:
+        return load_slim(self._directory / "trained", lambda: self.parent().model)
+
+    def _evaluate(self) -> list[Path]:
+        from knapsack_prune.training.session import Session
+
+        section = self._config.finetune
+        session = Session(
+            self.source(),
+            self.parent().input_shape,
+            section.settings,
+            section.conduct(self._progress),
+            test_only=True,
+        )
+        found = session.accuracy(self._trained())
+        path = self._directory / "evaluation.json"
+        write_json(path, {"top1": found.top1, "top5": found.top5, "loss": found.loss, "images": found.images})
+        return [path]
+
+    def _export(self) -> list[Path]:
+        from knapsack_prune.export import SUFFIXES, export_network
+
+        section, folder = self._config.export, self._directory / "exported"
+        shape = self.parent().input_shape
+        records: dict[str, list[dict[str, Any]]] = {}
+        paths = []
+        for name, network in (("model", self._trained()), ("parent", self.parent().model)):
+            for kind in section.formats:
+                path = folder / f"{name}{SUFFIXES[kind]}"
+                found = export_network(network, shape, path, kind, section.batches, section.seconds)
+                records.setdefault(name, []).append(found.record())
+                paths.append(path)
+        write_json(folder / "export.json", records)
+        return [*paths, folder / "export.json"]
+
+
+def _saved(network: nn.Module, plan: Plan, folder: Path) -> list[Path]:
+    save_slim(network, plan, folder)
+    return [folder / name for name in ("model.safetensors", "plan.json", "config.json")]
