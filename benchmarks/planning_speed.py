@@ -111,15 +111,16 @@ def main() -> None:
     lines = [
         "# Time to plan",
         "",
-        f"Command: `python benchmarks/planning_speed.py -o benchmarks/results/planning_speed --runs {options.runs}`. "
-        + f"Machine: 2 cores, {platform.machine()}, Python {platform.python_version()}; {', '.join(found)}.",
+        "Command: `python benchmarks/planning_speed.py -o benchmarks/results/planning_speed "
+        f"--runs {options.runs}`. Machine: 2 cores, {platform.machine()}, Python {platform.python_version()}; "
+        f"{', '.join(found)}.",
         "",
-        f"Whole command `knapsack-prune plan --model resnet50 --flops-budget 0.5 --importance l1`: median {plans:.2f} s; "
-        + f"`python -c 'import torch, torchvision'`: median {imports:.2f} s, in turns; the bound of twice that plus 2 s is "
-        + f"{2 * imports + 2:.2f} s.",
+        "Whole command `knapsack-prune plan --model resnet50 --flops-budget 0.5 --importance l1`: median "
+        f"{plans:.2f} s; `python -c 'import torch, torchvision'`: median {imports:.2f} s, in turns; the bound of "
+        f"twice that plus 2 s is {2 * imports + 2:.2f} s.",
         "",
-        "Seconds within a process, imports apart; Torch-Pruning: graph and global magnitude pruning at ratio 0.3, and the "
-        + "share of multiply-adds that it left.",
+        "Seconds within a process, imports apart; Torch-Pruning: graph and global magnitude pruning at ratio "
+        "0.3, and the share of multiply-adds that it left.",
         "",
         "| network | trace | score and build | fvcore's recount | Torch-Pruning | left at ratio 0.3 |",
         "|---|---|---|---|---|---|",
