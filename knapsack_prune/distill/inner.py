@@ -118,7 +118,18 @@ class InnerLoss(nn.Module):
         return torch.stack(weighted).mean()
 
     def _select(self, feature: Tensor, name: str | None, dim: int) -> Tensor:
-        return feature if name is None else feature.index_select(dim, self.get_buffer(name))
+        return feature if name is None else _kept_channels(feature, dim, self.get_buffer(name))
+
+
+def _kept_channels(feature: Tensor, dim: int, kept: Tensor) -> Tensor:
+    """The kept channels in the feature's own memory format.
+
+    `index_select` gives channels-first memory whatever it is given: comparing that with a channels-last
+    feature is slow, and its gradient would force a conversion at every layer before.
+    """
+    if feature.dim() == 4 and dim == 1 and feature.is_contiguous(memory_format=torch.channels_last):
+        return feature.permute(0, 2, 3, 1).index_select(3, kept).permute(0, 3, 1, 2)
+    return feature.index_select(dim, kept)
 
 
 def _distance(ours: Tensor, theirs: Tensor) -> Tensor:

@@ -43,6 +43,23 @@ def test_kept_compares_with_exactly_the_kept_channels() -> None:
     assert masked([wide], logits, [theirs], logits) == pytest.approx(1.25)
 
 
+def test_kept_channels_keep_their_memory_format() -> None:
+    # A channels-first target made every layer of a channels-last student convert its gradient.
+    stages = [StageMatch("stage", 1, 4, (1, 3))]
+    loss = InnerLoss(stages, "kept")
+    theirs, logits = torch.randn(2, 4, 3, 3), torch.zeros(2, 5)
+    values, gradients = [], []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        ours = theirs[:, 2:].clone(memory_format=layout).requires_grad_(True)
+        value = loss([ours], logits, [theirs.contiguous(memory_format=layout)], logits)
+        (gradient,) = torch.autograd.grad(value, ours)
+        assert gradient.is_contiguous(memory_format=layout)
+        values.append(float(value))
+        gradients.append(gradient)
+    assert values[0] == pytest.approx(values[1])
+    torch.testing.assert_close(gradients[0], gradients[1])
+
+
 @pytest.mark.parametrize(
     ("shape", "dim"), [((2, 3, 4, 4), 1), ((2, 4, 4, 3), 3), ((2, 6, 3), 2), ((2, 3), 1)]
 )
