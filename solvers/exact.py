@@ -1,11 +1,13 @@
 """The default solver: Lagrangian bound by elimination, then exact search on the little that it leaves open.
 
-1. Multipliers: minimise the dual function, first on a thinned set of levels, then on all (`dual`, `elimination`).
+1. Multipliers: minimise the dual function, first on a thinned set of levels, then on all (`dual`,
+   `elimination`).
 2. Primal: repair, fill and exchange from the relaxed problem's choices (`repair`).
 3. Reduce: drop every level that the bound shows in no better choice (`survivors`).
-4. Deepen: ask for a choice worth at least a threshold T just below the bound (`pareto`). Either one is found, then
-   the best such is optimal; or there is none, then T - 1 is a new bound and T is lowered. The work depends on the
-   distance from the bound to the optimum, not on the quality of the primal.
+4. Deepen: ask for a choice worth at least a threshold T just below the bound (`pareto`). Either one is found,
+   then
+   the best such is optimal; or there is none, then T - 1 is a new bound and T is lowered. The work depends on
+   the distance from the bound to the optimum, not on the quality of the primal.
 5. What is then still open goes to CP-SAT, with the best choice as hint, on the levels left (`core`).
 """
 
@@ -36,7 +38,9 @@ MISSES = 4  # searches given up before CP-SAT takes over
 
 
 def run(instance: Instance, progress: Progress) -> Result:
-    """Solve to proof, or as far as the limits allow; Ctrl-C ends the run with the best choice and bound so far."""
+    """Solve to proof, or as far as the limits allow; Ctrl-C ends the run with the best choice and bound so
+    far.
+    """
     why = proof_of_infeasibility(instance)
     if why:
         return progress.infeasible(why)
@@ -51,7 +55,7 @@ def run(instance: Instance, progress: Progress) -> Result:
 
 @dataclass
 class _Stage:
-    """A network that holds every choice better than the best, how to eliminate it, and its best relaxation."""
+    """A network that holds every choice better than the best, an order for it, and its best relaxation."""
 
     network: Network
     plan: Plan
@@ -127,7 +131,8 @@ class _Exact:
                 if cheapest.total < 0:
                     least = resource.budget - cheapest.total
                     return (
-                        f"resource {resource.name!r} costs at least {least}, over its budget of {resource.budget}; "
+                        f"resource {resource.name!r} costs at least {least}, "
+                        f"over its budget of {resource.budget}; "
                         f"give it a budget of {least} or more"
                     )
                 self.repair.improve(cheapest.choice(), progress, 0)
@@ -252,7 +257,8 @@ class _Exact:
     def _around(self, dual: Dual, net: Network, order: Plan) -> list[Relaxation]:
         """The best relaxation again on this network, and some with multipliers around its own.
 
-        A partial assignment far from the budget's share it should take is cut off by a steeper or a flatter price.
+        A partial assignment far from the budget's share it should take is cut off by a steeper or a flatter
+        price.
         """
         best, count = dual.relaxation, len(dual.multipliers)
         points = [best.numerators]

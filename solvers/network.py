@@ -1,9 +1,9 @@
 """The instance as a network of variables: pairwise products, and partial sums for concatenations.
 
-A factored term `c (k + sum w_i x_i) (m + sum u_j y_j)` over many groups would tie all of them together. Each form
-over several groups becomes a variable of its own instead, built from partial sums `s = a + w b` that forms share
-when one contains another (dense concatenation: each layer's form is its predecessor's plus one group). Then every
-term is `q x y` of two variables, `q x`, or a constant, and a DenseNet is a chain.
+A factored term `c (k + sum w_i x_i) (m + sum u_j y_j)` over many groups would tie all of them together. Each
+form over several groups becomes a variable of its own instead, built from partial sums `s = a + w b` that
+forms share when one contains another (dense concatenation: each layer's form is its predecessor's plus one
+group). Then every term is `q x y` of two variables, `q x`, or a constant, and a DenseNet is a chain.
 """
 
 from __future__ import annotations
@@ -139,8 +139,9 @@ MOST_SUMS = 6000  # distinct values of a partial sum; beyond, they are rounded d
 class Network:
     """A structure with the levels still allowed.
 
-    `positions[g]` are the allowed positions of group g, `domains[v]` the values of variable v (levels or sums,
-    increasing). `relaxed` tells that sums were rounded down: costs only fall by it, so bounds stay valid.
+    `positions[g]` are the allowed positions of group g, `domains[v]` the values of variable v (levels or
+    sums, increasing). `relaxed` tells that sums were rounded down: costs only fall by it, so bounds stay
+    valid.
     """
 
     structure: Structure

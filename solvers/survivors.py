@@ -31,7 +31,8 @@ class Rows:
     """Surviving combinations of one bucket: position per variable, key (combination of the scope), worth.
 
     `worth[k]` (m,) is `scale` times the best relaxed value through each row under multiplier k, `context[k]`
-    the part of it from outside the subtree, per key; `child_keys[c]` (m,) the key of child c that a row meets.
+    the part of it from outside the subtree, per key; `child_keys[c]` (m,) the key of child c that a row
+    meets.
     """
 
     at: dict[int, IntArray]
@@ -45,7 +46,7 @@ class Rows:
 
 
 def survivors(relaxations: list[Relaxation], thresholds: list[int]) -> list[Rows]:
-    """Rows of every bucket whose worth reaches the threshold under every multiplier. Raises `TooManyError`."""
+    """Rows of every bucket worth the threshold under every multiplier. Raises `TooManyError`."""
     first = relaxations[0]
     buckets = first.plan.buckets
     scopes: list[tuple[dict[int, IntArray], list[IntArray]]] = [({}, []) for _ in buckets]
@@ -186,7 +187,9 @@ def _substitute_rows(
 def _hand_down(
     relaxations: list[Relaxation], rows: Rows, child: int
 ) -> tuple[dict[int, IntArray], list[IntArray]]:
-    """Keys of a child that rows meet, and the child's context at them; notes on the rows which key each meets."""
+    """Keys of a child that rows meet, and the child's context at them; notes on the rows which key each
+    meets.
+    """
     first = relaxations[0]
     scope = first.plan.buckets[child].scope
     code: IntArray = np.zeros(rows.key.size, dtype=np.int64)

@@ -13,7 +13,7 @@ import knapsack_prune as kp
 from knapsack_prune.cost import total
 from knapsack_prune.errors import RequestError
 
-from .zoo import ZOO, conv, enliven
+from .zoo import ZOO, enliven
 
 EXAMPLE = torch.zeros(1, 3, 8, 8)
 
