@@ -105,13 +105,19 @@ class Session:
         self._decoded: DecodedImages | None = None
         if conduct.cache and not test_only:
             self._decoded = decode_training(self._train, self._preparation, self._delivery)
-        self._test = self._evaluation(source.test_images())
-        self._held = None if held is None else self._evaluation(held)
+        self._test = self.plain_batches(source.test_images())
+        self._held = None if held is None else self.plain_batches(held)
         self.held_out_images = 0 if held is None else len(held.labels)
         self.train_images = len(self._train.labels)
 
-    def _evaluation(self, images: ImageSet) -> EvaluationBatches:
+    def plain_batches(self, images: ImageSet) -> EvaluationBatches:
+        """This process's share of `images`, without augmentation, prepared for the networks' input."""
         return evaluation_batches(images, self._preparation, self._delivery, self._settings.batch_size)
+
+    @property
+    def test(self) -> EvaluationBatches:
+        """This process's share of the test images."""
+        return self._test
 
     @property
     def layout(self) -> torch.memory_format:
