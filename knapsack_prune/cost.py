@@ -74,7 +74,9 @@ def check_polynomial(graph: ChannelGraph, model: nn.Module) -> None:
         raise AssertionError(f"the FLOPs polynomial differs from fvcore's count: {'; '.join(differing)}")
     params = total(graph.params, graph.sizes)
     if params != count_params(model):
-        raise AssertionError(f"the parameters polynomial gives {params}, the network has {count_params(model)}")
+        raise AssertionError(
+            f"the parameters polynomial gives {params}, the network has {count_params(model)}"
+        )
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from knapsack_prune.errors import RequestError
 from knapsack_prune.importance import CRITERIA, DATA_CRITERIA, Scores, score
 from knapsack_prune.models import DEFAULT_NETWORK, Network, load_network
 from knapsack_prune.planner import check_prunable
-from knapsack_prune.tracing.trace import trace
+from knapsack_prune.slimming.probe import trace
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
