@@ -34,7 +34,14 @@ TIMM = (
     "res2net50_26w_4s",
     "hrnet_w18",
 )
-OWN = ("cifar_resnet20", "cifar_resnet56", "cifar_resnet110", "cifar_vgg16_bn", "cifar_wrn16_8", "cifar_preresnet164")
+OWN = (
+    "cifar_resnet20",
+    "cifar_resnet56",
+    "cifar_resnet110",
+    "cifar_vgg16_bn",
+    "cifar_wrn16_8",
+    "cifar_preresnet164",
+)
 TRANSFORMERS = ("vit_", "swin_", "maxvit", "deit")
 
 
@@ -79,8 +86,8 @@ def measure(name: str, budgets: list[float], time_limit: float) -> dict[str, Any
     from knapsack_prune.models import load_network
     from knapsack_prune.planner import plan_from_scores
     from knapsack_prune.slimming.gate import check_slim
+    from knapsack_prune.slimming.probe import trace
     from knapsack_prune.slimming.slicing import sliced_copy
-    from knapsack_prune.tracing.trace import trace
 
     base = peak()
     network = load_network(name)
@@ -145,7 +152,9 @@ def peak() -> int:
 
 def table(records: list[dict[str, Any]]) -> str:
     """The results as Markdown."""
-    versions = ", ".join(f"{p} {version(p)}" for p in ("torch", "torchvision", "timm", "ortools", "fvcore", "numpy"))
+    versions = ", ".join(
+        f"{p} {version(p)}" for p in ("torch", "torchvision", "timm", "ortools", "fvcore", "numpy")
+    )
     rows = [row for record in records for row in record.get("rows", [])]
     exact = sum(row["planned"] == row["recount"] for row in rows)
     over = sum(row["planned"] > row["limit"] for row in rows)
@@ -163,17 +172,20 @@ def table(records: list[dict[str, Any]]) -> str:
         f"Command: `python benchmarks/families.py -o benchmarks/results/families`. Machine: 2 cores, "
         f"{platform.machine()}, Python {platform.python_version()}; {versions}.",
         "",
-        f"{len(records)} networks, {len(rows)} plans (`--round-to 1`, l1, seeded heavy-tailed weights). fvcore's count of the "
+        f"{len(records)} networks, {len(rows)} plans (`--round-to 1`, l1, seeded heavy-tailed weights). "
+        "fvcore's count of the "
         f"slim network equals the plan's as an integer in {exact} of {len(rows)}; {over} are over their limit. "
         f"CNN families use at least {min(used, default=0):.2%} of the limit. Slim and masked outputs differ by at most "
         f"{max(compared, default=0):.1e} of the largest output ({len(compared)} compared; the others normalise across "
-        f"pruned channels by a mean, marked \\*). {sum(row['status'] == 'OPTIMAL' for row in rows)} plans are proved optimal, "
+        f"pruned channels by a mean, marked \\*). {sum(row['status'] == 'OPTIMAL' for row in rows)} "
+        "plans are proved optimal, "
         f"the largest gap of the others is {max((row['gap'] for row in rows), default=0):.1e}.",
         "",
         "*frozen*: share of the parent's FLOPs that no plan can remove. *used*: planned FLOPs / limit, per budget. "
         "*memory*: peak growth of the process while loading and planning, beside twice the parameters plus 1.5 GB.",
         "",
-        "| network | GFLOPs | groups | units | frozen | used | largest gap | difference | trace s | plan s | slim s | memory GB |",
+        "| network | GFLOPs | groups | units | frozen | used | largest gap | difference | trace s | "
+        "plan s | slim s | memory GB |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for record in records:
@@ -195,7 +207,9 @@ def table(records: list[dict[str, Any]]) -> str:
             f"| {max(row['slim_seconds'] for row in mine)} "
             f"| {record['planning_peak_bytes'] / 1e9:.2f} / {bound:.2f} |"
         )
-    reasons = [(r["network"], why) for r in records for why in r.get("frozen_why", []) if r["frozen_share"] > 1e-3]
+    reasons = [
+        (r["network"], why) for r in records for why in r.get("frozen_why", []) if r["frozen_share"] > 1e-3
+    ]
     lines += ["", "## What is frozen, and why (shares over 0.1 %)", ""]
     lines += [f"- {network}: {why}" for network, why in reasons] or ["Nothing."]
     return "\n".join(lines) + "\n"
@@ -203,18 +217,22 @@ def table(records: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     """Run what is missing, then write the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--only", default="*", help="glob over names")
     parser.add_argument("--budgets", default="0.3,0.5,0.7")
     parser.add_argument("--time-limit", type=float, default=10.0, help="seconds for the solver, per plan")
-    parser.add_argument("--memory", type=float, default=20.0, help="GB of address space beyond torch's own 12 GB")
+    parser.add_argument(
+        "--memory", type=float, default=14.0, help="GB of address space"
+    )
     parser.add_argument("--timeout", type=float, default=900.0, help="seconds per network")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
     budgets = [float(part) for part in options.budgets.split(",")]
     if options.one:
-        limit = int((options.memory + 12) * 1e9)
+        limit = int(options.memory * 1e9)
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
         print(json.dumps(measure(options.one, budgets, options.time_limit)))
         return
@@ -228,12 +246,16 @@ def main() -> None:
             continue
         command = [sys.executable, __file__, *sys.argv[1:], "--one", name]
         try:
-            run = subprocess.run(command, capture_output=True, text=True, timeout=options.timeout, check=False)
+            run = subprocess.run(
+                command, capture_output=True, text=True, timeout=options.timeout, check=False
+            )
             failed = run.returncode != 0
             last = (run.stderr.strip().splitlines() or ["killed"])[-1][:200]
         except subprocess.TimeoutExpired:
             failed, last = True, f"not finished after {options.timeout:.0f} s"
-        record = {"network": name, "error": last} if failed else json.loads(run.stdout.strip().splitlines()[-1])
+        record = (
+            {"network": name, "error": last} if failed else json.loads(run.stdout.strip().splitlines()[-1])
+        )
         done[name] = record
         with log.open("a") as file:
             file.write(json.dumps(record) + "\n")

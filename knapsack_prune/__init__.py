@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     from knapsack_prune.plan_file import Plan as Plan
     from knapsack_prune.plan_file import plan_schema as plan_schema
     from knapsack_prune.planner import plan as plan
+    from knapsack_prune.slimming.probe import trace as trace
     from knapsack_prune.slimming.slim import load_slim as load_slim
     from knapsack_prune.slimming.slim import save_slim as save_slim
     from knapsack_prune.slimming.slim import slim as slim
-    from knapsack_prune.tracing.trace import trace as trace
     from knapsack_prune.training.finetune import finetune as finetune
     from knapsack_prune.training.settings import Conduct as Conduct
     from knapsack_prune.training.settings import RunSettings as RunSettings
@@ -55,7 +55,7 @@ _HOMES = {
     "save_slim": "slimming.slim",
     "score": "importance",
     "slim": "slimming.slim",
-    "trace": "tracing.trace",
+    "trace": "slimming.probe",
 }
 
 __all__ = [

@@ -104,16 +104,18 @@ def build_instance(
     terms = terms or graph.cost_terms()
     whole = float(sum(values.sum() for values in scores.values))
     if not whole > 0:
-        raise RequestError(f"importance {scores.criterion!r}: all scores are zero, so that nothing tells units apart")
+        raise RequestError(
+            f"importance {scores.criterion!r}: all scores are zero, so that nothing tells units apart"
+        )
     scale = TOTAL_VALUE / whole
     groups = []
     for group, values in zip(graph.groups, scores.values, strict=True):
         levels = widths.levels(group)
         cumulated = np.cumsum(values[ranked(values)])
-        groups.append(solvers.Group(group.name, levels, np.rint(cumulated[levels - 1] * scale).astype(np.int64)))
-    resources = [
-        _resource(resource, budget, terms[resource], groups) for resource, budget in budgets.items()
-    ]
+        groups.append(
+            solvers.Group(group.name, levels, np.rint(cumulated[levels - 1] * scale).astype(np.int64))
+        )
+    resources = [_resource(resource, budget, terms[resource], groups) for resource, budget in budgets.items()]
     return solvers.Instance(name, groups, resources, value_scale=scale)
 
 
@@ -163,9 +165,7 @@ def _infeasible(instance: solvers.Instance) -> str:
     )
 
 
-def _resource(
-    name: str, budget: int, terms: Terms, groups: Sequence[solvers.Group]
-) -> solvers.Resource:
+def _resource(name: str, budget: int, terms: Terms, groups: Sequence[solvers.Group]) -> solvers.Resource:
     constant = 0
     products: list[solvers.Term] = []
     tables: list[solvers.Table] = []
@@ -183,7 +183,9 @@ def _resource(
         for form in factors:
             if form not in known:
                 known[form] = solvers.Factor(
-                    [group for group, _ in form.weights], [weight for _, weight in form.weights], form.constant
+                    [group for group, _ in form.weights],
+                    [weight for _, weight in form.weights],
+                    form.constant,
                 )
         products.append(solvers.Term(coefficient, [known[form] for form in factors]))
     return solvers.Resource(name, budget, products, tables, constant)

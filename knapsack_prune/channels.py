@@ -245,6 +245,7 @@ class ChannelGraph:
         params: terms of the number of trainable and frozen parameters.
         attributes: integers of modules that follow the widths.
         full_width: modules to be run at the parent's width.
+        sized: modules with an operator whose integer arguments count removable channels.
         mixing: operators that normalise across channels: there the slim network is not the masked parent,
             since means and variances run over the kept channels only.
         stages: the features in which stages end, in execution order.
@@ -260,6 +261,7 @@ class ChannelGraph:
     attributes: tuple[SizeAttribute, ...] = ()
     full_width: tuple[FullWidthModule, ...] = ()
     mixing: tuple[Mixing, ...] = ()
+    sized: tuple[str, ...] = ()
     stages: tuple[StageFeature, ...] = ()
 
     @property

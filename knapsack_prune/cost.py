@@ -38,7 +38,10 @@ def count_flops(model: nn.Module, input_shape: Sequence[int]) -> int:
 
 def flops_by_operator(model: nn.Module, input_shape: Sequence[int]) -> dict[str, int]:
     """fvcore's FLOPs of one example, per operator."""
-    from fvcore.nn import FlopCountAnalysis
+    with warnings.catch_warnings():
+        # Importing it runs deprecated functions of torch.
+        warnings.simplefilter("ignore")
+        from fvcore.nn import FlopCountAnalysis
 
     reference = next(model.parameters(), None)
     example = torch.zeros(
@@ -71,7 +74,9 @@ def check_polynomial(graph: ChannelGraph, model: nn.Module) -> None:
         raise AssertionError(f"the FLOPs polynomial differs from fvcore's count: {'; '.join(differing)}")
     params = total(graph.params, graph.sizes)
     if params != count_params(model):
-        raise AssertionError(f"the parameters polynomial gives {params}, the network has {count_params(model)}")
+        raise AssertionError(
+            f"the parameters polynomial gives {params}, the network has {count_params(model)}"
+        )
 
 
 @contextmanager

@@ -31,7 +31,9 @@ def write_bytes(path: Path, content: bytes) -> None:
             Path(temporary).unlink(missing_ok=True)
             raise
     except OSError as error:
-        raise RequestError(f"cannot write {path}: {error.strerror or error}; choose another place with -o") from error
+        raise RequestError(
+            f"cannot write {path}: {error.strerror or error}; choose another place with -o"
+        ) from error
 
 
 def write_text(path: Path, text: str) -> None:

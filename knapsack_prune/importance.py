@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -166,7 +166,7 @@ def _gradient_scores(
     data: Batches,
     progress: Callable[[int], None] | None,
 ) -> tuple[list[FloatArray], int]:
-    parameters = {name: tensor for name, tensor in model.named_parameters()}
+    parameters = dict(model.named_parameters())
     filters = [(name, dim) for name, dim in _filters(graph) if parameters[name].dim() > 1]
     tensors = [parameters[name] for name, _ in filters]
     accumulated: list[Tensor] = []
@@ -182,7 +182,9 @@ def _gradient_scores(
                     f"input is broken: check --checkpoint and --data"
                 )
             gradients = torch.autograd.grad(loss, tensors)
-            for index, ((_, dim), tensor, gradient) in enumerate(zip(filters, tensors, gradients, strict=True)):
+            for index, ((_, dim), tensor, gradient) in enumerate(
+                zip(filters, tensors, gradients, strict=True)
+            ):
                 if criterion == "taylor":
                     found = gradient
                 else:
@@ -212,7 +214,7 @@ def _gradient_scores(
 
 
 @contextmanager
-def _differentiable(model: nn.Module, tensors: list[Tensor]) -> Iterator[None]:
+def _differentiable(model: nn.Module, tensors: Sequence[Tensor]) -> Iterator[None]:
     """Evaluation mode, with gradients for `tensors` only; everything is put back."""
     wanted = {id(tensor) for tensor in tensors}
     before = {name: tensor.requires_grad for name, tensor in model.named_parameters()}
@@ -234,7 +236,8 @@ def _checked(graph: ChannelGraph, values: list[FloatArray], criterion: str) -> t
         bad = np.flatnonzero(~np.isfinite(found) | (found < 0))
         if len(bad):
             raise RequestError(
-                f"importance {criterion!r}: unit {int(bad[0])} of group {group.name} scores {found[bad[0]]}; scores must "
+                f"importance {criterion!r}: unit {int(bad[0])} of group {group.name} scores {found[bad[0]]}; "
+                "scores must "
                 f"be finite: the weights or the data hold NaN or infinity"
             )
     return tuple(values)

@@ -126,7 +126,9 @@ class GroupPart(_Part):
             if after < before:
                 raise ValueError(f"group {self.name}: kept is not sorted ({before} before {after})")
         if self.kept[-1] >= self.size:
-            raise ValueError(f"group {self.name}: index {self.kept[-1]} of kept is out of range, the size is {self.size}")
+            raise ValueError(
+                f"group {self.name}: index {self.kept[-1]} of kept is out of range, the size is {self.size}"
+            )
         for part in self.slices:
             if part.indices is not None and len(part.indices) != self.size:
                 raise ValueError(
@@ -245,7 +247,8 @@ class Plan(_Part):
             data = json.loads(text)
         except json.JSONDecodeError as error:
             raise RequestError(
-                f"{source}: not JSON (line {error.lineno}, column {error.colno}: {error.msg}); the file is damaged or cut "
+                f"{source}: not JSON (line {error.lineno}, column {error.colno}: {error.msg}); the file is "
+                "damaged or cut "
                 f"off: make the plan again"
             ) from error
         if not isinstance(data, dict):

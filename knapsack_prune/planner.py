@@ -6,11 +6,12 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
+import numpy.typing as npt
 from torch import Tensor, nn
 
 import solvers
 from knapsack_prune.allocate import Allocation, Widths, allocate, build_instance
-from knapsack_prune.channels import ChannelGraph, CostTerm, Group, Slice, TabulatedTerm
+from knapsack_prune.channels import ChannelGraph, CostTerm, Form, Group, IntArray, Slice, TabulatedTerm
 from knapsack_prune.cost import UNITS, check_polynomial, total
 from knapsack_prune.errors import RequestError
 from knapsack_prune.importance import Batches, Scores, score
@@ -29,7 +30,7 @@ from knapsack_prune.plan_file import (
     SolverPart,
     StagePart,
 )
-from knapsack_prune.tracing.trace import trace
+from knapsack_prune.slimming.probe import trace
 
 Terms = Sequence[CostTerm | TabulatedTerm]
 
@@ -129,10 +130,12 @@ def check_prunable(graph: ChannelGraph) -> None:
     for frozen in graph.frozen:
         reasons[frozen.reason] += frozen.size
     listed = "; ".join(
-        f"{size} channels: {reason}" for reason, size in sorted(reasons.items(), key=lambda item: -item[1])[:4]
+        f"{size} channels: {reason}"
+        for reason, size in sorted(reasons.items(), key=lambda item: -item[1])[:4]
     )
     raise RequestError(
-        f"0 groups of this network can be pruned; every channel is frozen ({listed or 'it has no layer with weights'}); "
+        "0 groups of this network can be pruned; every channel is frozen "
+        f"({listed or 'it has no layer with weights'}); "
         f"pin less with --keep, or use a network whose operators have rules"
     )
 
@@ -144,14 +147,17 @@ def budget_limits(graph: ChannelGraph, requested: Mapping[str, float | int]) -> 
         RequestError: no budget, one that is not above 0, or a fractional number above 1.
     """
     if not requested:
-        raise RequestError("no budget is given; give --flops-budget or --params-budget, e.g. --flops-budget 0.5")
+        raise RequestError(
+            "no budget is given; give --flops-budget or --params-budget, e.g. --flops-budget 0.5"
+        )
     terms = graph.cost_terms()
     limits = {}
     for resource, value in requested.items():
         parent = total(terms[resource], graph.sizes)
         if not value > 0 or value == float("inf"):
             raise RequestError(
-                f"{resource} budget {value}: must be above 0; give a fraction of the parent in (0, 1], or a number above 1"
+                f"{resource} budget {value}: must be above 0; give a fraction of the parent in (0, 1], or a "
+                "number above 1"
             )
         if value <= 1:
             limits[resource] = int(value * parent)
@@ -159,7 +165,8 @@ def budget_limits(graph: ChannelGraph, requested: Mapping[str, float | int]) -> 
             limits[resource] = min(int(value), parent)
         else:
             raise RequestError(
-                f"{resource} budget {value}: above 1 a budget is an absolute number and must be whole; for a fraction of "
+                f"{resource} budget {value}: above 1 a budget is an absolute number and must be whole; for a "
+                "fraction of "
                 f"the parent give one in (0, 1]"
             )
     return limits
@@ -251,7 +258,7 @@ def _assemble(
     )
 
 
-def _mask(group: Group, kept: Sequence[int] | np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+def _mask(group: Group, kept: IntArray) -> npt.NDArray[np.bool_]:
     mask = np.zeros(group.size, dtype=np.bool_)
     mask[kept] = True
     return mask
@@ -273,9 +280,7 @@ def _budget(
 
 
 def _group(group: Group, kept: Sequence[int], widths: Widths) -> GroupPart:
-    layers = dict.fromkeys(
-        part.parameter.rpartition(".")[0] for part in group.slices if part.role == "out"
-    )
+    layers = dict.fromkeys(part.parameter.rpartition(".")[0] for part in group.slices if part.role == "out")
     return GroupPart(
         name=group.name,
         size=group.size,
@@ -290,7 +295,7 @@ def _group(group: Group, kept: Sequence[int], widths: Widths) -> GroupPart:
 def _slices(found: Slice) -> list[SlicePart]:
     """A slice as regular runs (offset, step, block) where it is one, else as lists of indices."""
     positions = found.positions
-    units, per_unit = positions.shape
+    units = len(positions)
     first = positions[0]
     step = int(positions[1, 0] - first[0]) if units > 1 else int(first[-1] - first[0]) + 1
     steps = np.arange(units)[:, None] * step
@@ -314,7 +319,7 @@ def _slices(found: Slice) -> list[SlicePart]:
 def _layers(graph: ChannelGraph, counts: Sequence[int]) -> tuple[LayerPart, ...]:
     before: dict[str, int] = defaultdict(int)
     after: dict[str, int] = defaultdict(int)
-    forms = {}
+    forms: dict[str, tuple[Form, Form]] = {}
     for term in graph.flops:
         before[term.layer] += term.at(graph.sizes)
         after[term.layer] += term.at(counts)

@@ -31,6 +31,7 @@ class Sink(Protocol):
 
     limits: Limits
     version: str
+    build_seconds: float
 
     @property
     def remaining(self) -> float: ...
@@ -53,7 +54,9 @@ def solve_model(
     from ortools.sat.python import cp_model
 
     progress.version = f"ortools {version('ortools')}"
+    began = progress.remaining
     model = build(instance, hint, above, at_most)
+    progress.build_seconds = began - progress.remaining
     solver = cp_model.CpSolver()
     solver.parameters.max_time_in_seconds = max(0.01, progress.remaining)
     solver.parameters.num_workers = progress.limits.threads
@@ -87,7 +90,10 @@ class Model:
 
 
 def build(
-    instance: Instance, hint: Sequence[int] | None = None, above: int | None = None, at_most: int | None = None
+    instance: Instance,
+    hint: Sequence[int] | None = None,
+    above: int | None = None,
+    at_most: int | None = None,
 ) -> Model:
     """The natural model of an instance; `hint` is a choice to start from, `above` < value <= `at_most`."""
     from ortools.sat.python import cp_model
@@ -143,14 +149,12 @@ def build(
             model.add_element(index, flat, entry)
             cost = cost + entry
         model.add(cost <= resource.budget)
-    value = (
-        sum(
-            (
-                cp_model.LinearExpr.weighted_sum(x, g.values.tolist())
-                for x, g in zip(literals, instance.groups, strict=True)
-            ),
-            start=cp_model.LinearExpr.weighted_sum([], []),
-        )
+    value = sum(
+        (
+            cp_model.LinearExpr.weighted_sum(x, g.values.tolist())
+            for x, g in zip(literals, instance.groups, strict=True)
+        ),
+        start=cp_model.LinearExpr.weighted_sum([], []),
     )
     model.maximize(value)
     if above is not None:

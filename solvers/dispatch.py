@@ -14,6 +14,11 @@ from .verify import verify
 SOLVERS: tuple[str, ...] = (
     "exact",
     "cp_sat",
+    "highs",
+    "scip",
+    "lagrangian",
+    "dp",
+    "knapsack",
     "greedy",
     "uniform",
     "brute_force",

@@ -1,8 +1,8 @@
 """The multipliers that give the least bound: cutting planes on the dual function (Kelley 1960).
 
-Every choice x gives a cut `value(x) + sum m_r (budget_r - cost_r(x))` below the convex dual function. With one
-resource the next multiplier is where the best cuts from both sides meet; with several it is the least point of all
-cuts inside a box around the best point so far.
+Every choice x gives a cut `value(x) + sum m_r (budget_r - cost_r(x))` below the convex dual function. With
+one resource the next multiplier is where the best cuts from both sides meet; with several it is the least
+point of all cuts inside a box around the best point so far.
 """
 
 from __future__ import annotations
@@ -33,7 +33,10 @@ class Cuts:
 
     def below(self, at: Sequence[float]) -> float:
         """What the cuts say the dual function is at least."""
-        found = (h + sum(m * s for m, s in zip(at, slope, strict=True)) for h, slope in zip(self.heights, self.slopes, strict=True))
+        found = (
+            h + sum(m * s for m, s in zip(at, slope, strict=True))
+            for h, slope in zip(self.heights, self.slopes, strict=True)
+        )
         return max(found, default=-math.inf)
 
 
@@ -60,9 +63,9 @@ def minimise(
 ) -> Dual | None:
     """Minimise the dual function over this network; None when numbers leave no room or nothing was finished.
 
-    `cuts` are those known beforehand, and grow; `start` is where to begin with several resources. With `proves`,
-    bounds are given to `progress`, raised to `floor` (the network may have lost the choices worth at most that
-    much). Without, the network is only a restriction and proves nothing.
+    `cuts` are those known beforehand, and grow; `start` is where to begin with several resources. With
+    `proves`, bounds are given to `progress`, raised to `floor` (the network may have lost the choices worth
+    at most that much). Without, the network is only a restriction and proves nothing.
     """
     instance = network.instance
     best: Dual | None = None
@@ -101,7 +104,9 @@ def minimise(
 
 
 class _Search:
-    """Where to evaluate next: with several resources, first along equal shares of the budgets, then in a box."""
+    """Where to evaluate next: with several resources, first along equal shares of the budgets, then in a
+    box.
+    """
 
     def __init__(self, network: Network, cuts: Cuts, start: Sequence[float] | None) -> None:
         instance = network.instance
@@ -111,28 +116,39 @@ class _Search:
         self.count = len(instance.resources)
         self.shares = [1.0 / max(1, r.budget) for r in instance.resources]
         self.centre = None if start is None else list(start)
-        self.fresh = start is not None and self.count > 1
+        self.fresh = start is not None
+        self.step = 1e-3
         self.width = 0.25
         self.line: Cuts | None = None if start is not None or self.count < 2 else Cuts()
-        self.last = 0.0
 
     def next(self, best: float) -> list[float]:
         if self.count == 0:
             return []
-        if self.count == 1:
-            return [_meet(self.cuts, self.most)]
         if self.fresh:
             self.fresh = False
             assert self.centre is not None
             return self.centre
+        if self.count == 1:
+            return [self._near() if self.centre is not None else _meet(self.cuts, self.most)]
         if self.line is not None:
             point = _meet(self.line, self.most / min(self.shares))
             below = self.line.below([point])
-            if self.centre is None or len(self.line.heights) < 25 and best - below > 1e-4 * abs(best):
+            if self.centre is None or (len(self.line.heights) < 25 and best - below > 1e-4 * abs(best)):
                 return [point * s for s in self.shares]
             self.line = None
         assert self.centre is not None
         return _box(self.cuts, self.centre, self.width, self.shares)
+
+    def _near(self) -> float:
+        """One resource: step away from the start until cuts fall on one side and rise on the other."""
+        assert self.centre is not None
+        slopes = [slope[0] for slope in self.cuts.slopes]
+        if any(s < 0 for s in slopes) and any(s >= 0 for s in slopes):
+            return _meet(self.cuts, self.most)
+        self.step *= 4
+        if slopes[-1] < 0:
+            return min(self.most, max(self.centre[0], 1e-300) * (1 + self.step))
+        return max(0.0, self.centre[0] * (1 - self.step))
 
     def final(self) -> bool:
         """Whether a point that promises nothing ends the search."""
@@ -145,7 +161,7 @@ class _Search:
             slope = [sum(w * s for w, s in zip(self.shares, self.cuts.slopes[k], strict=True))]
             self.line.heights.append(self.cuts.heights[k])
             self.line.slopes.append(slope)
-        if gained > 0 or self.centre is None:
+        if self.count > 1 and (gained > 0 or self.centre is None):
             self.centre = at
         if math.isfinite(promised):
             self.width = min(2.0, self.width * 2) if gained > 0.3 * promised else self.width * 0.7
@@ -198,7 +214,8 @@ def _box(cuts: Cuts, centre: list[float], width: float, shares: list[float]) -> 
     """Several resources: the least point of the cuts inside a box around the centre, by linear programming."""
     from scipy.optimize import linprog
 
-    # In units of budget shares: multiplier m_r = x_r * shares[r], heights relative to the envelope at the centre.
+    # In units of budget shares: multiplier m_r = x_r * shares[r], heights relative to the envelope at the
+    # centre.
     heights, slopes = np.array(cuts.heights), np.array(cuts.slopes) * np.array(shares)
     middle = np.array([c / s for c, s in zip(centre, shares, strict=True)])
     reach = max(float(middle.max()) * width, 1e-300)

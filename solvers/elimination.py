@@ -1,9 +1,9 @@
 """The relaxed problem, solved exactly for one multiplier per resource by eliminating variables.
 
 For multipliers m_r = numerators[r] / scale >= 0 the Lagrangian relaxation
-`max over choices of value + sum m_r (budget_r - cost_r)` bounds the best feasible value from above. Everything
-is multiplied by `scale` and computed in 64-bit integers, which cannot overflow: `numbers` picks the scale so that
-all magnitudes added up stay below 2**60.
+`max over choices of value + sum m_r (budget_r - cost_r)` bounds the best feasible value from above.
+Everything is multiplied by `scale` and computed in 64-bit integers, which cannot overflow: `numbers` picks
+the scale so that all magnitudes added up stay below 2**60.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import reduce
+from typing import Any, Union
 
 import numpy as np
 
@@ -21,6 +22,7 @@ from .ordering import Bucket, Plan
 
 LARGEST = 2**60
 NEVER = -(2**61)  # stands for minus infinity; sums of two with finite parts still fit
+STORED = 2**17  # entries from which a message by price look-up is not stored
 CHUNK = 2**21  # combinations compared at once: 16 MB
 
 
@@ -46,6 +48,11 @@ def most_costs(network: Network) -> list[int]:
     return most
 
 
+def whole(message: Message) -> IntArray:
+    """The message as an array."""
+    return message.whole() if isinstance(message, Lookup) else message
+
+
 class Relaxation:
     """One upward pass: unary tables, messages and `total`, `scale` times the bound.
 
@@ -64,7 +71,8 @@ class Relaxation:
         self.network, self.plan, self.scale, self.numerators = network, plan, scale, list(numerators)
         shape, instance = network.structure, network.instance
         self.constant = sum(
-            p * (r.budget - c) for p, r, c in zip(numerators, instance.resources, shape.constants, strict=True)
+            p * (r.budget - c)
+            for p, r, c in zip(numerators, instance.resources, shape.constants, strict=True)
         )
         self.unary: list[IntArray] = []
         for v, domain in enumerate(network.domains):
@@ -85,16 +93,16 @@ class Relaxation:
             self.unary[v] -= q * low_u * (network.domains[v] - low_v)
         self.tables: dict[tuple[int, int], IntArray] = {}
         for p, resource in zip(numerators, instance.resources, strict=True):
-            for table in resource.tables:
-                self._add_table(p, table.groups, table.costs)
-        self.messages: list[IntArray] = []
+            for costs in resource.tables:
+                self._add_table(p, costs.groups, costs.costs)
+        self.messages: list[Message] = []
         self.never: list[bool] = []
         for bucket in plan.buckets:
             check()
             message, never = _STEPS[bucket.kind](self, bucket)
             self.messages.append(message)
             self.never.append(never)
-        self.total = self.constant + sum(int(self.messages[root]) for root in plan.roots)
+        self.total = self.constant + sum(int(whole(self.messages[root])) for root in plan.roots)
 
     @property
     def bound(self) -> int:
@@ -113,9 +121,11 @@ class Relaxation:
         kept = kept if groups == pair else kept.T
         self.tables[pair] = self.tables.get(pair, np.int64(0)) - price * kept
 
-    def pieces(self, bucket: Bucket) -> list[tuple[tuple[int, ...], IntArray, bool]]:
+    def pieces(self, bucket: Bucket) -> list[tuple[tuple[int, ...], Message, bool]]:
         """Tables and children's messages of a bucket: (scope, array, whether it may hold `NEVER`)."""
-        found = [(pair, self.tables[pair], False) for pair in bucket.tables]
+        found: list[tuple[tuple[int, ...], Message, bool]] = [
+            (p, self.tables[p], False) for p in bucket.tables
+        ]
         found += [(self.plan.buckets[c].scope, self.messages[c], self.never[c]) for c in bucket.children]
         return found
 
@@ -164,7 +174,7 @@ class Relaxation:
         return np.asarray(total)
 
     def along(self, bucket: Bucket, at: dict[int, IntArray]) -> IntArray:
-        """The bucket's function at many rows: positions `at[v]` (m,) of all its variables; sums must agree."""
+        """The bucket's function at many rows: positions `at[v]` (m,) of all variables; sums must agree."""
         total = sum((self.unary[v][at[v]] for v in bucket.out), np.int64(0))
         for u, v, q in self.links(bucket):
             total = total - q * self.network.domains[u][at[u]] * self.network.domains[v][at[v]]
@@ -186,25 +196,29 @@ def spread(array: IntArray, scope: tuple[int, ...], axes: tuple[int, ...]) -> In
 
 def sum_targets(network: Network, link: Sum) -> IntArray:
     """Positions (base, part) of the sums in the head's domain; -1 where the sum is not allowed."""
+    if link.head in network.targets:
+        return network.targets[link.head]
     values = np.add.outer(
         link.base_weight * network.domains[link.base], link.part_weight * network.domains[link.part]
     )
     domain = network.domains[link.head]
     if domain.size == 0:
-        return np.full(values.shape, -1, dtype=np.int64)
+        values[:] = -1
+        return values
     target = np.searchsorted(domain, values, side="right") - 1
     if not network.relaxed:
         target = np.where(domain[np.maximum(target, 0)] == values, target, -1)
-    return target.astype(np.int64)
+    network.targets[link.head] = target.astype(np.int64)
+    return network.targets[link.head]
 
 
-def _conjugate(self: Relaxation, bucket: Bucket) -> tuple[IntArray, bool]:
+def _conjugate(self: Relaxation, bucket: Bucket) -> tuple[Message, bool]:
     (v,) = bucket.out
     domains, scope = self.network.domains, bucket.scope
     linked = self.prices(bucket, v)
     own, never = self.unary[v], False
     for _, message, flag in self.pieces(bucket):
-        own = np.maximum(own + message, NEVER) if flag else own + message
+        own = np.maximum(own + whole(message), NEVER) if flag else own + whole(message)
         never |= flag
     shape = tuple(domains[u].size for u in scope)
     if not linked:
@@ -213,25 +227,64 @@ def _conjugate(self: Relaxation, bucket: Bucket) -> tuple[IntArray, bool]:
     if not possible.any():
         return np.full(shape, NEVER, dtype=np.int64), True
     conjugate = Conjugate(domains[v][possible], own[possible])
+    lookup = Lookup(conjugate, scope, {u: q * domains[u] for u, q in linked}, shape)
+    if math.prod(shape) > STORED:
+        return lookup, never
+    return lookup.whole(), never
+
+
+class Lookup:
+    """A message by price look-up, not stored: made where it is used, and sliced by price."""
+
+    def __init__(
+        self,
+        conjugate: Conjugate,
+        scope: tuple[int, ...],
+        prices: dict[int, IntArray],
+        shape: tuple[int, ...],
+    ) -> None:
+        self.conjugate, self.scope, self.prices, self.shape = conjugate, scope, prices, shape
+        self.ndim = len(shape)
+
+    def __getitem__(self, index: tuple[Any, ...]) -> IntArray:
+        """Entries at integers or equally shaped arrays per axis, or whole axes (slices) among integers."""
+        whole = [axis for axis, where in enumerate(index) if isinstance(where, slice)]
+        total: IntArray = np.zeros((1,) * len(whole), dtype=np.int64)
+        for axis, (u, where) in enumerate(zip(self.scope, index, strict=True)):
+            if u in self.prices:
+                part = self.prices[u][where]
+                if axis in whole:
+                    part = part.reshape([-1 if a == axis else 1 for a in whole])
+                total = total + part
+        found = self.conjugate.at(total)
+        return np.broadcast_to(found, [self.shape[a] for a in whole]) if whole else found
+
+    def whole(self) -> IntArray:
+        """The message as an array."""
+        return _look_up_all(self.conjugate, self.scope, self.prices, self.shape)
+
+
+def _look_up_all(
+    conjugate: Conjugate, scope: tuple[int, ...], prices: dict[int, IntArray], shape: tuple[int, ...]
+) -> IntArray:
     # Prices are multiples of a common step and mostly few: look each of them up once, then gather.
-    step = math.gcd(*(q * math.gcd(*np.unique(np.diff(domains[u])).tolist(), int(domains[u][0])) for u, q in linked))
-    highest = sum(q * int(domains[u][-1]) for u, q in linked)
+    step = math.gcd(*(math.gcd(*np.unique(np.diff(p)).tolist(), int(p[0])) for p in prices.values()))
+    highest = sum(int(p[-1]) for p in prices.values())
     wide = step > 0 and highest // step <= max(4096, math.prod(shape))
-    prices = np.zeros((1,) * len(scope), dtype=np.int64)
-    for u, q in linked:
-        prices = prices + spread(q * domains[u] // (step if wide else 1), (u,), scope)
-    if wide:
-        found = conjugate.at(step * np.arange(highest // step + 1))[prices]
-    else:
-        found = conjugate.at(prices)
-    return np.broadcast_to(found, shape), False  # impossible levels were left out, possible ones remain
+    total = np.zeros((1,) * len(scope), dtype=np.int64)
+    for u, p in prices.items():
+        total = total + spread(p // step if wide else p, (u,), scope)
+    found = conjugate.at(step * np.arange(highest // step + 1))[total] if wide else conjugate.at(total)
+    return np.broadcast_to(found, shape)
 
 
 def _table(self: Relaxation, bucket: Bucket) -> tuple[IntArray, bool]:
     (v,) = bucket.out
     domains, scope = self.network.domains, bucket.scope
     axes = (*scope, v)
-    pieces = sorted(self.pieces(bucket), key=lambda piece: piece[1].ndim)
+    pieces = [
+        (s, whole(a), flag) for s, a, flag in sorted(self.pieces(bucket), key=lambda piece: piece[1].ndim)
+    ]
     never = any(flag for _, _, flag in pieces)
     shape = tuple(domains[u].size for u in scope)
     own = self.unary[v]
@@ -265,11 +318,12 @@ def _table(self: Relaxation, bucket: Bucket) -> tuple[IntArray, bool]:
     inner = max(1, min(own.size, CHUNK // max(1, row))) if block == 1 else own.size
     for start in range(0, shape[0], block):
         rows = slice(start, start + block)
-        best = None
+        best: IntArray | None = None
         for k in range(0, own.size, inner):
             self.check()
             found = compare(rows, slice(k, k + inner))
             best = found if best is None else np.maximum(best, found)
+        assert best is not None
         message[rows] = best
     return message, never
 
@@ -283,7 +337,7 @@ def _sum(self: Relaxation, bucket: Bucket) -> tuple[IntArray, bool]:
     axes = (*rest, base)
     target = sum_targets(self.network, link)
     message = np.full((*(domains[u].size for u in rest), domains[head].size), NEVER, dtype=np.int64)
-    links, pieces = self.links(bucket), self.pieces(bucket)
+    links, pieces = self.links(bucket), [(s, whole(a), flag) for s, a, flag in self.pieces(bucket)]
     fixed = spread(self.unary[base], (base,), axes)
     moving = []
     for u, v, q in links:
@@ -307,7 +361,7 @@ def _sum(self: Relaxation, bucket: Bucket) -> tuple[IntArray, bool]:
         if allowed.size == 0:
             continue
         to = to[allowed]
-        at = {u: g for u, g in zip(axes, grid, strict=True)}
+        at: dict[int, Any] = dict(zip(axes, grid, strict=True))
         at[base] = allowed.reshape((1,) * len(rest) + (-1,))
         at[part], at[head] = np.int64(k), to.reshape(at[base].shape)
         total = fixed[..., allowed] + self.unary[part][k]
@@ -346,4 +400,10 @@ def _substitute(self: Relaxation, bucket: Bucket) -> tuple[IntArray, bool]:
     return np.broadcast_to(total, tuple(domains[u].size for u in scope)), True
 
 
-_STEPS = {"conjugate": _conjugate, "table": _table, "sum": _sum, "substitute": _substitute}
+Message = Union[IntArray, Lookup]  # noqa: UP007
+_STEPS: dict[str, Callable[[Relaxation, Bucket], tuple[Message, bool]]] = {
+    "conjugate": _conjugate,
+    "table": _table,
+    "sum": _sum,
+    "substitute": _substitute,
+}

@@ -1,11 +1,13 @@
 """The default solver: Lagrangian bound by elimination, then exact search on the little that it leaves open.
 
-1. Multipliers: minimise the dual function, first on a thinned set of levels, then on all (`dual`, `elimination`).
+1. Multipliers: minimise the dual function, first on a thinned set of levels, then on all (`dual`,
+   `elimination`).
 2. Primal: repair, fill and exchange from the relaxed problem's choices (`repair`).
 3. Reduce: drop every level that the bound shows in no better choice (`survivors`).
-4. Deepen: ask for a choice worth at least a threshold T just below the bound (`pareto`). Either one is found, then
-   the best such is optimal; or there is none, then T - 1 is a new bound and T is lowered. The work depends on the
-   distance from the bound to the optimum, not on the quality of the primal.
+4. Deepen: ask for a choice worth at least a threshold T just below the bound (`pareto`). Either one is found,
+   then
+   the best such is optimal; or there is none, then T - 1 is a new bound and T is lowered. The work depends on
+   the distance from the bound to the optimum, not on the quality of the primal.
 5. What is then still open goes to CP-SAT, with the best choice as hint, on the levels left (`core`).
 """
 
@@ -28,15 +30,17 @@ from .repair import Repair
 from .result import Result
 from .survivors import TooManyError, allowed, survivors
 
-THINNED = 20  # levels per group in the first, thinned pass
-THINNED_SUMS = 400  # values per partial sum there
+THINNED = 14  # levels per group in the first, thinned pass
+THINNED_SUMS = 200  # values per partial sum there
 FIRST_STEP = 128  # the first threshold lies this fraction of the gap below the bound
-BEAM = 100_000  # partial assignments kept when the lists grow too long
+BEAM = 20_000  # partial assignments kept when the lists grow too long
 MISSES = 4  # searches given up before CP-SAT takes over
 
 
 def run(instance: Instance, progress: Progress) -> Result:
-    """Solve to proof, or as far as the limits allow; Ctrl-C ends the run with the best choice and bound so far."""
+    """Solve to proof, or as far as the limits allow; Ctrl-C ends the run with the best choice and bound so
+    far.
+    """
     why = proof_of_infeasibility(instance)
     if why:
         return progress.infeasible(why)
@@ -51,7 +55,7 @@ def run(instance: Instance, progress: Progress) -> Result:
 
 @dataclass
 class _Stage:
-    """A network that holds every choice better than the best, how to eliminate it, and its best relaxation."""
+    """A network that holds every choice better than the best, an order for it, and its best relaxation."""
 
     network: Network
     plan: Plan
@@ -105,10 +109,14 @@ class _Exact:
     def _weak(self, net: Network, order: Plan) -> None:
         """Say so when the bound starts out weaker than the full relaxation's."""
         if net.relaxed:
-            self.progress.note("partial sums have too many values: rounded down, which weakens the first bounds")
+            self.progress.note(
+                "partial sums have too many values: rounded down, which weakens the first bounds"
+            )
         if order.loose:
             count = len(order.loose)
-            self.progress.note(f"ties are too wide for tables: {count} products bounded linearly, a weaker first bound")
+            self.progress.note(
+                f"ties are too wide for tables: {count} products bounded linearly, a weaker first bound"
+            )
 
     def _start(self, full: Network, order: Plan) -> str | None:
         """A first choice; or a proof that one resource alone cannot be met, where tables hide it."""
@@ -123,7 +131,8 @@ class _Exact:
                 if cheapest.total < 0:
                     least = resource.budget - cheapest.total
                     return (
-                        f"resource {resource.name!r} costs at least {least}, over its budget of {resource.budget}; "
+                        f"resource {resource.name!r} costs at least {least}, "
+                        f"over its budget of {resource.budget}; "
                         f"give it a budget of {least} or more"
                     )
                 self.repair.improve(cheapest.choice(), progress, 0)
@@ -138,13 +147,16 @@ class _Exact:
         positions: list[IntArray] = []
         for group in self.instance.groups:
             stride = -(-group.levels.size // THINNED)
-            positions.append(np.unique(np.append(np.arange(0, group.levels.size, stride), group.levels.size - 1)))
+            positions.append(
+                np.unique(np.append(np.arange(0, group.levels.size, stride), group.levels.size - 1))
+            )
         thin = network(self.structure, positions, most_sums=THINNED_SUMS)
-        dual = minimise(thin, plan(thin), cuts, self.progress, rounds=60, tolerance=1e-6, proves=False)
+        dual = minimise(thin, plan(thin), cuts, self.progress, rounds=60, tolerance=1e-5, proves=False)
         if dual is not None:
             for choice in dual.choices[-2:]:
                 self.repair.improve(choice, self.progress, 3)
-        return cuts, None if dual is None else dual.multipliers
+        # Rounded sums leave costs out, and then cuts are too high to be used elsewhere.
+        return Cuts() if thin.relaxed else cuts, None if dual is None else dual.multipliers
 
     def _polish(self, stage: _Stage, exchanges: int) -> bool:
         better = False
@@ -164,7 +176,7 @@ class _Exact:
     def _reduce(self, stage: _Stage, cuts: Cuts) -> _Stage:
         """Drop levels while that pays, re-optimising multipliers and primal in between."""
         progress = self.progress
-        settled = False
+        settled = False  # whether the multipliers are the best of this very network
         while not progress.closed:
             progress.check()
             before = stage.levels
@@ -175,28 +187,21 @@ class _Exact:
             if narrowed is None:
                 progress.prove(self.value)
                 break
-            order = plan(narrowed)
-            # Multipliers are settled on the smaller network, unless this one is still too large to tell.
-            fresh = narrowed is not stage.network
-            rounds = 30 if fresh or not settled else 0
-            if not rounds:
-                break
-            dual = minimise(
-                narrowed,
-                order,
-                Cuts() if fresh else cuts,
-                progress,
-                rounds=rounds,
-                tolerance=1e-10,
-                floor=self.value,
-                start=stage.dual.multipliers,
-            )
+            fresh = sum(p.size for p in narrowed.positions) < 0.9 * before
+            if not fresh:
+                if settled:
+                    break
+                narrowed = stage.network
+            else:
+                cuts = Cuts()
+            order = plan(narrowed) if fresh else stage.plan
+            start = stage.dual.multipliers
+            dual = minimise(narrowed, order, cuts, progress, rounds=40, floor=self.value, start=start)
             if dual is None:
                 break
-            settled = not fresh
+            settled = True
             stage = _Stage(narrowed, order, dual)
-            if not self._polish(stage, 30) and fresh and stage.levels > 0.9 * before:
-                break
+            self._polish(stage, 30)
         return stage
 
     def _deepen(self, stage: _Stage) -> str | None:
@@ -216,7 +221,7 @@ class _Exact:
                 if misses == 1 and self._beam(stage):
                     step, misses = 0, 0
                 continue
-            step *= 4
+            step *= 4 if len(self.instance.resources) < 2 else 2
             if found is not None:
                 progress.offer(found)
                 progress.prove(self.value)
@@ -252,17 +257,22 @@ class _Exact:
     def _around(self, dual: Dual, net: Network, order: Plan) -> list[Relaxation]:
         """The best relaxation again on this network, and some with multipliers around its own.
 
-        A partial assignment far from the budget's share it should take is cut off by a steeper or a flatter price.
+        A partial assignment far from the budget's share it should take is cut off by a steeper or a flatter
+        price.
         """
         best, count = dual.relaxation, len(dual.multipliers)
         points = [best.numerators]
         scales = [best.scale]
         factors = [[f] * count for f in (0.8, 0.93, 0.98, 1.02, 1.07, 1.2)]
         if count > 1:
-            factors += [[f if r == k else 1.0 for r in range(count)] for k in range(count) for f in (0.9, 1.1)]
+            factors += [
+                [f if r == k else 1.0 for r in range(count)] for k in range(count) for f in (0.9, 1.1)
+            ]
         for factor in factors:
             numerators, scale = numbers(net, [m * f for m, f in zip(dual.multipliers, factor, strict=True)])
             if scale >= 4:
                 points.append(numerators)
                 scales.append(scale)
-        return [Relaxation(net, order, p, s, self.progress.check) for p, s in zip(points, scales, strict=True)]
+        return [
+            Relaxation(net, order, p, s, self.progress.check) for p, s in zip(points, scales, strict=True)
+        ]

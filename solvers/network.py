@@ -1,9 +1,9 @@
 """The instance as a network of variables: pairwise products, and partial sums for concatenations.
 
-A factored term `c (k + sum w_i x_i) (m + sum u_j y_j)` over many groups would tie all of them together. Each form
-over several groups becomes a variable of its own instead, built from partial sums `s = a + w b` that forms share
-when one contains another (dense concatenation: each layer's form is its predecessor's plus one group). Then every
-term is `q x y` of two variables, `q x`, or a constant, and a DenseNet is a chain.
+A factored term `c (k + sum w_i x_i) (m + sum u_j y_j)` over many groups would tie all of them together. Each
+form over several groups becomes a variable of its own instead, built from partial sums `s = a + w b` that
+forms share when one contains another (dense concatenation: each layer's form is its predecessor's plus one
+group). Then every term is `q x y` of two variables, `q x`, or a constant, and a DenseNet is a chain.
 """
 
 from __future__ import annotations
@@ -103,7 +103,9 @@ def _top(instance: Instance, factor: Factor) -> int:
 def _items(instance: Instance, factor: Factor) -> tuple[int, Items]:
     """The form without its constant as a common divisor and the (group, weight) pairs left over."""
     pairs = [
-        (g, w) for g, w in zip(factor.groups, factor.weights, strict=True) if w and int(instance.groups[g].levels[-1])
+        (g, w)
+        for g, w in zip(factor.groups, factor.weights, strict=True)
+        if w and int(instance.groups[g].levels[-1])
     ]
     divisor = math.gcd(*(w for _, w in pairs)) if pairs else 1
     return divisor, frozenset((g, w // divisor) for g, w in pairs)
@@ -137,14 +139,16 @@ MOST_SUMS = 6000  # distinct values of a partial sum; beyond, they are rounded d
 class Network:
     """A structure with the levels still allowed.
 
-    `positions[g]` are the allowed positions of group g, `domains[v]` the values of variable v (levels or sums,
-    increasing). `relaxed` tells that sums were rounded down: costs only fall by it, so bounds stay valid.
+    `positions[g]` are the allowed positions of group g, `domains[v]` the values of variable v (levels or
+    sums, increasing). `relaxed` tells that sums were rounded down: costs only fall by it, so bounds stay
+    valid.
     """
 
     structure: Structure
     positions: list[IntArray]
     domains: list[IntArray]
     relaxed: bool = False
+    targets: dict[int, IntArray] = field(default_factory=dict)  # see `sum_targets`, by head
 
     @property
     def instance(self) -> Instance:

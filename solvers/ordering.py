@@ -1,9 +1,10 @@
 """In which order to eliminate variables, and what each elimination costs (Dechter, bucket elimination, 1999).
 
-Each step removes one variable (or the two parts of a partial sum at once) by maximising over it; what is left is a
-message, a table over the variables it was tied to. Steps come in four kinds:
+Each step removes one variable (or the two parts of a partial sum at once) by maximising over it; what is left
+is a message, a table over the variables it was tied to. Steps come in four kinds:
 
-- `conjugate`: the variable is tied to others by products only: a price look-up for each of their combinations;
+- `conjugate`: the variable is tied to others by products only: a price look-up for each of their
+  combinations;
 - `table`: it also shares tables or messages with others: every combination is compared;
 - `sum`: base and part of a partial sum go together, their combinations scattered onto the sum's values;
 - `substitute`: a partial sum goes, replaced by what its base and part add up to.
@@ -14,11 +15,19 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+import numpy as np
+import numpy.typing as npt
+
 from .network import Network, Sum
+
+FloatArray = npt.NDArray[np.float64]
 
 LOOKUP = 4  # work of a price look-up, in units of comparing one combination
 MOST_ENTRIES = 2**25  # of one message: 256 MB
 MOST_WORK = 2**33  # of one step
+MUCH_WORK = 100_000_000  # of a whole order, from which others are tried
+TRIES = 8
+MANY = 24  # products from which a variable is not looked at as the next step after another
 
 
 @dataclass
@@ -47,18 +56,29 @@ class Plan:
 
 
 def plan(network: Network, most_entries: int = MOST_ENTRIES, most_work: int = MOST_WORK) -> Plan:
-    """Order greedily by the work of a step and of what it forces next."""
-    return _Planner(network, most_entries, most_work).run()
+    """Order greedily by the work of a step and of what it forces next; where that is much, try others too."""
+    best = _Planner(network, most_entries, most_work).run()
+    random = np.random.default_rng(0)
+    for _ in range(TRIES if best.work > MUCH_WORK and len(best.buckets) <= 400 else 0):
+        noise = np.exp(0.7 * random.standard_normal(len(network.domains)))
+        other = _Planner(network, most_entries, most_work, noise).run()
+        if (len(other.loose), other.work) < (len(best.loose), best.work):
+            best = other
+    return best
 
 
 class _Planner:
-    def __init__(self, network: Network, most_entries: int, most_work: int) -> None:
+    def __init__(
+        self, network: Network, most_entries: int, most_work: int, noise: FloatArray | None = None
+    ) -> None:
+        self.noise = noise
         shape = network.structure
         self.size = [max(1, d.size) for d in network.domains]
         self.alive = set(range(len(self.size)))
         self.links: dict[int, set[int]] = {v: set() for v in self.alive}
         self.functions: dict[int, frozenset[int]] = {}  # tables and messages, by number
-        self.owner: dict[int, tuple[str, object]] = {}
+        self.pair_of: dict[int, tuple[int, int]] = {}
+        self.sender: dict[int, int] = {}
         self.dense: dict[int, set[int]] = {v: set() for v in self.alive}
         self.relations: dict[int, set[Sum]] = {v: set() for v in self.alive}
         self.most_entries, self.most_work = most_entries, most_work
@@ -68,16 +88,17 @@ class _Planner:
             self.links[v].add(u)
         pairs = {t.groups for r in network.instance.resources for t in r.tables if len(t.groups) == 2}
         for pair in sorted({(min(p), max(p)) for p in pairs}):
-            self._add_function(frozenset(pair), ("table", pair))
+            self.pair_of[self._add_function(frozenset(pair))] = pair
         for link in shape.sums:
             for v in (link.head, link.base, link.part):
                 self.relations[v].add(link)
 
-    def _add_function(self, scope: frozenset[int], owner: tuple[str, object]) -> None:
-        number = len(self.owner)
-        self.functions[number], self.owner[number] = scope, owner
+    def _add_function(self, scope: frozenset[int]) -> int:
+        number = len(self.sender) + len(self.pair_of)
+        self.functions[number] = scope
         for v in scope:
             self.dense[v].add(number)
+        return number
 
     def run(self) -> Plan:
         buckets: list[Bucket] = []
@@ -87,11 +108,11 @@ class _Planner:
             for v in self.alive:
                 if v not in self.scores:
                     self.scores[v] = self._score(v)
-            v = min(self.alive, key=lambda v: (self.scores[v][0], v))
+            v = min(self.alive, key=lambda v: (self._rank(v), v))
             bucket = self.scores[v][1]
-            if self._entries(bucket.scope) > self.most_entries or bucket.work > self.most_work:
-                if self._loosen(loose):
-                    continue
+            too_large = self._entries(bucket.scope) > self.most_entries or bucket.work > self.most_work
+            if too_large and self._loosen(loose):
+                continue
             number = len(buckets)
             touched = self._eliminate(bucket, number, buckets)
             buckets.append(bucket)
@@ -99,13 +120,25 @@ class _Planner:
                 roots.append(number)
             near = set(touched)
             for u in touched:
-                near |= self._near(u)
+                if len(self.links[u]) <= MANY:
+                    near |= self._near(u)
+                for link in self.relations[u]:
+                    near |= {link.head, link.base, link.part}
             for u in near | set(bucket.out):
                 self.scores.pop(u, None)
         return Plan(buckets, roots, loose, sum(b.work for b in buckets))
 
+    def _rank(self, v: int) -> float:
+        score = self.scores[v][0]
+        return score if self.noise is None else score * float(self.noise[v])
+
     def _entries(self, scope: tuple[int, ...] | frozenset[int] | set[int]) -> int:
-        return math.prod(self.size[v] for v in scope)
+        entries = 1
+        for v in scope:
+            entries *= self.size[v]
+            if entries > 2**100:  # far more than could ever be held: the exact number is of no use
+                break
+        return entries
 
     def _tied(self, v: int) -> set[int]:
         """Variables that share a table or a message with v."""
@@ -144,28 +177,41 @@ class _Planner:
         work = 4 * self._entries(scope - {link.head}) * self.size[v] * self.size[other]
         return self._bucket("sum", (link.base, link.part), scope, link, work)
 
-    def _bucket(self, kind: str, out: tuple[int, ...], scope: set[int], link: Sum | None, work: int) -> Bucket:
+    def _bucket(
+        self, kind: str, out: tuple[int, ...], scope: set[int], link: Sum | None, work: int
+    ) -> Bucket:
         return Bucket(kind, out, tuple(sorted(scope)), relation=link, work=work)
 
     def _score(self, v: int) -> tuple[float, Bucket]:
-        """Work of the step, of the look-ups that its message makes free, and of the cheapest step forced after it."""
+        """Work of the step, of the look-ups that its message makes free, and of the cheapest step forced
+        after it.
+        """
         bucket = self._step(v)
         if bucket is None:
             return math.inf, Bucket("table", (v,), tuple(sorted(self._near(v))), work=2**62)
         scope = set(bucket.scope)
-        if not scope:
-            return float(bucket.work), bucket
+        if len(scope) < 2 or self._known(scope, set(bucket.out)):
+            return float(bucket.work), bucket  # the message ties nothing that was not tied before
         gone, work = set(bucket.out), float(bucket.work)
-        for u in sorted(set().union(*(self.links[w] for w in scope)) - scope - gone):
+        few = [u for u in bucket.scope if len(self.links[u]) <= MANY]
+        for u in sorted(set().union(*(self.links[w] for w in few)) - scope - gone):
             if not self._tied(u) and not self.relations[u] and self.links[u] <= scope:
                 gone.add(u)
                 work += LOOKUP * self._entries(self.links[u])
         after = math.inf
-        for u in scope:
-            near = (self._near(u) | scope) - gone
-            after = min(after, float(self._entries(near | {u})))
+        for u in few:
+            near = (self._near(u) | scope | {u}) - gone
+            # A sum is determined by its parts: its head does not multiply the combinations.
+            near -= {link.head for link in self.relations[u]}
+            after = min(after, float(self._entries(near)))
         entries = self._entries(scope)
+        if not few:
+            after = 0.0
         return work + max(0.0, after - entries) + 0.01 * entries, bucket
+
+    def _known(self, scope: set[int], out: set[int]) -> bool:
+        first = next(iter(scope))
+        return any(scope <= self.functions[f] and not self.functions[f] & out for f in self.dense[first])
 
     def _eliminate(self, bucket: Bucket, number: int, buckets: list[Bucket]) -> set[int]:
         out = set(bucket.out)
@@ -180,12 +226,11 @@ class _Planner:
                 touched.add(u)
             self.links[v] = set()
         for f in sorted({f for v in bucket.out for f in self.dense[v]}):
-            what, item = self.owner[f]
-            if what == "table":
-                bucket.tables.append(item)  # type: ignore[arg-type]
+            if f in self.pair_of:
+                bucket.tables.append(self.pair_of[f])
             else:
-                bucket.children.append(item)  # type: ignore[arg-type]
-                buckets[item].parent = number  # type: ignore[index]
+                bucket.children.append(self.sender[f])
+                buckets[self.sender[f]].parent = number
             for u in self.functions[f]:
                 self.dense[u].discard(f)
                 touched.add(u)
@@ -196,15 +241,19 @@ class _Planner:
                 touched.add(u)
         self.alive -= out
         if bucket.scope:
-            self._add_function(frozenset(bucket.scope), ("message", number))
+            self.sender[self._add_function(frozenset(bucket.scope))] = number
         return (touched | set(bucket.scope)) - out
 
     def _loosen(self, loose: list[tuple[int, int]]) -> bool:
-        """Give up the product that ties the largest pair of the most tied variables; False when none is left."""
+        """Give up the product that ties the largest pair of the most tied variables; False when none is
+        left.
+        """
         pairs = [(u, v) for u in self.alive for v in self.links[u] if u < v]
         if not pairs:
             return False
-        u, v = max(pairs, key=lambda p: (len(self.links[p[0]]) + len(self.links[p[1]]), self._entries(set(p)), p))
+        u, v = max(
+            pairs, key=lambda p: (len(self.links[p[0]]) + len(self.links[p[1]]), self._entries(set(p)), p)
+        )
         self.links[u].discard(v)
         self.links[v].discard(u)
         loose.append((u, v))

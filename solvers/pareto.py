@@ -1,10 +1,10 @@
 """The exact problem on what survives: elimination with lists of undominated (cost, value) pairs.
 
-Bottom up along the same buckets as the relaxation, but a message holds, for each combination of its scope, every
-pair of cost and value that some assignment of the subtree attains and no other beats in both (Nemhauser and
-Ullmann 1969, on a tree decomposition). A pair is dropped as soon as, with the best the rest of the network can
-add under any of several multipliers, it stays below the threshold. So a run either returns the best choice worth
-at least the threshold, or proves that there is none.
+Bottom up along the same buckets as the relaxation, but a message holds, for each combination of its scope,
+every pair of cost and value that some assignment of the subtree attains and no other beats in both (Nemhauser
+and Ullmann 1969, on a tree decomposition). A pair is dropped as soon as, with the best the rest of the
+network can add under any of several multipliers, it stays below the threshold. So a run either returns the
+best choice worth at least the threshold, or proves that there is none.
 """
 
 from __future__ import annotations
@@ -13,19 +13,21 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .elimination import Relaxation
+from .elimination import Relaxation, whole
 from .instance import IntArray
 from .network import Network
 from .progress import Progress
 from .survivors import Rows, TooManyError
 
-MOST_STATES = 4_000_000
-BLOCK = 2**21
+MOST_STATES = 400_000
+BLOCK = 2**20
 
 
 @dataclass
 class States:
-    """Partial assignments: the row of the bucket each belongs to, cost (R, n), value (n,), and its children's."""
+    """Partial assignments: the row of the bucket each belongs to, cost (R, n), value (n,), and its
+    children's.
+    """
 
     row: IntArray
     cost: IntArray
@@ -77,11 +79,14 @@ class Pareto:
         roots = self.plan.roots
         totals = [r.total for r in self.relaxations]
         start = States(
-            np.zeros(1, dtype=np.int64), np.zeros((self.resources, 1), dtype=np.int64), np.zeros(1, np.int64), {}
+            np.zeros(1, dtype=np.int64),
+            np.zeros((self.resources, 1), dtype=np.int64),
+            np.zeros(1, np.int64),
+            {},
         )
         rest = [np.array([t], dtype=np.int64) for t in totals]
         for root in sorted(roots, key=lambda root: self._list(root).states.row.size):
-            rest = [x - int(r.messages[root]) for x, r in zip(rest, self.relaxations, strict=True)]
+            rest = [x - int(whole(r.messages[root])) for x, r in zip(rest, self.relaxations, strict=True)]
             start = self._join(start, root, np.zeros(1, dtype=np.int64), rest)
         constants = np.array(self.network.structure.constants, dtype=np.int64)
         budgets = np.array([r.budget for r in self.network.instance.resources], dtype=np.int64)
@@ -148,10 +153,9 @@ class Pareto:
         rows, bucket = self.rows[number], self.plan.buckets[number]
         cost, value = self._own(number)
         states = States(np.arange(rows.key.size), cost, value, {})
-        # What the rest can add: the worth of the row without its own part and that of the children joined so far.
-        rest = [
-            worth - self._worth(k, cost, value) for k, worth in enumerate(rows.worth)
-        ]
+        # What the rest can add: the worth of the row without its own part and that of the children joined so
+        # far.
+        rest = [worth - self._worth(k, cost, value) for k, worth in enumerate(rows.worth)]
         children = sorted(bucket.children, key=lambda c: self._list(c).states.row.size)
         for child in children:
             met = rows.child_keys[child]
@@ -171,7 +175,9 @@ class Pareto:
         return worth
 
     def _join(self, states: States, child: int, met: IntArray, rest: list[IntArray]) -> States:
-        """Combine each state with every entry its row meets in the child's lists; prune; drop dominated ones."""
+        """Combine each state with every entry its row meets in the child's lists; prune; drop dominated
+        ones.
+        """
         lists = self._list(child)
         key = met[states.row]
         low = lists.starts[key]
@@ -199,6 +205,8 @@ class Pareto:
             found = States(row[chosen], cost[:, chosen], value[chosen], pointers)
             if total > BLOCK:
                 found = self._undominated(found, found.row)
+                if self.beam is not None and found.row.size > self.beam:
+                    found = self._strongest(found, rest)
             kept.append(found)
             size += found.row.size
             begin = end
@@ -234,7 +242,11 @@ class Pareto:
         fresh = np.append(True, key[1:] != key[:-1])
         if self.resources == 1:
             return states.take(order[_rises(fresh, value)])
-        return states.take(order[_unbeaten(key, value, states.cost[:, order])])
+        good = np.flatnonzero(_unbeaten(key, value, states.cost[:, order]))
+        if self.resources == 2 and good.size > 64:
+            chosen = order[good]
+            good = good[_unbeaten_at_all(key[good], states.cost[1, chosen], states.value[chosen])]
+        return states.take(order[good])
 
 
 def _rises(fresh: IntArray, value: IntArray) -> IntArray:
@@ -254,7 +266,9 @@ def _rises(fresh: IntArray, value: IntArray) -> IntArray:
 
 
 def _unbeaten(key: IntArray, value: IntArray, cost: IntArray) -> IntArray:
-    """Several costs: drop states beaten by one of the nearest before them; a few may remain, which is harmless."""
+    """Several costs: drop states beaten by one of the nearest before them; a few may remain, which is
+    harmless.
+    """
     good = np.ones(key.size, dtype=bool)
     for back in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64):
         if back >= key.size:
@@ -266,10 +280,40 @@ def _unbeaten(key: IntArray, value: IntArray, cost: IntArray) -> IntArray:
     return good
 
 
+def _unbeaten_at_all(key: IntArray, cost: IntArray, value: IntArray) -> IntArray:
+    """Two costs, states sorted by key and the first cost: where none before it has as little cost and as much
+    value.
+
+    Merging blocks of doubling length (Bentley 1980): in each merge, sorted by the second cost, a state of the
+    right block is beaten when the largest value met so far in the left block is not below its own.
+    """
+    size = key.size
+    low = int(value.min())
+    span = int(value.max()) - low + 2
+    if span * (size + 2) >= 2**62:
+        value = np.unique(value, return_inverse=True)[1].astype(np.int64)
+        low, span = 0, int(value.max()) + 2
+    by_cost = np.argsort(cost, kind="stable")
+    place = np.arange(size)
+    beaten = np.zeros(size, dtype=bool)
+    longest = int(np.diff(np.flatnonzero(np.concatenate([[True], key[1:] != key[:-1], [True]]))).max())
+    block = 1
+    while block < 2 * longest:
+        pair = place // (2 * block)
+        group = np.cumsum(np.append(False, (pair[1:] != pair[:-1]) | (key[1:] != key[:-1])))
+        right = (place // block) % 2 == 1
+        order = by_cost[np.argsort(group[by_cost], kind="stable")]
+        lifted = group[order] * span + np.where(right[order], 0, value[order] - low + 1)
+        running = np.maximum.accumulate(lifted) - group[order] * span
+        beaten[order] |= right[order] & (running >= value[order] - low + 1)
+        block *= 2
+    return ~beaten
+
+
 def _concatenate(parts: list[States], like: States, child: int) -> States:
     if not parts:
         empty: IntArray = np.zeros(0, dtype=np.int64)
-        return States(empty, like.cost[:, :0], empty, {c: empty for c in (*like.pointers, child)})
+        return States(empty, like.cost[:, :0], empty, dict.fromkeys((*like.pointers, child), empty))
     return States(
         np.concatenate([p.row for p in parts]),
         np.concatenate([p.cost for p in parts], axis=1),

@@ -22,16 +22,20 @@ class Repair:
         self.group = np.repeat(np.arange(evaluator.count), self.sizes)
         self.level = np.concatenate(evaluator.levels)
         self.value = np.concatenate(evaluator.values)
+        self._until = 0.0  # each improvement may take a small part of the time limit
 
     def improve(self, choice: IntArray, progress: Progress, exchanges: int = 30) -> bool:
-        """Repair a choice (G,), fill it up, exchange pairs; offer the result. Returns whether it was the best yet."""
+        """Repair a choice (G,), fill it up, exchange pairs; offer the result. Returns whether it was the
+        best yet.
+        """
+        self._until = progress.seconds + 0.04 * progress.limits.seconds
         found = self.repaired(choice, progress)
         if found is None:
             return False
         found = self._filled(found, progress)
         better = progress.offer(found.tolist())
         for _ in range(exchanges):
-            if progress.remaining <= 0:
+            if self._late(progress):
                 break
             exchanged = self._exchanged(found)
             if exchanged is None:
@@ -39,6 +43,9 @@ class Repair:
             found = self._filled(exchanged, progress)
             better = progress.offer(found.tolist()) or better
         return better
+
+    def _late(self, progress: Progress) -> bool:
+        return progress.seconds > self._until or progress.remaining <= 0
 
     def _moves(self, choice: IntArray) -> tuple[IntArray, IntArray]:
         """Gain of value (N,) and change of cost (R, N) of every move."""
@@ -72,7 +79,7 @@ class Repair:
             over = self.evaluator.costs(choice) - budgets
             if not (over > 0).any():
                 return choice
-            if progress.remaining <= 0:
+            if self._late(progress):
                 return None
             gain, change = self._moves(choice)
             excess = weight @ np.maximum(over, 0)
@@ -94,7 +101,7 @@ class Repair:
             slack = budgets - self.evaluator.costs(choice)
             gain, change = self._moves(choice)
             fits = (gain > 0) & (change <= slack[:, None]).all(axis=0)
-            if not fits.any() or progress.remaining <= 0:
+            if not fits.any() or self._late(progress):
                 break
             merit = gain.astype(np.float64)
             if float((slack * weight).min()) > 1e-3:
@@ -106,6 +113,8 @@ class Repair:
         """Two moves at once that gain and fit, found as if independent, then checked exactly."""
         slack = self.evaluator.budgets - self.evaluator.costs(choice)
         gain, change = self._moves(choice)
+        if not self.evaluator.budgets.size:
+            return None
         worst = (change / np.maximum(self.evaluator.budgets, 1)[:, None]).max(axis=0)
         limit = float((slack / np.maximum(self.evaluator.budgets, 1)).min())
         order = np.argsort(worst, kind="stable")

@@ -11,7 +11,9 @@ from .instance import Group, Instance, IntArray, Resource, Table
 
 def restrict(instance: Instance, positions: Sequence[IntArray]) -> Instance:
     """The same instance over the levels at the given positions (increasing, one array per group)."""
-    groups = [Group(g.name, g.levels[p], g.values[p]) for g, p in zip(instance.groups, positions, strict=True)]
+    groups = [
+        Group(g.name, g.levels[p], g.values[p]) for g, p in zip(instance.groups, positions, strict=True)
+    ]
     resources = [
         Resource(
             r.name,

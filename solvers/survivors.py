@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .elimination import NEVER, Relaxation, sum_targets
+from .elimination import NEVER, Relaxation, sum_targets, whole
 from .instance import IntArray
 from .network import Network
 from .ordering import Bucket
@@ -31,7 +31,8 @@ class Rows:
     """Surviving combinations of one bucket: position per variable, key (combination of the scope), worth.
 
     `worth[k]` (m,) is `scale` times the best relaxed value through each row under multiplier k, `context[k]`
-    the part of it from outside the subtree, per key; `child_keys[c]` (m,) the key of child c that a row meets.
+    the part of it from outside the subtree, per key; `child_keys[c]` (m,) the key of child c that a row
+    meets.
     """
 
     at: dict[int, IntArray]
@@ -45,12 +46,12 @@ class Rows:
 
 
 def survivors(relaxations: list[Relaxation], thresholds: list[int]) -> list[Rows]:
-    """Rows of every bucket whose worth reaches the threshold under every multiplier. Raises `TooManyError`."""
+    """Rows of every bucket worth the threshold under every multiplier. Raises `TooManyError`."""
     first = relaxations[0]
     buckets = first.plan.buckets
     scopes: list[tuple[dict[int, IntArray], list[IntArray]]] = [({}, []) for _ in buckets]
     for root in first.plan.roots:
-        context = [np.array([r.total - int(r.messages[root])], dtype=np.int64) for r in relaxations]
+        context = [np.array([r.total - int(whole(r.messages[root]))], dtype=np.int64) for r in relaxations]
         scopes[root] = ({}, context)
     found: list[Rows] = [None] * len(buckets)  # type: ignore[list-item]
     kept, tried = 0, 0
@@ -105,7 +106,10 @@ def _rows(
             raise TooManyError
         block = max(1, BLOCK // max(1, size))
         pieces = [
-            (np.repeat(np.arange(k, min(keys, k + block)), size), {v: np.tile(np.arange(size), min(keys, k + block) - k)})
+            (
+                np.repeat(np.arange(k, min(keys, k + block)), size),
+                {v: np.tile(np.arange(size), min(keys, k + block) - k)},
+            )
             for k in range(0, keys, block)
         ]
     kept_keys, kept_out, kept_worth = [], [], []
@@ -161,7 +165,9 @@ def _sum_rows(
         before = int(ends[low - 1]) if low else 0
         high = max(low + 1, int(np.searchsorted(ends, before + BLOCK, side="right")))
         key = np.repeat(np.arange(low, high), counts[low:high])
-        offset = np.arange(key.size) - np.repeat(np.cumsum(counts[low:high]) - counts[low:high], counts[low:high])
+        offset = np.arange(key.size) - np.repeat(
+            np.cumsum(counts[low:high]) - counts[low:high], counts[low:high]
+        )
         where = starts[at[link.head][key]] + offset
         pieces.append((key, {link.base: base[where], link.part: part[where]}))
         low = high
@@ -178,8 +184,12 @@ def _substitute_rows(
     return [(key, {link.head: head[key]})]
 
 
-def _hand_down(relaxations: list[Relaxation], rows: Rows, child: int) -> tuple[dict[int, IntArray], list[IntArray]]:
-    """Keys of a child that rows meet, and the child's context at them; notes on the rows which key each meets."""
+def _hand_down(
+    relaxations: list[Relaxation], rows: Rows, child: int
+) -> tuple[dict[int, IntArray], list[IntArray]]:
+    """Keys of a child that rows meet, and the child's context at them; notes on the rows which key each
+    meets.
+    """
     first = relaxations[0]
     scope = first.plan.buckets[child].scope
     code: IntArray = np.zeros(rows.key.size, dtype=np.int64)
@@ -195,7 +205,9 @@ def _hand_down(relaxations: list[Relaxation], rows: Rows, child: int) -> tuple[d
     context, messages = [], []
     for k, relaxation in enumerate(relaxations):
         message = relaxation.messages[child][tuple(at[v] for v in scope)]
-        best = np.maximum.reduceat(rows.worth[k][order], starts) if starts.size else np.zeros(0, dtype=np.int64)
+        best = (
+            np.maximum.reduceat(rows.worth[k][order], starts) if starts.size else np.zeros(0, dtype=np.int64)
+        )
         context.append(best - np.maximum(message, NEVER))
         messages.append(message)
     rows.child_keys[child], rows.child_messages[child] = met, messages

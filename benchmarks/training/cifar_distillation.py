@@ -18,7 +18,7 @@ import statistics
 from dataclasses import replace
 from pathlib import Path
 
-import torch
+from plans import plan_for
 from safetensors.torch import load_file, save_file
 
 from knapsack_prune.data import ImageSource, calibration_loader, open_source
@@ -132,25 +132,9 @@ def adapt_parent(
 
 def load_plan(network: Network, source: ImageSource, budget: float, options: argparse.Namespace) -> Plan:
     """The plan for a budget, made with the adapted parent's importance where it is not there yet."""
-    path = (
-        options.plans or options.output / "plans"
-    ) / f"{options.network}-{options.importance}-{budget:g}.json"
-    if not path.exists():
-        from knapsack_prune.planner import plan
-
-        images = calibration_loader(source, options.samples, 0, 128, network.input_shape)
-        example = torch.zeros(1, *network.input_shape)
-        made = plan(
-            network.model,
-            example,
-            flops_budget=budget,
-            importance=options.importance,
-            data=images if options.importance in ("taylor", "taylor_abs", "fisher") else None,
-            name=network.name,
-            weights=network.weights,
-        )
-        made.save(path)
-    return Plan.load(path)
+    images = calibration_loader(source, options.samples, 0, 128, network.input_shape)
+    folder = options.plans or options.output / "plans"
+    return plan_for(network, budget, folder, options.importance, images)
 
 
 def write_tables(options: argparse.Namespace) -> None:

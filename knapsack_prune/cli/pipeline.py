@@ -38,14 +38,16 @@ def run(
     """
     from dataclasses import replace
 
+    import torch
+
     from knapsack_prune.budget import parse_budget
     from knapsack_prune.cli.preparing import check_writable, quiet_libraries
     from knapsack_prune.cli.training_steps import show_result, show_run
-    from knapsack_prune.pipeline.config import RunConfig, read_config
+    from knapsack_prune.pipeline.config import EMBEDDED_RUN, read_config
     from knapsack_prune.pipeline.run import Run
 
     check_writable(directory, directory=True)
-    found = RunConfig() if config is None else read_config(config)
+    found = EMBEDDED_RUN if config is None else read_config(config)
     if flops_budget is not None:
         plan = found.plan.model_copy(update={"flops_budget": parse_budget(flops_budget)})
         found = found.model_copy(update={"plan": plan})
@@ -59,6 +61,8 @@ def run(
         told.print(
             "No model is named: the embedded default, a small ResNet trained on the digits.", style="dim"
         )
+    if found.finetune.threads:
+        torch.set_num_threads(found.finetune.threads)
     with quiet_libraries():
         result = Run(
             found,

@@ -19,7 +19,7 @@ from knapsack_prune.errors import RequestError
 from knapsack_prune.importance import CRITERIA, DATA_CRITERIA, Scores, score
 from knapsack_prune.models import DEFAULT_NETWORK, Network, load_network
 from knapsack_prune.planner import check_prunable
-from knapsack_prune.tracing.trace import trace
+from knapsack_prune.slimming.probe import trace
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -68,7 +68,8 @@ class NetworkOptions:
             checkpoint=self.checkpoint,
             input_shape=self.input_shape or ",".join(map(str, model.input_shape)),
             num_classes=self.num_classes,
-            seed=self.seed,
+            # An untrained parent was initialised with the plan's seed.
+            seed=plan.importance.seed,
         ).load()
 
 

@@ -36,7 +36,6 @@ def slim(
     checkpoint: options.Checkpoint = None,
     input_shape: options.InputShape = None,
     num_classes: options.NumClasses = None,
-    seed: options.Seed = 0,
 ) -> None:
     """Make the small network that a plan describes, and check it against its parent.
 
@@ -52,7 +51,7 @@ def slim(
     check_writable(directory, directory=True)
     with stages() as progress:
         progress.enter("loading the network")
-        parent = NetworkOptions(model, weights, checkpoint, input_shape, num_classes, seed).load_parent(found)
+        parent = NetworkOptions(model, weights, checkpoint, input_shape, num_classes).load_parent(found)
         check_fingerprint(parent.model, found)
         progress.enter("slimming and checking")
         with quiet_libraries(), _holds(plan_file):
@@ -76,7 +75,6 @@ def verify(
     checkpoint: options.Checkpoint = None,
     input_shape: options.InputShape = None,
     num_classes: options.NumClasses = None,
-    seed: options.Seed = 0,
 ) -> None:
     """Check everything a plan says, trusting none of it: network, groups, costs, importance, slim output."""
     from rich.markup import escape
@@ -88,7 +86,7 @@ def verify(
     found = Plan.load(plan_file)
     with stages() as progress:
         progress.enter("loading the network")
-        parent = NetworkOptions(model, weights, checkpoint, input_shape, num_classes, seed).load_parent(found)
+        parent = NetworkOptions(model, weights, checkpoint, input_shape, num_classes).load_parent(found)
         checks = _verified(plan_file, found, parent, progress)
     table = Table(title=f"{escape(str(plan_file))} holds", title_justify="left")
     table.add_column("what")
@@ -107,9 +105,9 @@ def _verified(path: Path, plan: Plan, parent: Network, progress: Stages) -> list
     from knapsack_prune.cost import count_params, total
     from knapsack_prune.importance import DATA_CRITERIA, WEIGHT_CRITERIA, score
     from knapsack_prune.slimming.gate import check_slim
+    from knapsack_prune.slimming.probe import trace
     from knapsack_prune.slimming.slicing import sliced_copy
     from knapsack_prune.slimming.slim import check_fingerprint
-    from knapsack_prune.tracing.trace import trace
 
     check_fingerprint(parent.model, plan)
     checks = [("fingerprint", plan.model.fingerprint)]

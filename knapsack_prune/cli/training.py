@@ -72,6 +72,7 @@ def finetune(
     compile_networks: chosen.Compile = False,
     cache: chosen.Cache = chosen.CacheName.none,
     workers: chosen.Workers = None,
+    threads: chosen.Threads = 0,
     resume: chosen.Resume = False,
     checkpoint_every: chosen.CheckpointEvery = 0,
     seed: options.Seed = 0,
@@ -111,7 +112,7 @@ def finetune(
         channels_last=channels_last,
         compile=compile_networks,
     )
-    conduct = _conduct(device, cache, workers, resume, checkpoint_every)
+    conduct = _conduct(device, cache, workers, threads, resume, checkpoint_every)
     subject = load_target(target, model, weights, checkpoint, num_classes)
     source = open_data(data, subject.parent.name, data_root, mean, std)
     result = train(
@@ -146,6 +147,7 @@ def evaluate(
     channels_last: chosen.ChannelsLast = False,
     cache: chosen.Cache = chosen.CacheName.none,
     workers: chosen.Workers = None,
+    threads: chosen.Threads = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Accuracy on the test images: of a slim network, or of any network by --model."""
@@ -167,7 +169,8 @@ def evaluate(
     settings = RunSettings(
         batch_size=batch_size, held_out=0.0, precision=precision.value, channels_last=channels_last
     )
-    session = Session(source, parent.input_shape, settings, _conduct(device, cache, workers), test_only=True)
+    conduct = _conduct(device, cache, workers, threads)
+    session = Session(source, parent.input_shape, settings, conduct, test_only=True)
     show_accuracy(output(), name, source.name, session.accuracy(network), as_json)
 
 
@@ -232,13 +235,18 @@ def _conduct(
     device: chosen.DeviceName,
     cache: chosen.CacheName,
     workers: int | None,
+    threads: int,
     resume: bool = False,
     checkpoint_every: int = 0,
 ) -> Conduct:
     import os
 
+    import torch
+
     from knapsack_prune.training.settings import Conduct
 
+    if threads:
+        torch.set_num_threads(threads)
     count = min(8, os.cpu_count() or 1) if workers is None else workers
     return Conduct(
         device=device.value,

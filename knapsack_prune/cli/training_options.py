@@ -168,6 +168,16 @@ Workers = Annotated[
     int | None,
     _option("--workers", CONDUCT, "Processes that read images; by default one per core, at most 8.", min=0),
 ]
+Threads = Annotated[
+    int,
+    _option(
+        "--threads",
+        CONDUCT,
+        "CPU threads per process; 0 leaves torch's choice. Networks of small images are often fastest with "
+        "1.",
+        min=0,
+    ),
+]
 Resume = Annotated[bool, _option("--resume", CONDUCT, "Continue the run in the output directory.")]
 CheckpointEvery = Annotated[
     int,

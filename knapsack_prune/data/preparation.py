@@ -37,6 +37,11 @@ class Preparation:
         return cls(channels, height, width, normalisation.for_channels(channels))
 
     @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width)."""
+        return self.channels, self.height, self.width
+
+    @property
     def canvas(self) -> tuple[int, int]:
         """(height, width) to which a larger image is reduced before its centre is cropped."""
         return round(self.height * RESIZE_OVER_CROP), round(self.width * RESIZE_OVER_CROP)

@@ -6,7 +6,7 @@ Aflalo, Noy, Lin, Friedman, Zelnik-Manor 2020, "Knapsack Pruning with Inner Dist
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from knapsack_prune.distill.features import StageMatch
+from knapsack_prune.distill.teacher import TeacherOutput
 
 InnerKind = Literal["kept", "learned"]
 
@@ -44,16 +45,50 @@ def projections(stages: Sequence[StageMatch], kind: InnerKind) -> nn.ModuleList:
     )
 
 
-class InnerLoss(nn.Module):
-    """The inner distillation loss of projected student features against the parent's, over stages and logits.
+def target_variances(
+    outputs: Iterable[TeacherOutput], stages: Sequence[StageMatch], kind: InnerKind
+) -> tuple[float, ...]:
+    """Variance of what each stage's feature is compared with, over all elements; the logits' comes last.
 
-    Each stage's mean squared error is divided by the variance of the parent's feature if `normalise`, so that
-    stages of different magnitude weigh the same and one gamma serves many networks.
+    Args:
+        outputs: what the teacher said about some training images, with features.
+        stages: the stages compared.
+        kind: `kept` compares with the kept channels only.
     """
+    sums: list[list[float]] = [[0.0, 0.0, 0.0] for _ in range(len(stages) + 1)]
+    for output in outputs:
+        targets = []
+        for stage, feature in zip(stages, output.features, strict=True):
+            kept = torch.tensor(stage.kept, device=feature.device)
+            targets.append(feature.index_select(stage.dim, kept) if kind == "kept" else feature)
+        for entry, target in zip(sums, [*targets, output.logits[0]], strict=True):
+            values = target.double()
+            entry[0] += values.numel()
+            entry[1] += float(values.sum())
+            entry[2] += float(values.square().sum())
+    return tuple(max(0.0, square / count - (total / count) ** 2) for count, total, square in sums)
 
-    def __init__(self, stages: Sequence[StageMatch], kind: InnerKind, normalise: bool) -> None:
+
+class InnerLoss(nn.Module):
+    """The inner distillation loss of projected student features against the parent's, over stages and
+    logits."""
+
+    def __init__(
+        self, stages: Sequence[StageMatch], kind: InnerKind, variances: Sequence[float] | None = None
+    ) -> None:
+        """Prepare the comparison.
+
+        Args:
+            stages: what is compared, in order.
+            kind: how (see `ObjectiveSettings.distill`).
+            variances: per stage, then for the logits, what its mean squared error is divided by, so that
+            stages
+                of different magnitude weigh the same and one gamma serves many networks; None divides by
+                nothing.
+        """
         super().__init__()
-        self._normalise = normalise
+        # A feature that does not vary at all has nothing to divide by and is compared as it is.
+        self._weights = [1 / v if v > 0 else 1.0 for v in variances or [1.0] * (len(stages) + 1)]
         self._dims = [stage.dim for stage in stages]
         self._teacher_names: list[str | None] = []
         self._student_names: list[str | None] = []
@@ -77,21 +112,25 @@ class InnerLoss(nn.Module):
         for index, (ours, theirs) in enumerate(zip(features, teacher_features, strict=True)):
             dim = self._dims[index]
             ours = self._select(ours, self._student_names[index], dim)
-            terms.append(self._distance(ours, self._select(theirs, self._teacher_names[index], dim)))
-        terms.append(self._distance(logits, teacher_logits))
-        return torch.stack(terms).mean()
+            terms.append(_distance(ours, self._select(theirs, self._teacher_names[index], dim)))
+        terms.append(_distance(logits, teacher_logits))
+        weighted = [weight * term for weight, term in zip(self._weights, terms, strict=True)]
+        return torch.stack(weighted).mean()
 
     def _select(self, feature: Tensor, name: str | None, dim: int) -> Tensor:
-        if name is None:
-            return feature
-        kept = self.get_buffer(name)
-        return feature.index_select(dim, kept)
+        return feature if name is None else _kept_channels(feature, dim, self.get_buffer(name))
 
-    def _distance(self, ours: Tensor, theirs: Tensor) -> Tensor:
-        target = theirs.detach().float()
-        error = F.mse_loss(ours.float(), target)
-        if not self._normalise:
-            return error
-        # A feature that does not vary at all has nothing to divide by and is compared as it is.
-        variance = target.var(correction=0)
-        return error / torch.where(variance > 0, variance, torch.ones_like(variance))
+
+def _kept_channels(feature: Tensor, dim: int, kept: Tensor) -> Tensor:
+    """The kept channels in the feature's own memory format.
+
+    `index_select` gives channels-first memory whatever it is given: comparing that with a channels-last
+    feature is slow, and its gradient would force a conversion at every layer before.
+    """
+    if feature.dim() == 4 and dim == 1 and feature.is_contiguous(memory_format=torch.channels_last):
+        return feature.permute(0, 2, 3, 1).index_select(3, kept).permute(0, 3, 1, 2)
+    return feature.index_select(dim, kept)
+
+
+def _distance(ours: Tensor, theirs: Tensor) -> Tensor:
+    return F.mse_loss(ours.float(), theirs.detach().float())

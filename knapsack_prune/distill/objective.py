@@ -29,7 +29,8 @@ class ObjectiveSettings:
         distill: `kept` compares the student's features with exactly the parent's kept channels, `learned`
             projects them to all of the parent's channels (the paper), `none` compares no feature.
         gamma: weight of inner distillation.
-        normalise: divide each stage's error by the variance of the parent's feature.
+        normalise: divide each stage's error by the variance of the parent's feature, measured before
+        training.
         logit_weight: weight of logit distillation.
         temperature: T of logit distillation.
     """
@@ -108,10 +109,20 @@ class Objective(nn.Module):
 
     PARTS = ("loss", "labels", "inner", "logits")
 
-    def __init__(self, settings: ObjectiveSettings, stages: Sequence[StageMatch]) -> None:
+    def __init__(
+        self,
+        settings: ObjectiveSettings,
+        stages: Sequence[StageMatch],
+        variances: Sequence[float] | None = None,
+    ) -> None:
+        """Prepare the loss; `variances` are those of `inner.target_variances`, where `settings.normalise`
+        asks."""
         super().__init__()
+        if settings.inner and settings.normalise and variances is None:
+            raise ValueError("normalised features need the variances of the teacher's: see target_variances")
         self.settings = settings
-        self._inner = InnerLoss(stages, settings.inner_kind, settings.normalise) if settings.inner else None
+        divided = variances if settings.normalise else None
+        self._inner = InnerLoss(stages, settings.inner_kind, divided) if settings.inner else None
 
     def forward(self, student: StudentOutput, labels: Tensor, teacher: TeacherOutput | None) -> Tensor:
         """Shape (4,): the loss, then its unweighted parts in the order of `PARTS` (0 where not asked for).

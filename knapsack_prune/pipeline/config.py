@@ -65,6 +65,7 @@ class FinetuneSection(_Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     cache: Literal["none", "device"] = "device"
     workers: Annotated[int, Field(ge=0)] = 0
+    threads: Annotated[int, Field(ge=0)] = 0
     mask: bool = False
     distill_layers: tuple[str, ...] | None = None
 
@@ -89,6 +90,10 @@ class RunConfig(_Section):
     plan: PlanSection = PlanSection()
     finetune: FinetuneSection = FinetuneSection()
     export: ExportSection = ExportSection()
+
+
+# What `run` does without a file. One thread: 8x8 images are too small to be worth sharing out.
+EMBEDDED_RUN = RunConfig(finetune=FinetuneSection(threads=1))
 
 
 def read_config(path: Path) -> RunConfig:

@@ -75,7 +75,7 @@ class Run:
         key = stage_key({"before": key})
         self._stage("slim", key, self._slim)
         key = stage_key(
-            {"before": key, "finetune": config.finetune.model_dump(exclude={"device", "workers"})}
+            {"before": key, "finetune": config.finetune.model_dump(exclude={"device", "workers", "threads"})}
         )
         self._stage("finetune", key, lambda: self._finetune(key))
         trained = key

@@ -7,6 +7,7 @@ input. The modules here hold it; they keep the names of the parent's parameters,
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -26,16 +27,23 @@ class SlimMultiheadAttention(nn.Module):
     # Read by nn.TransformerEncoderLayer: False keeps it from a fused path that assumes whole heads.
     _qkv_same_embed_dim = False
 
+    in_proj_weight: Tensor | None
+    in_proj_bias: Tensor | None
+    q_proj_weight: Tensor
+    k_proj_weight: Tensor
+    v_proj_weight: Tensor
+
     def __init__(self, sliced: nn.MultiheadAttention, head_dim: int) -> None:
         super().__init__()
         self.head_dim = head_dim
         self.batch_first = sliced.batch_first
         self.dropout = float(sliced.dropout)
-        if sliced.in_proj_weight is not None:
-            self.in_proj_weight: Tensor | None = sliced.in_proj_weight
+        packed: nn.Parameter | None = sliced.in_proj_weight
+        if packed is not None:
+            self.in_proj_weight = packed
             self.num_heads = sliced.in_proj_weight.shape[0] // 3 // head_dim
         else:
-            self.in_proj_weight = None
+            self.register_parameter("in_proj_weight", None)
             self.q_proj_weight = sliced.q_proj_weight
             self.k_proj_weight = sliced.k_proj_weight
             self.v_proj_weight = sliced.v_proj_weight
@@ -47,14 +55,14 @@ class SlimMultiheadAttention(nn.Module):
 
     def _project(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         bias = self.in_proj_bias
+        biases: Sequence[Tensor | None] = (None,) * 3 if bias is None else bias.chunk(3)
+        weights: Sequence[Tensor]
         if self.in_proj_weight is None:
-            biases = (None,) * 3 if bias is None else bias.chunk(3)
             weights = (self.q_proj_weight, self.k_proj_weight, self.v_proj_weight)
         elif query is key and key is value:
             q, k, v = F.linear(query, self.in_proj_weight, bias).chunk(3, dim=-1)
             return q, k, v
         else:
-            biases = (None,) * 3 if bias is None else bias.chunk(3)
             weights = self.in_proj_weight.chunk(3)
         q, k, v = (
             F.linear(source, weight, offset)
@@ -106,7 +114,8 @@ class SlimMultiheadAttention(nn.Module):
             if total.dim() == 3:
                 if total.shape[0] % q.shape[0] == 0 and total.shape[0] != q.shape[0] * self.num_heads:
                     raise ValueError(
-                        f"attn_mask has {total.shape[0]} masks for {q.shape[0]} examples of {self.num_heads} heads; after "
+                        f"attn_mask has {total.shape[0]} masks for {q.shape[0]} examples of {self.num_heads} heads; "
+                        "after "
                         f"pruning heads give one mask per example and kept head, or a mask of two dimensions"
                     )
                 total = total.unflatten(0, (q.shape[0], self.num_heads))
@@ -133,6 +142,11 @@ class SlimShiftedWindowAttention(nn.Module):
     equation 2 (cosine attention) and section 3.3 (continuous position bias).
     """
 
+    qkv: nn.Linear
+    proj: nn.Linear
+    cpb_mlp: nn.Module
+    logit_scale: Tensor
+    relative_coords_table: Tensor
     relative_position_bias_table: Tensor
     relative_position_index: Tensor
 
@@ -188,7 +202,7 @@ class SlimShiftedWindowAttention(nn.Module):
 
     def _attend(self, windows: Tensor, mask: Tensor | None, per_image: int) -> Tensor:
         """Shape (images * windows, tokens, channels) in and out."""
-        bias = self.qkv.bias
+        bias: Tensor | None = self.qkv.bias
         if self.cosine and bias is not None:
             # Version 2 has no bias on the keys.
             parts = bias.chunk(3)
@@ -215,7 +229,13 @@ class SlimShiftedWindowAttention(nn.Module):
             index = torch.arange(size, device=padded.device)
             band = (index >= size - window).to(region.dtype) + (index >= size - step).to(region.dtype)
             region = region + (band[:, None] * 3 if axis == 0 else band[None, :])
-        tokens = region.unflatten(1, (across, -1)).unflatten(0, (down, -1)).transpose(1, 2).flatten(2).flatten(0, 1)
+        tokens = (
+            region.unflatten(1, (across, -1))
+            .unflatten(0, (down, -1))
+            .transpose(1, 2)
+            .flatten(2)
+            .flatten(0, 1)
+        )
         apart = tokens[:, :, None] != tokens[:, None, :]
         return torch.zeros_like(apart, dtype=padded.dtype).masked_fill(apart, -100.0)
 
@@ -229,6 +249,8 @@ class SlimRelativePositionalAttention(nn.Module):
     Source: Tu et al. 2022 (arXiv 2204.01697), section 3.1.
     """
 
+    to_qkv: nn.Linear
+    merge: nn.Linear
     relative_position_bias_table: Tensor
     relative_position_index: Tensor
 

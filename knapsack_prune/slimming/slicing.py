@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from knapsack_prune.errors import RequestError
-from knapsack_prune.plan_file import AttributePart, Plan, SlicePart
+from knapsack_prune.plan_file import AttributePart, FullWidthPart, Plan, SlicePart
 from knapsack_prune.slimming.attention import replacement
 from knapsack_prune.slimming.full_width import FullWidth
 
@@ -52,43 +53,68 @@ def kept_indices(plan: Plan, shapes: dict[str, tuple[int, ...]]) -> dict[tuple[s
     return kept
 
 
+@dataclass(frozen=True, eq=False)
+class Cuts:
+    """What slicing does to a network.
+
+    Attributes:
+        kept: per parameter or buffer and dimension that loses something: the indices that stay.
+        attributes: integers of modules that follow.
+        full_width: modules that run at the parent's width.
+    """
+
+    kept: Mapping[tuple[str, int], Tensor]
+    attributes: Sequence[AttributePart]
+    full_width: Sequence[FullWidthPart]
+
+
 def sliced_copy(model: nn.Module, plan: Plan) -> nn.Module:
     """A copy of the network with the plan's parameters and buffers sliced; the original is not touched.
 
     Memory: the parent and the slim network, nothing else.
     """
-    tensors: dict[str, Tensor] = {
-        **dict(model.named_parameters(remove_duplicate=False)),
-        **dict(model.named_buffers(remove_duplicate=False)),
-    }
-    kept = kept_indices(plan, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
+    shapes = {name: tuple(tensor.shape) for name, tensor in _tensors(model).items()}
+    return cut_copy(model, Cuts(kept_indices(plan, shapes), plan.attributes, plan.full_width))
+
+
+def cut_copy(model: nn.Module, cuts: Cuts, *, empty: bool = False) -> nn.Module:
+    """A sliced copy; `empty` gives one on the meta device, which has shapes but no values."""
+    tensors = _tensors(model)
     by_name: dict[str, list[tuple[int, Tensor]]] = defaultdict(list)
-    for (name, dim), indices in kept.items():
+    for (name, dim), indices in cuts.kept.items():
         by_name[name].append((dim, indices))
     memo: dict[int, object] = {}
-    for name, cuts in by_name.items():
-        tensor = tensors[name]
-        cut = tensor.detach()
-        for dim, indices in cuts:
-            cut = cut.index_select(dim, indices.to(tensor.device))
+    for name, tensor in tensors.items():
+        if name not in by_name and not empty:
+            continue
+        cut = tensor.detach().to("meta") if empty else tensor.detach()
+        for dim, indices in by_name[name]:
+            cut = cut.index_select(dim, indices.to(cut.device))
         is_parameter = isinstance(tensor, nn.Parameter)
         memo[id(tensor)] = nn.Parameter(cut, tensor.requires_grad) if is_parameter else cut
     # deepcopy takes what `memo` holds for the original: the wide tensors are never copied.
     small = copy.deepcopy(model, memo)
     _set_widths(small, model)
-    _set_attributes(small, plan.attributes)
-    _replace(small, model, plan)
+    _set_attributes(small, cuts.attributes)
+    _replace(small, model, cuts)
     return small
 
 
-def _replace(small: nn.Module, model: nn.Module, plan: Plan) -> None:
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    return {
+        **dict(model.named_parameters(remove_duplicate=False)),
+        **dict(model.named_buffers(remove_duplicate=False)),
+    }
+
+
+def _replace(small: nn.Module, model: nn.Module, cuts: Cuts) -> None:
     parents = dict(model.named_modules())
     replaced: dict[str, nn.Module] = {}
     for name, module in small.named_modules():
         other = replacement(module, parents[name])
         if other is not None and not _unchanged(module, parents[name]):
             replaced[name] = other
-    for part in plan.full_width:
+    for part in cuts.full_width:
         if len(part.kept) < part.size:
             inner = small.get_submodule(part.module)
             replaced[part.module] = FullWidth(inner, part.dim, part.size, part.kept)
@@ -127,7 +153,7 @@ def _set_widths(small: nn.Module, model: nn.Module) -> None:
             module.num_parameters = module.weight.shape[0]
 
 
-def _set_attributes(small: nn.Module, attributes: tuple[AttributePart, ...]) -> None:
+def _set_attributes(small: nn.Module, attributes: Sequence[AttributePart]) -> None:
     """Rewrite the integers that the tracer found to count channels."""
     modules = dict(small.named_modules())
     for part in attributes:

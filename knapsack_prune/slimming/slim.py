@@ -46,7 +46,8 @@ def check_fingerprint(model: nn.Module, plan: Plan) -> None:
     if found != plan.model.fingerprint:
         raise RequestError(
             f"the plan was made for {plan.model.name} ({plan.model.fingerprint[:19]}…), this network is "
-            f"{type(model).__name__} ({found[:19]}…); parameters and buffers must have the same names and shapes: give the "
+            f"{type(model).__name__} ({found[:19]}…); parameters and buffers must have the same names and "
+            "shapes: give the "
             f"plan's own network, or plan this one"
         )
 
@@ -97,7 +98,8 @@ def load_slim(directory: str | Path, model_factory: Callable[[], nn.Module]) -> 
     small = sliced_copy(parent, plan)
     if fingerprint(small) != config.get("slim_fingerprint"):
         raise RequestError(
-            f"{folder}: plan.json does not describe the network of config.json; one of the files was changed: slim again"
+            f"{folder}: plan.json does not describe the network of config.json; one of the files was "
+            "changed: slim again"
         )
     try:
         load_model(small, str(folder / "model.safetensors"))

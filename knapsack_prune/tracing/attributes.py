@@ -14,13 +14,17 @@ from knapsack_prune.tracing.ledger import Constant, Ledger
 
 def size_attributes(
     ledger: Ledger, model: nn.Module, owner: Callable[[IntArray], Owner]
-) -> tuple[SizeAttribute, ...]:
+) -> tuple[tuple[SizeAttribute, ...], tuple[str, ...]]:
     """Find the attributes behind the integer arguments that count removable channels.
 
     An operator's argument shows only its value. The module that ran the operator is searched for integer
     attributes (or items of tuples) of that value: one meaning of the value sets all of them; several meanings
     (the left and the right padding) are matched in the order of definition, if there are as many attributes.
-    Where none is found, the code has computed the size from its input, or slimming will fail and say so.
+    Where none is found, the code has computed the size from its input, or it cannot be slimmed.
+
+    Returns:
+        The attributes; and the modules whose operators count removable channels, layers of PyTorch whose widths
+        are known apart: whether the others' code follows must be tried.
     """
     modules = dict(model.named_modules())
     meanings: dict[tuple[str, int], dict[bytes, Owner]] = defaultdict(dict)
@@ -31,11 +35,14 @@ def size_attributes(
         if constant.whole and _one_unit(found):
             continue
         meanings[constant.module, constant.value].setdefault(_key(constant, found), found)
-    attributes = []
+    attributes: list[SizeAttribute] = []
+    sized: dict[str, None] = {}
     for (module, value), owners in meanings.items():
         if not any(bool((found.groups >= 0).any()) for found in owners.values()):
             continue
         places = list(_places(modules[module], value))
+        if not isinstance(modules[module], (nn.LayerNorm, nn.GroupNorm)):
+            sized[module] = None
         if len(owners) == 1:
             (only,) = owners.values()
             attributes += [SizeAttribute(module, name, item, only) for name, item in places]
@@ -44,7 +51,7 @@ def size_attributes(
                 SizeAttribute(module, name, item, found)
                 for (name, item), found in zip(places, owners.values(), strict=True)
             ]
-    return tuple(attributes)
+    return tuple(attributes), tuple(sized)
 
 
 def _key(constant: Constant, found: Owner) -> bytes:

@@ -35,8 +35,8 @@ def unit_classes(ledger: Ledger) -> tuple[IntArray, dict[int, str]]:
             frozen.setdefault(int(found), reason)
     for stretched, operator in undecided:
         frozen.setdefault(int(classes[stretched]), f"`{operator}` stretches it over other channels")
-    for name, ids in ledger.elements:
-        spread = classes[ids.data.numpy()]
+    for name, elements in ledger.elements:
+        spread = classes[elements.data.numpy()]
         if _varying(spread) > 1:
             for found in np.unique(spread):
                 frozen.setdefault(int(found), f"parameter `{name}` carries it across several dimensions")
@@ -93,9 +93,7 @@ def _settle_broadcasts(ledger: Ledger, classes: IntArray) -> list[tuple[int, str
     undecided: list[tuple[int, str]] = []
     for broadcast in ledger.broadcasts:
         mask = (broadcast.stretched != NONE) & (broadcast.over != NONE)
-        pairs = np.unique(
-            np.stack((broadcast.stretched[mask], classes[broadcast.over[mask]])), axis=1
-        )
+        pairs = np.unique(np.stack((broadcast.stretched[mask], classes[broadcast.over[mask]])), axis=1)
         ids, counts = np.unique(pairs[0], return_counts=True)
         single = ids[counts == 1]
         partner = dict(zip(pairs[0].tolist(), pairs[1].tolist(), strict=True))

@@ -70,7 +70,8 @@ def _stages(program: ExportedProgram, values: dict[Node, Value]) -> list[tuple[s
         if isinstance(ids, Ids) and len(ids.varying) == 1:
             trunk[TrunkFeature(point.module, point.shape, ids.varying[0])] = ids
     return [
-        (stage.module, stage.dim, trunk[stage].line(stage.dim).numpy()) for stage in choose_stages(list(trunk))
+        (stage.module, stage.dim, trunk[stage].line(stage.dim).numpy())
+        for stage in choose_stages(list(trunk))
     ]
 
 
@@ -148,7 +149,7 @@ def _placeholders(program: ExportedProgram) -> dict[Node, Value]:
     by_name = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}
     values: dict[Node, Value] = {}
     for spec in program.graph_signature.input_specs:
-        node = by_name[spec.arg.name]  # type: ignore[union-attr]
+        node = by_name[spec.arg.name]
         if spec.kind is InputKind.PARAMETER and spec.target is not None:
             values[node] = Parameter(spec.target, program.state_dict[spec.target], True)
         elif spec.kind is InputKind.BUFFER and spec.target is not None:

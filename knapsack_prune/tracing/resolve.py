@@ -85,6 +85,7 @@ def resolve(
     member, group_sites = _membership(ledger, classes, frozen, sites)
     groups = _groups(member, sites, group_sites)
     flops = tuple(_terms(ledger, member))
+    attributes, sized = size_attributes(ledger, model, member.owner)
     return ChannelGraph(
         fingerprint=fingerprint(model),
         input_shape=input_shape,
@@ -96,7 +97,8 @@ def resolve(
         ),
         flops=flops,
         params=_parameter_terms(model, sites, member),
-        attributes=size_attributes(ledger, model, member.owner),
+        attributes=attributes,
+        sized=sized,
         full_width=tuple(
             FullWidthModule(name, dim, owner)
             for name, dim, owner in ((n, d, member.owner(ids)) for n, d, ids in ledger.full_width)
@@ -162,9 +164,9 @@ def _membership(
     candidates = np.flatnonzero(produced)
     ties = _tie_reasons(ledger, classes)
     members: dict[tuple[int, int], list[int]] = defaultdict(list)
-    for found in candidates.tolist():
-        if found not in frozen:
-            members[int(first_site[found]), int(signature[found])].append(found)
+    for candidate in candidates.tolist():
+        if candidate not in frozen:
+            members[int(first_site[candidate]), int(signature[candidate])].append(candidate)
     sizes: list[int] = []
     group_sites: list[int] = []
     order = sorted(members, key=lambda key: (key[0], members[key][0]))
@@ -247,8 +249,8 @@ def _parameter_terms(model: nn.Module, sites: list[Site], member: Membership) ->
         coefficient = 1
         factors = []
         for dim, size in enumerate(tensor.shape):
-            site = by_parameter[name].get(dim)
-            form = member.form(site.ids) if site is not None else Form(size)
+            known = by_parameter[name].get(dim)
+            form = member.form(known.ids) if known is not None else Form(size)
             if form.weights:
                 factors.append(form)
             else:
@@ -293,4 +295,3 @@ def _frozen_groups(
         FrozenGroup(name, sizes.get((name, reason), 0), reason, flops.get((name, reason), 0))
         for name, reason in dict.fromkeys((*sizes, *flops))
     )
-

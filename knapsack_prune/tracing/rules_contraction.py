@@ -8,7 +8,6 @@ from functools import partial
 import numpy as np
 import torch
 
-
 from knapsack_prune.tracing.context import Context, Parameter, Rule, Value
 from knapsack_prune.tracing.ids import NONE, Ids
 
@@ -20,15 +19,43 @@ FVCORE_POOLING = {
 """fvcore's FLOPs per input element and per output element."""
 
 POOLING = (
-    "adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d avg_pool1d "
-    "avg_pool2d avg_pool3d max_pool1d max_pool2d max_pool3d max_pool2d_with_indices upsample_nearest1d "
-    "upsample_nearest2d upsample_bilinear2d upsample_bicubic2d upsample_linear1d _upsample_nearest_exact2d lp_pool2d"
-).split()
+    "adaptive_avg_pool1d",
+    "adaptive_avg_pool2d",
+    "adaptive_avg_pool3d",
+    "adaptive_max_pool1d",
+    "adaptive_max_pool2d",
+    "avg_pool1d",
+    "avg_pool2d",
+    "avg_pool3d",
+    "max_pool1d",
+    "max_pool2d",
+    "max_pool3d",
+    "max_pool2d_with_indices",
+    "upsample_nearest1d",
+    "upsample_nearest2d",
+    "upsample_bilinear2d",
+    "upsample_bicubic2d",
+    "upsample_linear1d",
+    "_upsample_nearest_exact2d",
+    "lp_pool2d",
+)
 
 EXACT_SUMS = ("sum", "linalg_vector_norm", "norm")
 """Reductions to which a channel of zeros adds nothing."""
 
-REDUCTIONS = ("mean", "amax", "amin", "max", "min", "var", "std", "var_mean", "prod", "logsumexp", *EXACT_SUMS)
+REDUCTIONS = (
+    "mean",
+    "amax",
+    "amin",
+    "max",
+    "min",
+    "var",
+    "std",
+    "var_mean",
+    "prod",
+    "logsumexp",
+    *EXACT_SUMS,
+)
 
 
 def pooling(context: Context) -> Value:
@@ -105,7 +132,9 @@ def matmul(context: Context) -> Value:
     if left.empty and not right.empty:
         # A constant matrix acts on channels: only the columns may differ, and they alone change the count.
         if right.varying != (len(right.shape) - 1,):
-            ledger.freeze(right.data, f"`{context.operator}` of a constant with channels in several dimensions")
+            ledger.freeze(
+                right.data, f"`{context.operator}` of a constant with channels in several dimensions"
+            )
             return Ids.none(shape)
         ledger.cost(context.module, operator, math.prod(left.shape), right.line(-1))
     else:
@@ -153,7 +182,8 @@ def einsum(context: Context) -> Value:
             ledger.freeze(ids.data, f"`einsum` of {equation!r} has no rule")
         return Ids.none(context.shape)
     shape = {
-        letter: size for term, ids in zip(terms, operands, strict=True)
+        letter: size
+        for term, ids in zip(terms, operands, strict=True)
         for letter, size in zip(term, ids.shape, strict=True)
     }
     result = torch.zeros((1,) * len(output), dtype=torch.int64)
@@ -217,15 +247,23 @@ def _einsum_flops(equation: str, shapes: tuple[tuple[int, ...], ...], letter: st
     raise RuntimeError(f"NumPy's einsum_path no longer prints a FLOP count for {equation!r}")
 
 
-
 def constructor(context: Context) -> Value:
     """A new tensor that only takes its shape or type from another."""
     return Ids.none(context.shape)
 
 
 CONSTRUCTORS = (
-    "new_zeros new_ones new_full new_empty zeros_like ones_like full_like empty_like rand_like randn_like"
-).split()
+    "new_zeros",
+    "new_ones",
+    "new_full",
+    "new_empty",
+    "zeros_like",
+    "ones_like",
+    "full_like",
+    "empty_like",
+    "rand_like",
+    "randn_like",
+)
 
 RULES: dict[str, Rule] = {
     **dict.fromkeys(CONSTRUCTORS, constructor),

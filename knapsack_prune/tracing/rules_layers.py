@@ -70,7 +70,9 @@ def convolution(context: Context) -> Value:
             ledger.tie(rows, leads, "grouped convolution")
             partly = (rows == NONE).any(1) & (rows != NONE).any(1)
             if bool(partly.any()):
-                ledger.freeze(rows[partly], f"`{context.operator}` groups them with channels that always stay")
+                ledger.freeze(
+                    rows[partly], f"`{context.operator}` groups them with channels that always stay"
+                )
             leaving = leads.expand(groups, per_out).reshape(-1)
         if transposed:
             # The weight holds input channels in dimension 0, each group's outputs in dimension 1.

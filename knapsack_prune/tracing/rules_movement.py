@@ -7,6 +7,7 @@ written down, to be found again among the attributes of the module that ran the 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -129,8 +130,7 @@ def _parts(source: Ids, dim: int, sizes: Sequence[int]) -> tuple[Ids, ...]:
     parts = []
     at = 0
     for size in sizes:
-        start, count = at, size
-        parts.append(source.moved(lambda full, s=start, c=count: full.narrow(dim, s, c)))
+        parts.append(source.moved(partial(torch.narrow, dim=dim, start=at, length=size)))
         at += size
     return tuple(parts)
 
@@ -169,7 +169,9 @@ def pad(context: Context) -> Value:
         if dim not in source.varying or (before == 0 and after == 0):
             continue
         if mode != "constant" or before < 0 or after < 0:
-            context.ledger.freeze(source.data, f"`pad` of mode {mode!r} with {before} and {after} along channels")
+            context.ledger.freeze(
+                source.data, f"`pad` of mode {mode!r} with {before} and {after} along channels"
+            )
             return Ids.none(context.shape)
         sides = []
         for width in (before, after):
@@ -177,7 +179,9 @@ def pad(context: Context) -> Value:
             size[dim] = width
             fresh = context.ledger.fresh(width)
             _counts(context, width, fresh)
-            sides.append(fresh.reshape(size).expand([width if d == dim else n for d, n in enumerate(data.shape)]))
+            sides.append(
+                fresh.reshape(size).expand([width if d == dim else n for d, n in enumerate(data.shape)])
+            )
         data = torch.cat((sides[0], data, sides[1]), dim)
     return Ids(data, context.shape)
 
@@ -194,7 +198,8 @@ def cat(context: Context) -> Value:
         return Ids.none(shape)
     common = [max(part.data.shape[d] for part in parts) for d in range(len(shape))]
     pieces = [
-        part.data.expand([part.shape[d] if d == dim else common[d] for d in range(len(shape))]) for part in parts
+        part.data.expand([part.shape[d] if d == dim else common[d] for d in range(len(shape))])
+        for part in parts
     ]
     joined = Ids.of(torch.cat(pieces, dim))
     data = joined.data
@@ -239,7 +244,18 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("view", "reshape", "_unsafe_view", "unflatten", "flatten"), reshape),
     **dict.fromkeys(("expand", "expand_as"), expand),
     **dict.fromkeys(
-        ("permute", "transpose", "swapaxes", "swapdims", "movedim", "squeeze", "unsqueeze", "t", "flip", "adjoint"),
+        (
+            "permute",
+            "transpose",
+            "swapaxes",
+            "swapdims",
+            "movedim",
+            "squeeze",
+            "unsqueeze",
+            "t",
+            "flip",
+            "adjoint",
+        ),
         permute,
     ),
     **dict.fromkeys(("chunk", "split"), chunk),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -16,13 +16,16 @@ from knapsack_prune.tracing.propagate import propagate
 from knapsack_prune.tracing.resolve import resolve
 
 
-def trace(model: nn.Module, example: Tensor, *, keep: Sequence[str] = ()) -> ChannelGraph:
+def trace_channels(
+    model: nn.Module, example: Tensor, *, keep: Sequence[str] = (), rigid: Mapping[str, str] | None = None
+) -> ChannelGraph:
     """Find the groups of interchangeable units of a network, and the exact cost of keeping them.
 
     Args:
         model: the parent; it is traced in evaluation mode and left as it was.
         example: an input batch of size 1, shape (1, channels, height, width) or what the network takes.
         keep: globs over layer names; the output channels of matching layers stay.
+        rigid: modules whose code cannot follow other widths, with the reason: the channels that they count stay.
 
     Raises:
         RequestError: the network refuses the example, torch.export refuses the network, or a glob of `keep`
@@ -34,7 +37,16 @@ def trace(model: nn.Module, example: Tensor, *, keep: Sequence[str] = ()) -> Cha
         ledger = propagate(_export(model, example))
     finally:
         model.train(training)
+    for module, reason in (rigid or {}).items():
+        _freeze_counted(ledger, module, reason)
     return resolve(ledger, model, tuple(example.shape[1:]), _pinned(ledger, keep))
+
+
+def _freeze_counted(ledger: Ledger, module: str, reason: str) -> None:
+    """Freeze what a module's operators count; all that any operator counts, if this one counts nothing."""
+    counted = [constant for constant in ledger.constants if constant.module == module] or ledger.constants
+    for constant in counted:
+        ledger.freeze(torch.from_numpy(constant.ids), reason)
 
 
 def _export(model: nn.Module, example: Tensor) -> torch.export.ExportedProgram:

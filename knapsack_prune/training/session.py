@@ -19,6 +19,7 @@ from knapsack_prune.data.batches import (
     evaluation_batches,
     training_data,
 )
+from knapsack_prune.data.calibration import calibration_loader
 from knapsack_prune.data.decoded import DecodedImages
 from knapsack_prune.data.images import ImageSet, ImageSubset, Unreadable
 from knapsack_prune.data.preparation import Preparation
@@ -26,6 +27,7 @@ from knapsack_prune.data.sampling import hold_out
 from knapsack_prune.data.seeds import derive_seed
 from knapsack_prune.data.source import ImageSource
 from knapsack_prune.distill.features import StageMatch
+from knapsack_prune.distill.inner import target_variances
 from knapsack_prune.distill.objective import Objective, Student
 from knapsack_prune.distill.teacher import Teacher
 from knapsack_prune.errors import RequestError
@@ -34,6 +36,7 @@ from knapsack_prune.training.evaluation import Accuracy, evaluate
 from knapsack_prune.training.loop import Trainer, TrainingResult
 from knapsack_prune.training.settings import Conduct, RunSettings
 
+VARIANCE_IMAGES = 512
 SPLIT_SEED = 0  # the held-out part is the same whatever the run's seed, so that seeds can be compared
 
 
@@ -177,10 +180,13 @@ class Session:
             torch.manual_seed(derive_seed(settings.seed, 5))
             student = Student(starting, stages, kind)
         mixes = settings.augmentation.mixes
+        variances = None
+        if teacher is not None and settings.objective.inner and settings.objective.normalise:
+            variances = self._target_variances(teacher, stages, settings)
         trainer = Trainer(
             self.accelerator,
             student,
-            Objective(settings.objective, stages),
+            Objective(settings.objective, stages, variances),
             teacher,
             data,
             self._held,
@@ -201,6 +207,20 @@ class Session:
         trained.load_state_dict(result.state)
         self.accelerator.free_memory()
         return Trained(trained.cpu().eval(), result, data.schedule.images, data.batches.unreadable())
+
+    def _target_variances(
+        self, teacher: Teacher, stages: Sequence[StageMatch], settings: RunSettings
+    ) -> tuple[float, ...]:
+        """Measured once, on the same images in every process: a batch's own would depend on how batches are
+        cut."""
+        sample = calibration_loader(
+            self.source, VARIANCE_IMAGES, SPLIT_SEED, settings.batch_size, self._preparation.input_shape
+        )
+        device = self.accelerator.device
+        teacher.to(device, self.layout)
+        with torch.no_grad(), self.accelerator.autocast():
+            outputs = (teacher(images.to(device, memory_format=self.layout)) for images, _ in sample)
+            return target_variances(outputs, stages, settings.objective.inner_kind)
 
     def _require_same(self, settings: RunSettings) -> None:
         fixed = ("precision", "channels_last", "batch_size", "accumulate", "held_out")

@@ -176,3 +176,26 @@ def test_keep_pins_layers_and_refuses_a_glob_without_a_match() -> None:
     assert [group.name for group in kp.trace(model, EXAMPLE, keep=["a"]).groups] == ["stem", "b"]
     with pytest.raises(RequestError, match="--keep 'layer9' matches none of the 4 layers"):
         kp.trace(model, EXAMPLE, keep=["layer9"])
+
+
+class Literal(nn.Module):
+    """Code that states a width as a number: no attribute to rewrite, nothing computed from the input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 6, 1), nn.Conv2d(6, 8, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.a(x).reshape(-1, 8, 64).reshape(-1, 8, 8, 8)
+        return self.c(self.b(x)).mean((2, 3))
+
+
+def test_code_that_cannot_follow_is_frozen_before_anything_is_planned() -> None:
+    model = enliven(Literal())
+    graph = kp.trace(model, EXAMPLE)
+    assert [group.name for group in graph.groups] == ["b"]
+    (reason,) = (frozen.reason for frozen in graph.frozen if frozen.name == "a")
+    assert reason.startswith(
+        "the code of the network does not follow other widths (shape '[-1, 8, 64]' is invalid"
+    )
+    kp.slim(model, random_plan(model, graph, 0, 0.7))

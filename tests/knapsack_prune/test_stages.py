@@ -36,8 +36,8 @@ class Oddly(nn.Module):
 
 def test_cut_points_are_where_every_path_passes() -> None:
     points = cut_points(torch.export.export(Oddly().eval(), (torch.zeros(1, 3, 8, 8),), strict=False))
-    # Inside a residual block another tensor, its input, is still waiting: no point lies there. A point is named
-    # by the outermost module that returns it: x1 returns what its last block returns.
+    # Inside a residual block another tensor, its input, is still waiting: no point lies there. A point is
+    # named by the outermost module that returns it: x1 returns what its last block returns.
     assert [point.module for point in points] == ["x1.0", "x1.1", "x1", "q7.0", "q7.1", "q7", "w"]
     stages = choose_stages([TrunkFeature(point.module, point.shape, 1) for point in points])
     assert [(stage.module, stage.shape) for stage in stages] == [

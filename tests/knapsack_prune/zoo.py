@@ -37,7 +37,9 @@ def enliven(model: nn.Module, seed: int = 0) -> nn.Module:
 class Net(nn.Module):
     """A stem, a middle and a head, with the middle's code given as a function of the modules."""
 
-    def __init__(self, code: Callable[[Net, Tensor], Tensor], width: int = 8, out: int = 8, **modules: nn.Module):
+    def __init__(
+        self, code: Callable[[Net, Tensor], Tensor], width: int = 8, out: int = 8, **modules: nn.Module
+    ):
         super().__init__()
         self.stem = nn.Conv2d(3, width, 3, padding=1)
         for name, module in modules.items():
@@ -57,8 +59,7 @@ def conv(inputs: int, outputs: int, size: int = 1, **options: int) -> nn.Conv2d:
 
 def _shuffle(net: Net, x: Tensor) -> Tensor:
     b, c, h, w = x.shape
-    x = net.a(x.view(b, 2, c // 2, h, w).transpose(1, 2).reshape(b, c, h, w))
-    return x
+    return net.a(x.view(b, 2, c // 2, h, w).transpose(1, 2).reshape(b, c, h, w))
 
 
 def _attention(net: Net, x: Tensor) -> Tensor:
@@ -142,16 +143,22 @@ def _branches(net: Net, x: Tensor) -> Tensor:
 
 
 ZOO: dict[str, Callable[[], nn.Module]] = {
-    "plain": lambda: Net(lambda n, x: n.b(F.relu(n.norm(n.a(x)))), a=conv(8, 12, 3), norm=nn.BatchNorm2d(12), b=conv(12, 8)),
+    "plain": lambda: Net(
+        lambda n, x: n.b(F.relu(n.norm(n.a(x)))), a=conv(8, 12, 3), norm=nn.BatchNorm2d(12), b=conv(12, 8)
+    ),
     "residual": lambda: Net(lambda n, x: x + n.b(F.relu(n.a(x))), a=conv(8, 12, 3), b=conv(12, 8)),
     "depthwise": lambda: Net(lambda n, x: n.b(n.a(x)), a=conv(8, 16, 3, groups=8), b=conv(16, 8)),
-    "grouped": lambda: Net(lambda n, x: n.c(n.b(n.a(x))), a=conv(8, 12), b=conv(12, 24, 3, groups=4), c=conv(24, 8)),
+    "grouped": lambda: Net(
+        lambda n, x: n.c(n.b(n.a(x))), a=conv(8, 12), b=conv(12, 24, 3, groups=4), c=conv(24, 8)
+    ),
     "transposed": lambda: Net(lambda n, x: n.b(n.a(x)), a=nn.ConvTranspose2d(8, 12, 2, 2), b=conv(12, 8)),
     "transposed grouped": lambda: Net(
         lambda n, x: n.b(n.a(x)), a=nn.ConvTranspose2d(8, 12, 2, 2, groups=4), b=conv(12, 8)
     ),
     "squeeze and excitation": lambda: Net(
-        lambda n, x: x * torch.sigmoid(n.b(F.relu(n.a(x.mean((2, 3), keepdim=True))))), a=conv(8, 4), b=conv(4, 8)
+        lambda n, x: x * torch.sigmoid(n.b(F.relu(n.a(x.mean((2, 3), keepdim=True))))),
+        a=conv(8, 4),
+        b=conv(4, 8),
     ),
     "dense concatenation": lambda: Net(
         _dense, out=20, a=conv(8, 6, 3), b=conv(14, 6, 3), norm=nn.BatchNorm2d(20)
@@ -162,13 +169,17 @@ ZOO: dict[str, Callable[[], nn.Module]] = {
         lambda n, x: n.a(x.chunk(2, 1)[0]) + n.b(x.chunk(2, 1)[1]), a=conv(4, 8), b=conv(4, 8)
     ),
     "split by attribute": lambda: Net(_branches, split=Split([3, 5]), a=conv(3, 4), b=conv(5, 4)),
-    "option A": lambda: Net(lambda n, x: F.relu(n.pad(x) + n.a(x)), pad=OptionA(3, 5), a=nn.Conv2d(8, 16, 3, 2, 1), out=16),
+    "option A": lambda: Net(
+        lambda n, x: F.relu(n.pad(x) + n.a(x)), pad=OptionA(3, 5), a=nn.Conv2d(8, 16, 3, 2, 1), out=16
+    ),
     "stretched map": lambda: Net(lambda n, x: n.a(n.gate(x)), gate=Gate(8), a=conv(8, 8)),
     "bare parameters": lambda: Net(lambda n, x: n.a(n.scale(x)), scale=Scale(8), a=conv(8, 8)),
     "channel attention": lambda: Net(lambda n, x: n.a(n.eca(x)), eca=ChannelConv(), a=conv(8, 8)),
     "group norm": lambda: Net(lambda n, x: n.a(n.norm(x)), norm=nn.GroupNorm(4, 8), a=conv(8, 8)),
     "layer norm": lambda: Net(
-        lambda n, x: n.a(n.norm(x.permute(0, 2, 3, 1))).permute(0, 3, 1, 2), norm=nn.LayerNorm(8), a=nn.Linear(8, 8)
+        lambda n, x: n.a(n.norm(x.permute(0, 2, 3, 1))).permute(0, 3, 1, 2),
+        norm=nn.LayerNorm(8),
+        a=nn.Linear(8, 8),
     ),
     "prelu": lambda: Net(lambda n, x: n.a(n.act(x)), act=nn.PReLU(8), a=conv(8, 8)),
     "shared layer": lambda: Net(lambda n, x: n.a(F.relu(n.a(x))), a=conv(8, 8)),
@@ -177,7 +188,9 @@ ZOO: dict[str, Callable[[], nn.Module]] = {
         _attention, attention=nn.MultiheadAttention(8, 4, batch_first=True)
     ),
     "cross attention": lambda: Net(
-        _cross_attention, a=conv(8, 6), attention=nn.MultiheadAttention(8, 4, kdim=6, vdim=6, batch_first=True)
+        _cross_attention,
+        a=conv(8, 6),
+        attention=nn.MultiheadAttention(8, 4, kdim=6, vdim=6, batch_first=True),
     ),
     "upsampling": lambda: Net(
         lambda n, x: n.a(F.interpolate(F.max_pool2d(x, 2), scale_factor=2, mode="bilinear")), a=conv(8, 8)

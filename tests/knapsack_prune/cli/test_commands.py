@@ -10,7 +10,8 @@ import pytest
 import torch
 
 import knapsack_prune as kp
-from tests.knapsack_prune.cli.conftest import Run
+
+from .conftest import Run
 
 
 def test_plan_works_with_nothing_but_a_budget(run: Run, tmp_path: Path) -> None:
@@ -109,6 +110,28 @@ def test_verify_recomputes_what_the_plan_says(run: Run, plan_file: Path) -> None
     planned = kp.Plan.load(plan_file).budgets[0].planned
     for words in ("holds", "fvcore's recount", f"{planned:,}, as planned", "l1 kept is", "outputs differ by"):
         assert words in ended.out
+
+
+def test_padded_shortcuts_and_seeded_weights_verify_too(run: Run, tmp_path: Path) -> None:
+    # The shortcut of the CIFAR ResNets pads with zero channels: slimming changes its two integers.
+    # It is untrained, so the plan's seed must give the same weights again.
+    path = tmp_path / "plan.json"
+    assert (
+        run("plan", "--model", "cifar_resnet20", "--seed", "3", "--flops-budget", "0.4", "-o", path).code == 0
+    )
+    ended = run("verify", path)
+    assert ended.code == 0
+    assert "outputs differ by" in ended.out
+    assert "l1 kept is" in ended.out
+
+
+def test_data_criterion_of_the_default_reads_the_digits(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "plan.json"
+    arguments = ("--importance", "taylor", "--samples", "100", "--batch-size", "50", "--flops-budget", "0.5")
+    assert run("plan", *arguments, "-o", path).code == 0
+    importance = kp.Plan.load(path).importance
+    assert (importance.criterion, importance.samples) == ("taylor", 100)
+    assert "not recomputed: taylor needs data" in run("verify", path).out
 
 
 def test_slim_directory_loads_again_without_pickle(run: Run, plan_file: Path, tmp_path: Path) -> None:

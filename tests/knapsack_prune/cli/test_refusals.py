@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.knapsack_prune.cli.conftest import Ended, Run
+from .conftest import Ended, Run
 
 
 def refused(ended: Ended, *words: str) -> None:

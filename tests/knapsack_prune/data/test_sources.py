@@ -81,11 +81,14 @@ def test_a_folder_of_unreadable_images_is_refused(folder: Path, cache: bool, wor
         _break(path)
     source = open_source(str(folder))
     preparation = Preparation.to_shape((3, 8, 8), source.normalisation)
-    with pytest.raises(RequestError, match="can be read") as caught:
-        data = training_data(
-            source.train, preparation, Augmentation(), True, Delivery(CPU, cache, workers), 8, 1, 0
-        )
+
+    def deliver() -> None:
+        where = Delivery(CPU, cache, workers)
+        data = training_data(source.train, preparation, Augmentation(), True, where, 8, 1, 0)
         list(data.batches.epoch(0))
+
+    with pytest.raises(RequestError, match="can be read") as caught:
+        deliver()
     assert len(str(caught.value).splitlines()) == 1
 
 
@@ -111,7 +114,9 @@ def test_cached_crops_are_windows_of_the_padded_image() -> None:
     padded = torch.nn.functional.pad(source.train.images[chosen].float() / 16, (1, 1, 1, 1))  # type: ignore[attr-defined]
     shifts = set()
     for image, wide in zip(images, padded, strict=True):
-        fits = [(r, c) for r in range(3) for c in range(3) if torch.equal(wide[:, r : r + 8, c : c + 8], image)]
+        fits = [
+            (r, c) for r in range(3) for c in range(3) if torch.equal(wide[:, r : r + 8, c : c + 8], image)
+        ]
         assert fits
         shifts.add(fits[0])
     assert len(shifts) > 3
@@ -151,7 +156,9 @@ def test_wrong_sources_are_refused_in_one_sentence(folder: Path, tmp_path: Path)
     }
     for spec, reason in cases.items():
         with pytest.raises(RequestError, match=reason) as caught:
-            open_source(spec, tmp_path / "nowhere") if spec != "torch/mnist" else open_source(spec, Path("/dev/null"))
+            open_source(spec, tmp_path / "nowhere") if spec != "torch/mnist" else open_source(
+                spec, Path("/dev/null")
+            )
         assert len(str(caught.value).splitlines()) == 1
     with pytest.raises(RequestError, match=r"has 2 classes and the network 10 outputs"):
         require_classes(open_source(str(folder)), 10)

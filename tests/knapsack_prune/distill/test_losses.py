@@ -17,7 +17,7 @@ from knapsack_prune.distill import (
     StageMatch,
     TeacherOutput,
 )
-from knapsack_prune.distill.inner import ChannelProjection, InnerLoss
+from knapsack_prune.distill.inner import ChannelProjection, InnerLoss, target_variances
 from knapsack_prune.distill.logits import logit_loss
 from knapsack_prune.distill.objective import Student, StudentOutput
 from knapsack_prune.errors import RequestError
@@ -29,18 +29,40 @@ def test_kept_compares_with_exactly_the_kept_channels() -> None:
     theirs = torch.tensor([0.0, 10.0, 20.0, 30.0]).view(1, 4, 1, 1).expand(2, 4, 3, 3)
     ours = torch.tensor([11.0, 32.0]).view(1, 2, 1, 1).expand(2, 2, 3, 3)
     logits = torch.randn(2, 5)
-    loss = InnerLoss([StageMatch("stage", 1, 4, (1, 3))], "kept", normalise=False)
+    loss = InnerLoss([StageMatch("stage", 1, 4, (1, 3))], "kept")
     assert loss([ours], logits, [theirs], logits) == pytest.approx(1.25)
     # The kept channels 10 and 30 have variance 100.
-    normalised = InnerLoss([StageMatch("stage", 1, 4, (1, 3))], "kept", normalise=True)
+    stages = [StageMatch("stage", 1, 4, (1, 3))]
+    variances = target_variances([TeacherOutput(logits[None], (theirs,))], stages, "kept")
+    assert variances == pytest.approx((100.0, float(logits.var(correction=0))))
+    normalised = InnerLoss(stages, "kept", variances)
     assert normalised([ours], logits, [theirs], logits) == pytest.approx(2.5 / 100 / 2)
     # With masks held the student's feature has all four channels, of which the kept ones count.
     wide = torch.tensor([7.0, 11.0, 8.0, 32.0]).view(1, 4, 1, 1).expand(2, 4, 3, 3)
-    masked = InnerLoss([StageMatch("stage", 1, 4, (1, 3), masked=True)], "kept", normalise=False)
+    masked = InnerLoss([StageMatch("stage", 1, 4, (1, 3), masked=True)], "kept")
     assert masked([wide], logits, [theirs], logits) == pytest.approx(1.25)
 
 
-@pytest.mark.parametrize(("shape", "dim"), [((2, 3, 4, 4), 1), ((2, 4, 4, 3), 3), ((2, 6, 3), 2), ((2, 3), 1)])
+def test_kept_channels_keep_their_memory_format() -> None:
+    # A channels-first target made every layer of a channels-last student convert its gradient.
+    stages = [StageMatch("stage", 1, 4, (1, 3))]
+    loss = InnerLoss(stages, "kept")
+    theirs, logits = torch.randn(2, 4, 3, 3), torch.zeros(2, 5)
+    values, gradients = [], []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        ours = theirs[:, 2:].clone(memory_format=layout).requires_grad_(True)
+        value = loss([ours], logits, [theirs.contiguous(memory_format=layout)], logits)
+        (gradient,) = torch.autograd.grad(value, ours)
+        assert gradient.is_contiguous(memory_format=layout)
+        values.append(float(value))
+        gradients.append(gradient)
+    assert values[0] == pytest.approx(values[1])
+    torch.testing.assert_close(gradients[0], gradients[1])
+
+
+@pytest.mark.parametrize(
+    ("shape", "dim"), [((2, 3, 4, 4), 1), ((2, 4, 4, 3), 3), ((2, 6, 3), 2), ((2, 3), 1)]
+)
 def test_a_projection_is_a_1x1_convolution_along_its_dimension(shape: tuple[int, ...], dim: int) -> None:
     project = ChannelProjection(3, 5, dim)
     feature = torch.randn(shape)
@@ -73,7 +95,7 @@ def test_the_objective_adds_its_weighted_parts() -> None:
     torch.manual_seed(0)
     settings = ObjectiveSettings(label_weight=0.5, gamma=2.0, logit_weight=3.0, temperature=2.0)
     match = StageMatch("stage", 1, 3, (0, 2))
-    objective = Objective(settings, [match])
+    objective = Objective(settings, [match], (4.0, 1.0))
     ours = StudentOutput(torch.randn(4, 5), (torch.randn(4, 2, 2, 2),))
     theirs = TeacherOutput(torch.randn(1, 4, 5), (torch.randn(4, 3, 2, 2),))
     labels = torch.tensor([0, 1, 2, 3])
@@ -85,7 +107,9 @@ def test_the_objective_adds_its_weighted_parts() -> None:
 
 def test_teachers_give_no_gradient_and_keep_their_statistics() -> None:
     def network(width: int) -> nn.Sequential:
-        return nn.Sequential(nn.Conv2d(1, width, 3), nn.BatchNorm2d(width), nn.Flatten(), nn.Linear(width * 4, 3))
+        return nn.Sequential(
+            nn.Conv2d(1, width, 3), nn.BatchNorm2d(width), nn.Flatten(), nn.Linear(width * 4, 3)
+        )
 
     parent, snapshot = network(4), network(2)
     before = {name: value.clone() for name, value in parent.state_dict().items()}

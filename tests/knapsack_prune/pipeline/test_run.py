@@ -69,7 +69,8 @@ def test_a_stage_is_done_again_when_its_files_or_inputs_changed(finished: Path) 
 
 def test_toml_and_yaml_say_the_same(tmp_path: Path) -> None:
     (tmp_path / "run.toml").write_text(
-        '[plan]\nflops_budget = 0.3\n[finetune.settings]\nepochs = 7\n[finetune.settings.optimizer]\nkind = "adamw"\n'
+        "[plan]\nflops_budget = 0.3\n[finetune.settings]\nepochs = 7\n"
+        '[finetune.settings.optimizer]\nkind = "adamw"\n'
     )
     (tmp_path / "run.yaml").write_text(
         "plan: {flops_budget: 0.3}\nfinetune: {settings: {epochs: 7, optimizer: {kind: adamw}}}\n"

@@ -60,6 +60,7 @@ class Lab:
 @pytest.fixture(scope="session")
 def lab() -> Lab:
     generator = torch.Generator().manual_seed(0)
+
     def images(count: int) -> tuple[Tensor, Tensor]:
         labels = torch.arange(count) % CLASSES
         noise = torch.randint(0, 100, (count, 3, 8, 8), generator=generator)

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 import knapsack_prune as kp
+from knapsack_prune.data import Normalisation, from_tensors
 from knapsack_prune.data.augment import Augmentation
 from knapsack_prune.distill import NetworkTeacher, ObjectiveSettings
 from knapsack_prune.errors import RequestError
@@ -143,7 +144,9 @@ def test_named_layers_instead_of_stages(lab: Any, tmp_path: Path) -> None:
 
 def test_further_teachers_teach_the_logits(lab: Any, tmp_path: Path) -> None:
     settings = RunSettings(
-        epochs=1, batch_size=32, objective=ObjectiveSettings(label_weight=0.0, distill="none", logit_weight=1.0)
+        epochs=1,
+        batch_size=32,
+        objective=ObjectiveSettings(label_weight=0.0, distill="none", logit_weight=1.0),
     )
     alone = lab.finetune(tmp_path / "alone", settings)
     twin = lab.finetune(tmp_path / "twin", settings, teachers=[NetworkTeacher(deepcopy(lab.parent))])
@@ -161,10 +164,8 @@ def test_wrong_requests_are_refused_before_anything_is_written(lab: Any, tmp_pat
         lab.finetune(tmp_path / "a", SHORT, parent=stranger)
     with pytest.raises(RequestError, match=r"takes 200 images .* but 144 are there"):
         lab.finetune(tmp_path / "b", RunSettings(batch_size=200))
-    with pytest.raises(RequestError, match="found no class|has 3 classes and the network 4 outputs"):
-        from knapsack_prune.data import Normalisation, from_tensors
-
-        three = torch.zeros(9, 3, 8, 8, dtype=torch.uint8), torch.arange(9) % 3
-        source = from_tensors("three", three, three, Normalisation((0.5,) * 3, (0.5,) * 3))
+    three = torch.zeros(9, 3, 8, 8, dtype=torch.uint8), torch.arange(9) % 3
+    source = from_tensors("three", three, three, Normalisation((0.5,) * 3, (0.5,) * 3))
+    with pytest.raises(RequestError, match="has 3 classes and the network 4 outputs"):
         kp.finetune(lab.parent, lab.plan, source, tmp_path / "c", SHORT)
     assert not list(tmp_path.iterdir())

@@ -97,7 +97,9 @@ def test_checkpoints_of_another_run_are_refused(lab: Any, tmp_path: Path) -> Non
     with pytest.raises(RequestError, match=r"holds 1 checkpoints of a run: continue it with --resume"):
         lab.finetune(tmp_path, short)
     other = RunSettings(epochs=2, batch_size=32)
-    with pytest.raises(RequestError, match=r"of another run; 1 settings differ: settings.epochs was 1 and is 2"):
+    with pytest.raises(
+        RequestError, match=r"of another run; 1 settings differ: settings.epochs was 1 and is 2"
+    ):
         lab.finetune(tmp_path, other, resume=True)
 
 

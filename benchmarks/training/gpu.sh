@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# Everything about training that wants a GPU, with the plans that lie here, so that neither ortools nor fvcore is needed:
+#     benchmarks/training/gpu.sh CIFAR10_FOLDER RESNET56_CHECKPOINT OUTPUT
+# CIFAR10_FOLDER holds train/CLASS/*.jpg and test/CLASS/*.jpg. Stopped, it continues where it was when called again.
+set -euo pipefail
+data=$1 checkpoint=$2 output=$3
+here=$(cd "$(dirname "$0")" && pwd)
+root=$(cd "$here/../.." && pwd)
+export PYTHONPATH="$root:$here"
+results="$output/results"
+mkdir -p "$results"
+
+python "$here/step_cost.py" --network cifar_resnet56 --batch-size 512 --precision bf16 --compile --throughput --table "$results/step_cost_gpu.json"
+python "$here/step_cost.py" --network resnet50 --batch-size 128 --precision bf16 --compile --table "$results/step_cost_gpu.json"
+python "$here/latency.py" --networks resnet18 resnet50 mobilenet_v2 --table "$results/latency_gpu.md"
+python "$here/cifar_distillation.py" --data "$data" --network cifar_resnet56 --checkpoint "$checkpoint" \
+  --plans "$here/plans" --adapt-epochs 20 --epochs 40 --precision bf16 --compile \
+  --table "$results/cifar10_jpeg_resnet56_distillation" -o "$output/cifar"

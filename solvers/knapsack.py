@@ -1,0 +1,122 @@
+"""The knapsack of Aflalo et al. (2020): every unit at a fixed cost, its share at the parent's widths.
+
+A unit's cost is what it costs while everything else has its full width, products of two widths shared half
+and half. Real cost is a product and falls faster, so the linear budget that meets the real one is searched
+for by bisection: the allocation compared with others is the paper's at the same real cost. OR-Tools' knapsack
+solver does each step.
+"""
+
+from __future__ import annotations
+
+import math
+from importlib.metadata import version
+
+import numpy as np
+
+from .errors import SolverError
+from .evaluate import Evaluator
+from .feasibility import cheap_choice, proof_of_infeasibility
+from .instance import Instance, IntArray
+from .linear import linear_costs
+from .progress import Progress
+from .result import Result
+
+BISECTIONS = 14
+
+
+def run(instance: Instance, progress: Progress) -> Result:
+    """Solve by fixed unit costs; takes one resource without tables of two groups."""
+    if len(instance.resources) != 1:
+        raise SolverError(f"knapsack: takes one resource, not {len(instance.resources)}; use exact")
+    if any(len(t.groups) > 1 for t in instance.resources[0].tables):
+        raise SolverError("knapsack: takes no tables over two groups; use exact")
+    why = proof_of_infeasibility(instance)
+    if why:
+        return progress.infeasible(why)
+    progress.version = f"ortools {version('ortools')}"
+    start = cheap_choice(instance)
+    if start is not None:
+        progress.offer(start.tolist())
+    try:
+        separate = linear_costs(instance, "knapsack")
+    except SolverError:
+        _bisect(instance, progress)
+        return progress.result()
+    items = _Items(instance, separate.costs)
+    choice, proven = items.solve(separate.budget, progress.remaining)
+    progress.offer(choice)
+    if proven and all(g.levels.size <= 2 for g in instance.groups) and progress.value is not None:
+        progress.prove(progress.value)
+    return progress.result()
+
+
+def _bisect(instance: Instance, progress: Progress) -> None:
+    evaluator = Evaluator(instance)
+    top = np.array([g.levels.size - 1 for g in instance.groups], dtype=np.int64)
+    levels = evaluator.chosen(top)
+    gradient = evaluator.gradients(levels)[0]
+    alone = evaluator.gradients(np.zeros_like(levels))[0]
+    units = (gradient + alone) // 2  # a product's two derivatives count it twice; what is linear counts once
+    costs = [units[g] * (levels_ - levels_[0]) for g, levels_ in enumerate(evaluator.levels)]
+    for table in instance.resources[0].tables:
+        costs[table.groups[0]] = costs[table.groups[0]] + np.maximum(0, table.costs - table.costs[0])
+    items = _Items(instance, costs)
+    low, high = 0, sum(int(c[-1]) for c in costs)
+    for k in range(BISECTIONS):
+        if progress.remaining <= 0:
+            break
+        middle = (low + high + 1) // 2
+        choice, _ = items.solve(middle, progress.remaining / (BISECTIONS - k))
+        if instance.is_feasible(choice):
+            progress.offer(choice)
+            low = middle
+        else:
+            high = middle - 1
+        if low >= high:
+            break
+    progress.note("linear unit costs, their budget chosen so that the real cost just fits")
+
+
+class _Items:
+    """The steps from level to level of all groups as items of a 0/1 knapsack."""
+
+    def __init__(self, instance: Instance, costs: list[IntArray]) -> None:
+        self.base = [int(np.argmin(c)) for c in costs]
+        self.steps: list[tuple[int, int]] = []
+        self.profits: list[int] = []
+        self.weights: list[int] = []
+        for g, (group, cost) in enumerate(zip(instance.groups, costs, strict=True)):
+            last = self.base[g]
+            for i in range(last + 1, group.levels.size):
+                gain, weight = int(group.values[i] - group.values[last]), int(cost[i] - cost[last])
+                if gain > 0 and weight >= 0:  # a step that gains nothing joins the next one that does
+                    self.steps.append((g, i))
+                    self.profits.append(gain)
+                    self.weights.append(weight)
+                    last = i
+        self.divisor = math.gcd(*self.weights) or 1
+
+    def solve(self, budget: int, seconds: float) -> tuple[list[int], bool]:
+        """A choice of positions (G,), and whether OR-Tools proved it optimal for these items."""
+        from ortools.algorithms.python import knapsack_solver
+
+        choice = list(self.base)
+        if not self.steps:
+            return choice, True
+        solver = knapsack_solver.KnapsackSolver(
+            knapsack_solver.SolverType.KNAPSACK_MULTIDIMENSION_BRANCH_AND_BOUND_SOLVER, "knapsack"
+        )
+        solver.set_time_limit(max(0.01, seconds))
+        weights = [w // self.divisor for w in self.weights]
+        solver.init(self.profits, [weights], [max(0, budget) // self.divisor])
+        solver.solve()
+        taken: dict[int, list[int]] = {}
+        for k, (g, i) in enumerate(self.steps):
+            if solver.best_solution_contains(k):
+                taken.setdefault(g, []).append(i)
+        steps: dict[int, list[int]] = {}
+        for g, i in self.steps:
+            steps.setdefault(g, []).append(i)
+        for g, some in taken.items():
+            choice[g] = steps[g][len(some) - 1]  # as many steps as were taken, the cheapest first
+        return choice, solver.is_solution_optimal()

@@ -1,0 +1,38 @@
+"""What the documents promise: commands, schema, links."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from knapsack_prune.cli import load_commands
+from knapsack_prune.plan_file import plan_schema
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def test_published_schema_is_that_of_the_code() -> None:
+    published = json.loads((ROOT / "docs" / "plan.schema.json").read_text())
+    assert published == plan_schema(), "run: python docs/make_plan_schema.py"
+
+
+def test_readme_has_the_command_that_ci_runs() -> None:
+    blocks = re.findall(r"<!-- test: -->\n```bash\n(.+?)\n```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert len(blocks) == 1
+    assert "pip install '.[test]'" in blocks[0]
+    assert blocks[0].endswith(".venv/bin/pytest")
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_documents_name_only_commands_options_and_files_that_exist(document: Path) -> None:
+    text = document.read_text()
+    for target in re.findall(r"\]\(([^)#:]+)\)", text):
+        assert (document.parent / target).exists(), target
+    app = load_commands()
+    known = {command.name or command.callback.__name__ for command in app.registered_commands}  # type: ignore[union-attr]
+    for line in re.findall(r"^(?:.*/)?knapsack-prune ([^\n#]+)", text, re.MULTILINE):
+        assert line.split()[0] in {*known, "--help"}, line
