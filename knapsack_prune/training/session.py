@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -110,9 +110,10 @@ class Session:
         self.held_out_images = 0 if held is None else len(held.labels)
         self.train_images = len(self._train.labels)
 
-    def plain_batches(self, images: ImageSet) -> EvaluationBatches:
-        """This process's share of `images`, without augmentation, prepared for the networks' input."""
-        return evaluation_batches(images, self._preparation, self._delivery, self._settings.batch_size)
+    def plain_batches(self, images: ImageSet, shared: bool = True) -> EvaluationBatches:
+        """Batches of `images` without augmentation: this process's share, or all where not `shared`."""
+        delivery = self._delivery if shared else replace(self._delivery, processes=1, rank=0)
+        return evaluation_batches(images, self._preparation, delivery, self._settings.batch_size)
 
     @property
     def test(self) -> EvaluationBatches:
