@@ -151,5 +151,5 @@ class _MeanSquare(torch.autograd.Function):
 
 
 def _distance(ours: Tensor, theirs: Tensor) -> Tensor:
-    distance: Tensor = _MeanSquare.apply(ours.float(), theirs.detach().float())  # type: ignore[no-untyped-call]
+    distance: Tensor = _MeanSquare.apply(ours.float(), theirs.detach().float())
     return distance
