@@ -225,14 +225,14 @@ def main() -> None:
     parser.add_argument("--budgets", default="0.3,0.5,0.7")
     parser.add_argument("--time-limit", type=float, default=10.0, help="seconds for the solver, per plan")
     parser.add_argument(
-        "--memory", type=float, default=20.0, help="GB of address space beyond torch's own 12 GB"
+        "--memory", type=float, default=14.0, help="GB of address space"
     )
     parser.add_argument("--timeout", type=float, default=900.0, help="seconds per network")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
     budgets = [float(part) for part in options.budgets.split(",")]
     if options.one:
-        limit = int((options.memory + 12) * 1e9)
+        limit = int(options.memory * 1e9)
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
         print(json.dumps(measure(options.one, budgets, options.time_limit)))
         return

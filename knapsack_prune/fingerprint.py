@@ -1,9 +1,10 @@
-"""What identifies a network's architecture."""
+"""What identifies a network's architecture, and its weights."""
 
 from __future__ import annotations
 
 import hashlib
 
+import torch
 from torch import nn
 
 
@@ -18,3 +19,12 @@ def fingerprint(model: nn.Module) -> str:
         for name, tensor in tensors:
             digest.update(f"{kind} {name} {tuple(tensor.shape)}\n".encode())
     return f"sha256:{digest.hexdigest()}"
+
+
+def weights_digest(network: nn.Module) -> str:
+    """Identifies a network's weights: SHA-256 of its named tensors."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(network.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -1,8 +1,9 @@
-"""Concave conjugates of tables of integers: max over i of `value[i] - price * level[i]`, exactly, for many prices.
+"""Concave conjugates of tables of integers: max over i of `value[i] - price * level[i]`, exactly, for many
+prices.
 
-A group whose cost is linear in its level, all else fixed, enters its neighbours' costs only through a price. Its
-best response is then a look-up on the upper concave hull of its (level, value) points (Rockafellar, Convex
-Analysis, section 12), whatever the shape of the table.
+A group whose cost is linear in its level, all else fixed, enters its neighbours' costs only through a price.
+Its best response is then a look-up on the upper concave hull of its (level, value) points (Rockafellar,
+Convex Analysis, section 12), whatever the shape of the table.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ class Conjugate:
     def __init__(self, levels: IntArray, values: IntArray) -> None:
         kept = _hull(levels, values)
         self._levels, self._values = levels[kept], values[kept]
-        # Step k pays for a price p when p <= rise / run; for an integer p the rounded-down quotient decides it.
+        # Step k pays for a price p when p <= rise / run; for an integer p the rounded-down quotient decides
+        # it.
         slopes = np.diff(self._values) // np.diff(self._levels)
         self._falling = -slopes  # increasing, because the hull is concave
 

@@ -1,4 +1,4 @@
-"""What elimination leaves open, given to CP-SAT: the surviving levels, a hint, and the window for the value."""
+"""What elimination leaves open, for CP-SAT: the surviving levels, a hint, and a window for the value."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ class _Window:
         self.outer, self.positions = outer, positions
         self.limits: Limits = outer.limits
         self.version = outer.version
+        self.build_seconds = 0.0
 
     @property
     def remaining(self) -> float:

@@ -31,6 +31,7 @@ class Sink(Protocol):
 
     limits: Limits
     version: str
+    build_seconds: float
 
     @property
     def remaining(self) -> float: ...
@@ -53,7 +54,9 @@ def solve_model(
     from ortools.sat.python import cp_model
 
     progress.version = f"ortools {version('ortools')}"
+    began = progress.remaining
     model = build(instance, hint, above, at_most)
+    progress.build_seconds = began - progress.remaining
     solver = cp_model.CpSolver()
     solver.parameters.max_time_in_seconds = max(0.01, progress.remaining)
     solver.parameters.num_workers = progress.limits.threads

@@ -1,8 +1,9 @@
 """Dynamic programming for linear costs: exact, by lists of undominated (cost, value) pairs.
 
-The recursion of Nemhauser and Ullmann (1969) over the groups, in which a pair is dropped when the Lagrangian bound
-shows that nothing worth the threshold comes of it (Pisinger 1995, "A minimal algorithm for the multiple-choice
-knapsack problem", whose core this finds by the same bound). As in `exact`, the threshold comes down from the bound.
+The recursion of Nemhauser and Ullmann (1969) over the groups, in which a pair is dropped when the Lagrangian
+bound shows that nothing worth the threshold comes of it (Pisinger 1995, "A minimal algorithm for the
+multiple-choice knapsack problem", whose core this finds by the same bound). As in `exact`, the threshold
+comes down from the bound.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from .result import Result
 
 MOST_STATES = 4_000_000
 LARGEST = 2**60
+EXPLORED = 40  # groups in the first, truncated search for a choice that meets the bound
+EXPLORED_STATES = 20_000
 SPREAD = (0.9, 0.97, 0.99, 1.01, 1.03, 1.1)  # further multipliers, relative to the best
 
 
@@ -82,6 +85,9 @@ class _Lists:
     def run(self) -> None:
         best, multiplier = self._minimise()
         self.progress.prove(max(best.total // best.scale, self.progress.value or -(2**62)))
+        self._explore(best)
+        if not self.progress.closed:
+            self._count()
         step = 0
         while not self.progress.closed:
             self.progress.check()
@@ -97,7 +103,7 @@ class _Lists:
                 return
             self.progress.prove(max(threshold - 1, floor))
 
-    def _minimise(self) -> tuple[_Multiplier, float]:
+    def _minimise(self, offers: bool = True) -> tuple[_Multiplier, float]:
         """The best multiplier: intersect the cuts of the choices on both sides of the budget."""
         at = self._at(0.0)
         low = (int(self.value[at.chosen].sum()), int(self.cost[at.chosen].sum()))
@@ -110,7 +116,8 @@ class _Lists:
             if at.total * best.scale < best.total * at.scale:
                 best, where = at, point
             if cost <= self.budget:
-                self._offer(at.chosen)
+                if offers:
+                    self._offer(at.chosen)
                 if high is not None and (value, cost) == high:
                     break
                 high = (value, cost)
@@ -127,9 +134,19 @@ class _Lists:
         return best, where
 
     def _offer(self, chosen: IntArray) -> None:
-        """Fill a feasible choice with what gains most and fits, and offer it."""
+        """Fill a feasible choice, best gain per cost first, then with what gains most and fits, and offer
+        it.
+        """
         chosen = chosen.copy()
         slack = self.budget - int(self.cost[chosen].sum())
+        gain = self.value - self.value[chosen][self.group]
+        more = self.cost - self.cost[chosen][self.group]
+        good = np.flatnonzero((gain > 0) & (more <= slack))
+        good = good[np.argsort(-gain[good] / (more[good] + 0.5), kind="stable")]
+        good = good[np.sort(np.unique(self.group[good], return_index=True)[1])]  # one move per group
+        good = good[np.cumsum(np.maximum(more[good], 0)) <= slack]
+        slack -= int(more[good].sum())
+        chosen[self.group[good]] = good
         for _ in range(30):
             gain = self.value - self.value[chosen][self.group]
             fits = (self.cost - self.cost[chosen][self.group] <= slack) & (gain > 0)
@@ -139,6 +156,73 @@ class _Lists:
             slack -= int(self.cost[move] - self.cost[chosen[self.group[move]]])
             chosen[self.group[move]] = move
         self.progress.offer((chosen - self.starts).tolist())
+
+    def _count(self) -> None:
+        """A bound from how many groups can leave their cheapest level at all (Martello and Toth 1997).
+
+        At most `most` can, as the cheapest steps show. That inequality, relaxed with a price per group that
+        leaves, closes the gap where value per cost hardly differs (the strongly correlated class).
+        """
+        steps = np.where(self.cost > 0, self.cost, np.iinfo(np.int64).max)
+        cheapest = np.sort(np.minimum.reduceat(steps, self.starts))
+        cheapest = cheapest[cheapest <= self.budget]
+        most = int(np.searchsorted(np.cumsum(cheapest), self.budget, side="right"))
+        free = self.value.copy()
+        bounds: dict[int, int] = {}
+
+        def bound(price: int) -> int:
+            if price not in bounds:
+                self.progress.check()
+                self.value = free - price * (self.cost > 0)
+                found = self._minimise(offers=False)[0]
+                self.value = free
+                bounds[price] = -(-(found.total + price * most * found.scale) // found.scale)
+            return bounds[price]
+
+        low, high = 0, int(max(1, (free - np.minimum.reduceat(free, self.starts)[self.group]).max()))
+        while high - low > 2:
+            third = (high - low) // 3
+            if bound(low + third) <= bound(high - third):
+                high = high - third
+            else:
+                low = low + third
+        best = min(bound(price) for price in range(low, high + 1))
+        self.progress.prove(max(best, self.progress.value or best))
+
+    def _explore(self, best: _Multiplier) -> None:
+        """All undominated changes of the best choice in the most contested groups: mostly it meets the
+        bound.
+        """
+        if not self.progress.choice or self.progress.closed:
+            return
+        base = self.starts + np.array(self.progress.choice, dtype=np.int64)
+        slack = self.budget - int(self.cost[base].sum())
+        others = np.where(np.arange(self.value.size) == base[self.group], np.iinfo(np.int64).max, best.regret)
+        nearest = np.argsort(np.minimum.reduceat(others, self.starts), kind="stable")[:EXPLORED]
+        cost, gain = np.zeros(1, dtype=np.int64), np.zeros(1, dtype=np.int64)
+        history: list[tuple[IntArray, IntArray]] = []
+        for group in nearest.tolist():
+            if self.progress.closed or self.progress.remaining <= 0:
+                return
+            levels = np.arange(self.starts[group], self.starts[group] + self.sizes[group])
+            which = np.repeat(levels, cost.size)
+            before = np.tile(np.arange(cost.size), levels.size)
+            at = int(base[group])
+            cost = cost[before] + self.cost[which] - self.cost[at]
+            gain = gain[before] + self.value[which] - self.value[at]
+            order = _undominated(cost, gain)
+            if order.size > EXPLORED_STATES:
+                near = np.argpartition(np.abs(cost[order] - slack), EXPLORED_STATES)[:EXPLORED_STATES]
+                order = order[np.sort(near)]
+            cost, gain = cost[order], gain[order]
+            history.append((which[order], before[order]))
+            last = int(np.searchsorted(cost, slack, side="right")) - 1  # gains rise with costs
+            if last >= 0 and gain[last] > 0:
+                chosen, state = base.copy(), last
+                for taken, previous in reversed(history):
+                    chosen[self.group[taken[state]]] = taken[state]
+                    state = int(previous[state])
+                self.progress.offer((chosen - self.starts).tolist())
 
     def _search(self, multiplier: float, best: _Multiplier, threshold: int) -> list[int] | None:
         multipliers = [best] + [self._at(multiplier * f) for f in SPREAD]
@@ -171,10 +255,7 @@ class _Lists:
                 good &= m.regret[levels][:, None] + regret[None, :] <= a
             which, before = np.nonzero(good)
             cost, value = cost[before] + self.cost[levels[which]], value[before] + self.value[levels[which]]
-            order = np.lexsort((-value, cost))
-            ranked = value[order]
-            rises = np.append(True, ranked[1:] > np.maximum.accumulate(ranked)[:-1])[: ranked.size]
-            order = order[rises]
+            order = _undominated(cost, value)
             cost, value, which, before = cost[order], value[order], levels[which[order]], before[order]
             regrets = [r[before] + m.regret[which] for m, r in zip(multipliers, regrets, strict=True)]
             history.append((which, before))
@@ -194,3 +275,11 @@ class _Lists:
             chosen[self.group[which[state]]] = which[state]
             state = int(before[state])
         return [int(x) for x in chosen - self.starts]
+
+
+def _undominated(cost: IntArray, value: IntArray) -> IntArray:
+    """Positions of the pairs that no other beats or equals in cost and value, by rising cost."""
+    order = np.lexsort((-value, cost))
+    ranked = value[order]
+    rises = np.append(True, ranked[1:] > np.maximum.accumulate(ranked)[:-1])[: ranked.size]
+    return np.asarray(order[rises])

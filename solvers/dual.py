@@ -1,8 +1,8 @@
 """The multipliers that give the least bound: cutting planes on the dual function (Kelley 1960).
 
-Every choice x gives a cut `value(x) + sum m_r (budget_r - cost_r(x))` below the convex dual function. With one
-resource the next multiplier is where the best cuts from both sides meet; with several it is the least point of all
-cuts inside a box around the best point so far.
+Every choice x gives a cut `value(x) + sum m_r (budget_r - cost_r(x))` below the convex dual function. With
+one resource the next multiplier is where the best cuts from both sides meet; with several it is the least
+point of all cuts inside a box around the best point so far.
 """
 
 from __future__ import annotations
@@ -63,9 +63,9 @@ def minimise(
 ) -> Dual | None:
     """Minimise the dual function over this network; None when numbers leave no room or nothing was finished.
 
-    `cuts` are those known beforehand, and grow; `start` is where to begin with several resources. With `proves`,
-    bounds are given to `progress`, raised to `floor` (the network may have lost the choices worth at most that
-    much). Without, the network is only a restriction and proves nothing.
+    `cuts` are those known beforehand, and grow; `start` is where to begin with several resources. With
+    `proves`, bounds are given to `progress`, raised to `floor` (the network may have lost the choices worth
+    at most that much). Without, the network is only a restriction and proves nothing.
     """
     instance = network.instance
     best: Dual | None = None
@@ -104,7 +104,9 @@ def minimise(
 
 
 class _Search:
-    """Where to evaluate next: with several resources, first along equal shares of the budgets, then in a box."""
+    """Where to evaluate next: with several resources, first along equal shares of the budgets, then in a
+    box.
+    """
 
     def __init__(self, network: Network, cuts: Cuts, start: Sequence[float] | None) -> None:
         instance = network.instance
@@ -212,7 +214,8 @@ def _box(cuts: Cuts, centre: list[float], width: float, shares: list[float]) -> 
     """Several resources: the least point of the cuts inside a box around the centre, by linear programming."""
     from scipy.optimize import linprog
 
-    # In units of budget shares: multiplier m_r = x_r * shares[r], heights relative to the envelope at the centre.
+    # In units of budget shares: m_r = x_r * shares[r]; heights relative to the envelope at the
+    # centre.
     heights, slopes = np.array(cuts.heights), np.array(cuts.slopes) * np.array(shares)
     middle = np.array([c / s for c, s in zip(centre, shares, strict=True)])
     reach = max(float(middle.max()) * width, 1e-300)

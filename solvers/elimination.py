@@ -1,9 +1,9 @@
 """The relaxed problem, solved exactly for one multiplier per resource by eliminating variables.
 
 For multipliers m_r = numerators[r] / scale >= 0 the Lagrangian relaxation
-`max over choices of value + sum m_r (budget_r - cost_r)` bounds the best feasible value from above. Everything
-is multiplied by `scale` and computed in 64-bit integers, which cannot overflow: `numbers` picks the scale so that
-all magnitudes added up stay below 2**60.
+`max over choices of value + sum m_r (budget_r - cost_r)` bounds the best feasible value from above.
+Everything is multiplied by `scale` and computed in 64-bit integers, which cannot overflow: `numbers` picks
+the scale so that all magnitudes added up stay below 2**60.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ CHUNK = 2**21  # combinations compared at once: 16 MB
 def numbers(network: Network, multipliers: Sequence[float]) -> tuple[list[int], int]:
     """Numerators and the scale for real multipliers; the scale is 0 when the magnitudes leave no room."""
     instance = network.instance
-    worth = sum(max(abs(int(g.values.max())), abs(int(g.values.min()))) for g in instance.groups) + 1
+    worth = sum(int(np.abs(v).max()) for v in network.values if v.size) + 1
     costs = most_costs(network)
     whole = worth + sum(
         math.ceil(m * (c + r.budget)) for m, c, r in zip(multipliers, costs, instance.resources, strict=True)
@@ -78,7 +78,7 @@ class Relaxation:
         for v, domain in enumerate(network.domains):
             table = np.zeros(domain.size, dtype=np.int64)
             if v < shape.count:
-                table += scale * instance.groups[v].values[network.positions[v]]
+                table += scale * network.values[v]
             linear, square = self._price(shape.linear.get(v)), self._price(shape.squares.get(v))
             if linear:
                 table -= linear * domain
@@ -93,8 +93,8 @@ class Relaxation:
             self.unary[v] -= q * low_u * (network.domains[v] - low_v)
         self.tables: dict[tuple[int, int], IntArray] = {}
         for p, resource in zip(numerators, instance.resources, strict=True):
-            for table in resource.tables:
-                self._add_table(p, table.groups, table.costs)
+            for costs in resource.tables:
+                self._add_table(p, costs.groups, costs.costs)
         self.messages: list[Message] = []
         self.never: list[bool] = []
         for bucket in plan.buckets:
@@ -174,7 +174,7 @@ class Relaxation:
         return np.asarray(total)
 
     def along(self, bucket: Bucket, at: dict[int, IntArray]) -> IntArray:
-        """The bucket's function at many rows: positions `at[v]` (m,) of all its variables; sums must agree."""
+        """The bucket's function at many rows: positions `at[v]` (m,) of all variables; sums must agree."""
         total = sum((self.unary[v][at[v]] for v in bucket.out), np.int64(0))
         for u, v, q in self.links(bucket):
             total = total - q * self.network.domains[u][at[u]] * self.network.domains[v][at[v]]
@@ -234,7 +234,7 @@ def _conjugate(self: Relaxation, bucket: Bucket) -> tuple[Message, bool]:
 
 
 class Lookup:
-    """A message by price look-up, not stored: large ones are made where they are used, and sliced by price."""
+    """A message by price look-up, not stored: made where it is used, and sliced by price."""
 
     def __init__(
         self,
@@ -274,10 +274,7 @@ def _look_up_all(
     total = np.zeros((1,) * len(scope), dtype=np.int64)
     for u, p in prices.items():
         total = total + spread(p // step if wide else p, (u,), scope)
-    if wide:
-        found = conjugate.at(step * np.arange(highest // step + 1))[total]
-    else:
-        found = conjugate.at(total)
+    found = conjugate.at(step * np.arange(highest // step + 1))[total] if wide else conjugate.at(total)
     return np.broadcast_to(found, shape)
 
 
@@ -321,11 +318,12 @@ def _table(self: Relaxation, bucket: Bucket) -> tuple[IntArray, bool]:
     inner = max(1, min(own.size, CHUNK // max(1, row))) if block == 1 else own.size
     for start in range(0, shape[0], block):
         rows = slice(start, start + block)
-        best = None
+        best: IntArray | None = None
         for k in range(0, own.size, inner):
             self.check()
             found = compare(rows, slice(k, k + inner))
             best = found if best is None else np.maximum(best, found)
+        assert best is not None
         message[rows] = best
     return message, never
 
@@ -363,7 +361,7 @@ def _sum(self: Relaxation, bucket: Bucket) -> tuple[IntArray, bool]:
         if allowed.size == 0:
             continue
         to = to[allowed]
-        at = {u: g for u, g in zip(axes, grid, strict=True)}
+        at: dict[int, Any] = dict(zip(axes, grid, strict=True))
         at[base] = allowed.reshape((1,) * len(rest) + (-1,))
         at[part], at[head] = np.int64(k), to.reshape(at[base].shape)
         total = fixed[..., allowed] + self.unary[part][k]

@@ -1,11 +1,13 @@
 """The default solver: Lagrangian bound by elimination, then exact search on the little that it leaves open.
 
-1. Multipliers: minimise the dual function, first on a thinned set of levels, then on all (`dual`, `elimination`).
+1. Multipliers: minimise the dual function, first on a thinned set of levels, then on all (`dual`,
+   `elimination`).
 2. Primal: repair, fill and exchange from the relaxed problem's choices (`repair`).
 3. Reduce: drop every level that the bound shows in no better choice (`survivors`).
-4. Deepen: ask for a choice worth at least a threshold T just below the bound (`pareto`). Either one is found, then
-   the best such is optimal; or there is none, then T - 1 is a new bound and T is lowered. The work depends on the
-   distance from the bound to the optimum, not on the quality of the primal.
+4. Deepen: ask for a choice worth at least a threshold T just below the bound (`pareto`). Either one is found,
+   then
+   the best such is optimal; or there is none, then T - 1 is a new bound and T is lowered. The work depends on
+   the distance from the bound to the optimum, not on the quality of the primal.
 5. What is then still open goes to CP-SAT, with the best choice as hint, on the levels left (`core`).
 """
 
@@ -20,7 +22,8 @@ from .dual import Cuts, Dual, minimise
 from .elimination import Relaxation, most_costs, numbers
 from .feasibility import cheap_choice, proof_of_infeasibility
 from .instance import Instance, IntArray
-from .network import Network, network, structure
+from .lift import bendable, between, grid, lifted
+from .network import MOST_SUMS, Network, network, structure
 from .ordering import Plan, plan
 from .pareto import Pareto
 from .progress import OutOfTimeError, Progress
@@ -28,15 +31,17 @@ from .repair import Repair
 from .result import Result
 from .survivors import TooManyError, allowed, survivors
 
-THINNED = 14  # levels per group in the first, thinned pass
-THINNED_SUMS = 200  # values per partial sum there
+POINTS = 12  # levels per group in the first grid; the next ones have twice as many
+FIRST_SUMS = 2000  # values per partial sum there
 FIRST_STEP = 128  # the first threshold lies this fraction of the gap below the bound
 BEAM = 20_000  # partial assignments kept when the lists grow too long
 MISSES = 4  # searches given up before CP-SAT takes over
 
 
 def run(instance: Instance, progress: Progress) -> Result:
-    """Solve to proof, or as far as the limits allow; Ctrl-C ends the run with the best choice and bound so far."""
+    """Solve to proof, or as far as the limits allow; Ctrl-C ends the run with the best choice and bound so
+    far.
+    """
     why = proof_of_infeasibility(instance)
     if why:
         return progress.infeasible(why)
@@ -51,7 +56,7 @@ def run(instance: Instance, progress: Progress) -> Result:
 
 @dataclass
 class _Stage:
-    """A network that holds every choice better than the best, how to eliminate it, and its best relaxation."""
+    """A network that holds every choice better than the best, an order for it, and its best relaxation."""
 
     network: Network
     plan: Plan
@@ -82,13 +87,9 @@ class _Exact:
         why = self._start(full, order)
         if why or progress.closed:
             return why
-        self._weak(full, order)
-        cuts, start = self._thinned()
-        dual = minimise(full, order, cuts, progress, rounds=2, start=start)
-        stage = None if dual is None else _Stage(full, order, dual)
-        if stage is not None:
-            self._polish(stage, 10)
-            stage = self._reduce(stage, cuts)
+        stage = self._approach()
+        if stage is not None and not progress.closed:
+            stage = self._reduce(stage)
             if not progress.closed:
                 why = self._deepen(stage)
         if not why and not progress.closed:
@@ -127,7 +128,8 @@ class _Exact:
                 if cheapest.total < 0:
                     least = resource.budget - cheapest.total
                     return (
-                        f"resource {resource.name!r} costs at least {least}, over its budget of {resource.budget}; "
+                        f"resource {resource.name!r} costs at least {least}, "
+                        f"over its budget of {resource.budget}; "
                         f"give it a budget of {least} or more"
                     )
                 self.repair.improve(cheapest.choice(), progress, 0)
@@ -136,22 +138,63 @@ class _Exact:
             progress.offer(highest.tolist())
         return None
 
-    def _thinned(self) -> tuple[Cuts, list[float] | None]:
-        """Cuts, multipliers and a first primal from a restriction to few levels per group."""
-        cuts = Cuts()
-        positions: list[IntArray] = []
-        for group in self.instance.groups:
-            stride = -(-group.levels.size // THINNED)
-            positions.append(
-                np.unique(np.append(np.arange(0, group.levels.size, stride), group.levels.size - 1))
+    def _approach(self) -> _Stage | None:
+        """Grids over what survives, until they hold every level that does; None when numbers are too large."""
+        progress = self.progress
+        groups = self.instance.groups
+        free = bendable(self.instance)
+        left: list[IntArray] = [np.arange(g.levels.size) for g in groups]
+        centre: list[int | None] = [None] * len(groups)
+        start: list[float] | None = None
+        points = POINTS
+        while True:
+            kept = [
+                grid(p.size, points if f else p.size, c) for p, f, c in zip(left, free, centre, strict=True)
+            ]
+            values = [
+                lifted(g.levels[p], g.values[p], k) for g, p, k in zip(groups, left, kept, strict=True)
+            ]
+            # Partial sums are rounded down on the first grid, which only has to tell where to look.
+            positions = [p[k] for p, k in zip(left, kept, strict=True)]
+            sums = MOST_SUMS if start else FIRST_SUMS
+            net = network(self.structure, positions, values=values, most_sums=sums)
+            whole = all(k.size == p.size for k, p in zip(kept, left, strict=True))
+            whole = whole and not (net.relaxed and sums < MOST_SUMS)
+            order = plan(net)
+            if start or whole:
+                self._weak(net, order)
+            # Bounds hold for what is better than the best choice: what is worse may have been dropped.
+            floor = None if not start else self.value
+            tolerance = 1e-9 if whole else 1e-5
+            dual = minimise(
+                net, order, Cuts(), progress, floor=floor, start=start, tolerance=tolerance, rounds=60
             )
-        thin = network(self.structure, positions, most_sums=THINNED_SUMS)
-        dual = minimise(thin, plan(thin), cuts, self.progress, rounds=60, tolerance=1e-5, proves=False)
-        if dual is not None:
-            for choice in dual.choices[-2:]:
-                self.repair.improve(choice, self.progress, 3)
-        # Rounded sums leave costs out, and then cuts are too high to be used elsewhere.
-        return Cuts() if thin.relaxed else cuts, None if dual is None else dual.multipliers
+            if dual is None:
+                return None
+            stage = _Stage(net, order, dual)
+            self._polish(stage, 30 if whole else 5)
+            start = dual.multipliers
+            if whole or progress.closed:
+                return stage
+            progress.check()
+            before = sum(p.size for p in left)
+            try:
+                if net.relaxed and sums < MOST_SUMS:
+                    raise TooManyError  # nothing sharp enough yet to drop levels by
+                rows = survivors([dual.relaxation], [dual.relaxation.scale * (self.value + 1)])
+            except TooManyError:
+                rows = []
+            for found in rows:
+                for v in found.out:
+                    if v < len(groups):
+                        left[v] = left[v][between(kept[v], np.unique(found.at[v]), left[v].size)]
+            if any(p.size == 0 for p in left):
+                progress.prove(self.value)
+                return stage
+            if points == POINTS or sum(p.size for p in left) > 0.6 * before:
+                points *= 2
+            best = progress.choice or dual.choices[-1].tolist()
+            centre = [int(np.abs(p - i).argmin()) for p, i in zip(left, best, strict=True)]
 
     def _polish(self, stage: _Stage, exchanges: int) -> bool:
         better = False
@@ -168,10 +211,10 @@ class _Exact:
         positions, sums = allowed(stage.network, rows)
         return network(self.structure, positions, sums)
 
-    def _reduce(self, stage: _Stage, cuts: Cuts) -> _Stage:
+    def _reduce(self, stage: _Stage) -> _Stage:
         """Drop levels while that pays, re-optimising multipliers and primal in between."""
         progress = self.progress
-        settled = False  # whether the multipliers are the best of this very network
+        settled = True  # whether the multipliers are the best of this very network
         while not progress.closed:
             progress.check()
             before = stage.levels
@@ -187,11 +230,11 @@ class _Exact:
                 if settled:
                     break
                 narrowed = stage.network
-            else:
-                cuts = Cuts()
             order = plan(narrowed) if fresh else stage.plan
             start = stage.dual.multipliers
-            dual = minimise(narrowed, order, cuts, progress, rounds=40, floor=self.value, start=start)
+            dual = minimise(
+                narrowed, order, Cuts(), progress, rounds=40, floor=self.value, start=start
+            )
             if dual is None:
                 break
             settled = True
@@ -252,7 +295,8 @@ class _Exact:
     def _around(self, dual: Dual, net: Network, order: Plan) -> list[Relaxation]:
         """The best relaxation again on this network, and some with multipliers around its own.
 
-        A partial assignment far from the budget's share it should take is cut off by a steeper or a flatter price.
+        A partial assignment far from the budget's share it should take is cut off by a steeper or a flatter
+        price.
         """
         best, count = dual.relaxation, len(dual.multipliers)
         points = [best.numerators]

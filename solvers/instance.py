@@ -7,8 +7,9 @@ A *resource* costs `constant + sum of terms + sum of tables` and must stay withi
 - a *factor* is `constant + sum weights[i] * level of groups[i]`;
 - a *table* is indexed by the positions of the chosen levels of its one or two groups.
 
-Every number is an integer of at most 2**53 in magnitude (so that all JSON readers agree), costs are not negative, and no sum or product that an assignment can reach exceeds 2**62: this is checked once,
-when the instance is built, so that every later 64-bit computation is exact.
+Every number is an integer of at most 2**53 in magnitude (so that all JSON readers agree), costs are not
+negative, and no sum or product that an assignment can reach exceeds 2**62: this is checked once, when the
+instance is built, so that every later 64-bit computation is exact.
 """
 
 from __future__ import annotations
@@ -233,7 +234,7 @@ class Instance:
         for index, (position, group) in enumerate(zip(choice, self.groups, strict=True)):
             if not 0 <= position < group.levels.size:
                 raise SolverError(
-                    f"choice[{index}]: {position} is no position; {group.name!r} has {group.levels.size} levels"
+                    f"choice[{index}]: {position} is no position; {group.name!r} has {group.levels.size}"
                 )
         return tuple(int(position) for position in choice)
 
@@ -330,7 +331,7 @@ def _check_resource(instance: Instance, index: int, resource: Resource) -> None:
         expected = tuple(instance.groups[g].levels.size for g in table.groups)
         if table.costs.shape != expected:
             raise SolverError(
-                f"{place}.tables[{t}].costs: shape {table.costs.shape}, but the groups' levels ask for {expected}"
+                f"{place}.tables[{t}].costs: shape {table.costs.shape}, but its groups ask for {expected}"
             )
         total += int(table.costs.max())
     if total > LARGEST_TOTAL:

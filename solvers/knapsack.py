@@ -1,8 +1,9 @@
 """The knapsack of Aflalo et al. (2020): every unit at a fixed cost, its share at the parent's widths.
 
-A unit's cost is what it costs while everything else has its full width, products of two widths shared half and half.
-Real cost is a product and falls faster, so the linear budget that meets the real one is searched for by bisection:
-the allocation compared with others is the paper's at the same real cost. OR-Tools' knapsack solver does each step.
+A unit's cost is what it costs while everything else has its full width, products of two widths shared half
+and half. Real cost is a product and falls faster, so the linear budget that meets the real one is searched
+for by bisection: the allocation compared with others is the paper's at the same real cost. OR-Tools' knapsack
+solver does each step.
 """
 
 from __future__ import annotations

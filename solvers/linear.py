@@ -12,7 +12,9 @@ from .instance import Instance, IntArray
 
 @dataclass(frozen=True)
 class Linear:
-    """Cost (L,) of each level per group, all >= 0 and the least of each group 0, and the budget left for them."""
+    """Cost (L,) of each level per group, all >= 0 and the least of each group 0, and the budget left for
+    them.
+    """
 
     costs: list[IntArray]
     budget: int
@@ -28,7 +30,10 @@ def linear_costs(instance: Instance, solver: str) -> Linear:
     for t, term in enumerate(resource.terms):
         scale, varying = term.coefficient, []
         for factor in term.factors:
-            if any(w and int(instance.groups[g].levels[-1]) for g, w in zip(factor.groups, factor.weights, strict=True)):
+            if any(
+                w and int(instance.groups[g].levels[-1])
+                for g, w in zip(factor.groups, factor.weights, strict=True)
+            ):
                 varying.append(factor)
             else:
                 scale *= factor.constant
@@ -36,7 +41,9 @@ def linear_costs(instance: Instance, solver: str) -> Linear:
             continue
         tied = {g for f in varying for g in f.groups}
         if len(varying) == 2 and len(tied) > 1:
-            raise SolverError(f"{solver}: term {t} of {resource.name!r} ties groups {sorted(tied)}; use exact")
+            raise SolverError(
+                f"{solver}: term {t} of {resource.name!r} ties groups {sorted(tied)}; use exact"
+            )
         if len(varying) == 2:
             (g,) = tied
             product = np.full(instance.groups[g].levels.size, scale, dtype=np.int64)
@@ -49,7 +56,9 @@ def linear_costs(instance: Instance, solver: str) -> Linear:
             costs[g] += scale * w * instance.groups[g].levels
     for table in resource.tables:
         if len(table.groups) > 1:
-            raise SolverError(f"{solver}: a table of {resource.name!r} ties groups {list(table.groups)}; use exact")
+            raise SolverError(
+                f"{solver}: a table of {resource.name!r} ties groups {list(table.groups)}; use exact"
+            )
         costs[table.groups[0]] += table.costs
     for c in costs:
         budget -= int(c.min())

@@ -1,9 +1,9 @@
 """Mixed-integer programs through OR-Tools MathOpt: the model that HiGHS and SCIP share.
 
-One binary per level. A product of two forms is written per level of the narrower one: with x_i the binary of level i
-of a group, `l_i * form` becomes `l_i * y_i` with `y_i >= form - M (1 - x_i)`, exact because costs are only ever
-bounded from above. Floats cannot hold every integer: values and costs are given to the solver as they are, its
-choice is evaluated exactly, and its bound is rounded outward by the tolerance it worked with.
+One binary per level. A product of two forms is written per level of the narrower one: with x_i the binary of
+level i of a group, `l_i * form` becomes `l_i * y_i` with `y_i >= form - M (1 - x_i)`, exact because costs are
+only ever bounded from above. Floats cannot hold every integer: values and costs are given to the solver as
+they are, its choice is evaluated exactly, and its bound is rounded outward by the tolerance it worked with.
 """
 
 from __future__ import annotations
@@ -35,8 +35,9 @@ def solve_mip(instance: Instance, progress: Progress, kind: str) -> Result:
         return progress.infeasible(why)
     _check_size(instance, progress.solver)
     progress.version = f"ortools {version('ortools')}"
+    began = progress.seconds
     model, choices = _build(instance)
-    progress.note(f"model built in {progress.seconds:.3f} s")
+    progress.build_seconds = progress.seconds - began
     parameters = mathopt.SolveParameters(
         time_limit=datetime.timedelta(seconds=max(0.01, progress.remaining)),
         random_seed=progress.limits.seed,
@@ -51,7 +52,9 @@ def solve_mip(instance: Instance, progress: Progress, kind: str) -> Result:
         raise SolverError(f"{progress.solver}: cannot solve the model: {error}") from error
     if solved.termination.reason == mathopt.TerminationReason.INFEASIBLE:
         # A float solver's word, within its tolerance; no resource alone explains it.
-        return progress.infeasible("no choice is within every budget at once (found by a solver with tolerances)")
+        return progress.infeasible(
+            "no choice is within every budget at once (found by a solver with tolerances)"
+        )
     if solved.has_primal_feasible_solution():
         values = solved.variable_values()
         progress.offer([max(range(len(row)), key=lambda i: values[row[i]]) for row in choices])
@@ -69,7 +72,9 @@ def _check_size(instance: Instance, solver: str) -> None:
     worth = sum(int(abs(g.values).max()) for g in instance.groups)
     most = max([r.budget for r in instance.resources], default=0)
     if max(worth, most) > LARGEST_EXACT:
-        raise SolverError(f"{solver}: {max(worth, most)} is beyond 2**53, which floats cannot hold; use another solver")
+        raise SolverError(
+            f"{solver}: {max(worth, most)} is beyond 2**53, which floats cannot hold; use another solver"
+        )
 
 
 def _build(instance: Instance) -> tuple[mathopt.Model, list[list[Any]]]:
@@ -98,7 +103,8 @@ def _build(instance: Instance) -> tuple[mathopt.Model, list[list[Any]]]:
             low = factor.constant + _sum(instance, factor, 0)
             high = factor.constant + _sum(instance, factor, -1)
             linear = form(factor)
-            # y_i >= form - low - (high - low) (1 - x_i): what level i multiplies beyond the least of the form.
+            # y_i >= form - low - (high - low) (1 - x_i): what level i multiplies beyond the least of the
+            # form.
             parts = []
             for level, x in zip(instance.groups[g].levels, choices[g], strict=True):
                 if not int(level):
@@ -115,7 +121,9 @@ def _build(instance: Instance) -> tuple[mathopt.Model, list[list[Any]]]:
             if len(term.factors) == 1:
                 cost.append(float(term.coefficient) * form(term.factors[0]))
                 continue
-            left, right = sorted(term.factors, key=lambda f: sum(instance.groups[g].levels.size for g in f.groups))
+            left, right = sorted(
+                term.factors, key=lambda f: sum(instance.groups[g].levels.size for g in f.groups)
+            )
             cost.append(float(term.coefficient * left.constant) * form(right))
             for g, w in zip(left.groups, left.weights, strict=True):
                 if w and term.coefficient:
@@ -130,7 +138,9 @@ def _build(instance: Instance) -> tuple[mathopt.Model, list[list[Any]]]:
                 # The row's cost above its least entry, active only when its level is chosen.
                 least, most = min(row), max(row)
                 y = model.add_variable(lb=0.0, ub=float(most - least))
-                above = mathopt.fast_sum([float(c - least) * z for c, z in zip(row, second, strict=True) if c > least])
+                above = mathopt.fast_sum(
+                    [float(c - least) * z for c, z in zip(row, second, strict=True) if c > least]
+                )
                 model.add_linear_constraint(y >= above - float(most - least) * (1.0 - x))
                 cost.extend([y, float(least) * x])
         model.add_linear_constraint(mathopt.fast_sum(cost) <= float(resource.budget))

@@ -1,9 +1,9 @@
 """The instance as a network of variables: pairwise products, and partial sums for concatenations.
 
-A factored term `c (k + sum w_i x_i) (m + sum u_j y_j)` over many groups would tie all of them together. Each form
-over several groups becomes a variable of its own instead, built from partial sums `s = a + w b` that forms share
-when one contains another (dense concatenation: each layer's form is its predecessor's plus one group). Then every
-term is `q x y` of two variables, `q x`, or a constant, and a DenseNet is a chain.
+A factored term `c (k + sum w_i x_i) (m + sum u_j y_j)` over many groups would tie all of them together. Each
+form over several groups becomes a variable of its own instead, built from partial sums `s = a + w b` that
+forms share when one contains another (dense concatenation: each layer's form is its predecessor's plus one
+group). Then every term is `q x y` of two variables, `q x`, or a constant, and a DenseNet is a chain.
 """
 
 from __future__ import annotations
@@ -139,12 +139,14 @@ MOST_SUMS = 6000  # distinct values of a partial sum; beyond, they are rounded d
 class Network:
     """A structure with the levels still allowed.
 
-    `positions[g]` are the allowed positions of group g, `domains[v]` the values of variable v (levels or sums,
-    increasing). `relaxed` tells that sums were rounded down: costs only fall by it, so bounds stay valid.
+    `positions[g]` are the allowed positions of group g, `domains[v]` the values of variable v (levels or
+    sums, increasing). `relaxed` tells that sums were rounded down: costs only fall by it, so bounds stay
+    valid.
     """
 
     structure: Structure
     positions: list[IntArray]
+    values: list[IntArray]
     domains: list[IntArray]
     relaxed: bool = False
     targets: dict[int, IntArray] = field(default_factory=dict)  # see `sum_targets`, by head
@@ -158,6 +160,7 @@ def network(
     shape: Structure,
     positions: list[IntArray] | None = None,
     sums: dict[int, IntArray] | None = None,
+    values: list[IntArray] | None = None,
     most_sums: int = MOST_SUMS,
 ) -> Network:
     """The network over the allowed positions; `sums` restricts partial sums to values known to matter."""
@@ -166,13 +169,14 @@ def network(
     domains = [g.levels[p] for g, p in zip(groups, kept, strict=True)]
     relaxed = False
     for link in shape.sums:
-        values = np.unique(
+        reached = np.unique(
             np.add.outer(link.base_weight * domains[link.base], link.part_weight * domains[link.part])
         )
         if sums is not None and link.head in sums and not relaxed:
-            values = np.intersect1d(values, sums[link.head], assume_unique=True)
-        if values.size > most_sums:
-            values = values[np.unique(np.linspace(0, values.size - 1, most_sums).astype(np.int64))]
+            reached = np.intersect1d(reached, sums[link.head], assume_unique=True)
+        if reached.size > most_sums:
+            reached = reached[np.unique(np.linspace(0, reached.size - 1, most_sums).astype(np.int64))]
             relaxed = True
-        domains.append(values)
-    return Network(shape, kept, domains, relaxed)
+        domains.append(reached)
+    own = [g.values[p] for g, p in zip(groups, kept, strict=True)] if values is None else values
+    return Network(shape, kept, own, domains, relaxed)

@@ -1,9 +1,10 @@
 """In which order to eliminate variables, and what each elimination costs (Dechter, bucket elimination, 1999).
 
-Each step removes one variable (or the two parts of a partial sum at once) by maximising over it; what is left is a
-message, a table over the variables it was tied to. Steps come in four kinds:
+Each step removes one variable (or the two parts of a partial sum at once) by maximising over it; what is left
+is a message, a table over the variables it was tied to. Steps come in four kinds:
 
-- `conjugate`: the variable is tied to others by products only: a price look-up for each of their combinations;
+- `conjugate`: the variable is tied to others by products only: a price look-up for each of their
+  combinations;
 - `table`: it also shares tables or messages with others: every combination is compared;
 - `sum`: base and part of a partial sum go together, their combinations scattered onto the sum's values;
 - `substitute`: a partial sum goes, replaced by what its base and part add up to.
@@ -76,7 +77,8 @@ class _Planner:
         self.alive = set(range(len(self.size)))
         self.links: dict[int, set[int]] = {v: set() for v in self.alive}
         self.functions: dict[int, frozenset[int]] = {}  # tables and messages, by number
-        self.owner: dict[int, tuple[str, object]] = {}
+        self.pair_of: dict[int, tuple[int, int]] = {}
+        self.sender: dict[int, int] = {}
         self.dense: dict[int, set[int]] = {v: set() for v in self.alive}
         self.relations: dict[int, set[Sum]] = {v: set() for v in self.alive}
         self.most_entries, self.most_work = most_entries, most_work
@@ -86,16 +88,17 @@ class _Planner:
             self.links[v].add(u)
         pairs = {t.groups for r in network.instance.resources for t in r.tables if len(t.groups) == 2}
         for pair in sorted({(min(p), max(p)) for p in pairs}):
-            self._add_function(frozenset(pair), ("table", pair))
+            self.pair_of[self._add_function(frozenset(pair))] = pair
         for link in shape.sums:
             for v in (link.head, link.base, link.part):
                 self.relations[v].add(link)
 
-    def _add_function(self, scope: frozenset[int], owner: tuple[str, object]) -> None:
-        number = len(self.owner)
-        self.functions[number], self.owner[number] = scope, owner
+    def _add_function(self, scope: frozenset[int]) -> int:
+        number = len(self.sender) + len(self.pair_of)
+        self.functions[number] = scope
         for v in scope:
             self.dense[v].add(number)
+        return number
 
     def run(self) -> Plan:
         buckets: list[Bucket] = []
@@ -107,9 +110,9 @@ class _Planner:
                     self.scores[v] = self._score(v)
             v = min(self.alive, key=lambda v: (self._rank(v), v))
             bucket = self.scores[v][1]
-            if self._entries(bucket.scope) > self.most_entries or bucket.work > self.most_work:
-                if self._loosen(loose):
-                    continue
+            too_large = self._entries(bucket.scope) > self.most_entries or bucket.work > self.most_work
+            if too_large and self._loosen(loose):
+                continue
             number = len(buckets)
             touched = self._eliminate(bucket, number, buckets)
             buckets.append(bucket)
@@ -180,7 +183,9 @@ class _Planner:
         return Bucket(kind, out, tuple(sorted(scope)), relation=link, work=work)
 
     def _score(self, v: int) -> tuple[float, Bucket]:
-        """Work of the step, of the look-ups that its message makes free, and of the cheapest step forced after it."""
+        """Work of the step, of the look-ups that its message makes free, and of the cheapest step forced
+        after it.
+        """
         bucket = self._step(v)
         if bucket is None:
             return math.inf, Bucket("table", (v,), tuple(sorted(self._near(v))), work=2**62)
@@ -221,12 +226,11 @@ class _Planner:
                 touched.add(u)
             self.links[v] = set()
         for f in sorted({f for v in bucket.out for f in self.dense[v]}):
-            what, item = self.owner[f]
-            if what == "table":
-                bucket.tables.append(item)  # type: ignore[arg-type]
+            if f in self.pair_of:
+                bucket.tables.append(self.pair_of[f])
             else:
-                bucket.children.append(item)  # type: ignore[arg-type]
-                buckets[item].parent = number  # type: ignore[index]
+                bucket.children.append(self.sender[f])
+                buckets[self.sender[f]].parent = number
             for u in self.functions[f]:
                 self.dense[u].discard(f)
                 touched.add(u)
@@ -237,11 +241,13 @@ class _Planner:
                 touched.add(u)
         self.alive -= out
         if bucket.scope:
-            self._add_function(frozenset(bucket.scope), ("message", number))
+            self.sender[self._add_function(frozenset(bucket.scope))] = number
         return (touched | set(bucket.scope)) - out
 
     def _loosen(self, loose: list[tuple[int, int]]) -> bool:
-        """Give up the product that ties the largest pair of the most tied variables; False when none is left."""
+        """Give up the product that ties the largest pair of the most tied variables; False when none is
+        left.
+        """
         pairs = [(u, v) for u in self.alive for v in self.links[u] if u < v]
         if not pairs:
             return False

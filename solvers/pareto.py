@@ -1,10 +1,10 @@
 """The exact problem on what survives: elimination with lists of undominated (cost, value) pairs.
 
-Bottom up along the same buckets as the relaxation, but a message holds, for each combination of its scope, every
-pair of cost and value that some assignment of the subtree attains and no other beats in both (Nemhauser and
-Ullmann 1969, on a tree decomposition). A pair is dropped as soon as, with the best the rest of the network can
-add under any of several multipliers, it stays below the threshold. So a run either returns the best choice worth
-at least the threshold, or proves that there is none.
+Bottom up along the same buckets as the relaxation, but a message holds, for each combination of its scope,
+every pair of cost and value that some assignment of the subtree attains and no other beats in both (Nemhauser
+and Ullmann 1969, on a tree decomposition). A pair is dropped as soon as, with the best the rest of the
+network can add under any of several multipliers, it stays below the threshold. So a run either returns the
+best choice worth at least the threshold, or proves that there is none.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ BLOCK = 2**20
 
 @dataclass
 class States:
-    """Partial assignments: the row of the bucket each belongs to, cost (R, n), value (n,), and its children's."""
+    """Partial assignments: the row of the bucket each belongs to, cost (R, n), value (n,), and its
+    children's.
+    """
 
     row: IntArray
     cost: IntArray
@@ -151,7 +153,8 @@ class Pareto:
         rows, bucket = self.rows[number], self.plan.buckets[number]
         cost, value = self._own(number)
         states = States(np.arange(rows.key.size), cost, value, {})
-        # What the rest can add: the worth of the row without its own part and that of the children joined so far.
+        # What the rest can add: the worth of the row without its own part and that of the children joined so
+        # far.
         rest = [worth - self._worth(k, cost, value) for k, worth in enumerate(rows.worth)]
         children = sorted(bucket.children, key=lambda c: self._list(c).states.row.size)
         for child in children:
@@ -172,7 +175,9 @@ class Pareto:
         return worth
 
     def _join(self, states: States, child: int, met: IntArray, rest: list[IntArray]) -> States:
-        """Combine each state with every entry its row meets in the child's lists; prune; drop dominated ones."""
+        """Combine each state with every entry its row meets in the child's lists; prune; drop dominated
+        ones.
+        """
         lists = self._list(child)
         key = met[states.row]
         low = lists.starts[key]
@@ -261,7 +266,9 @@ def _rises(fresh: IntArray, value: IntArray) -> IntArray:
 
 
 def _unbeaten(key: IntArray, value: IntArray, cost: IntArray) -> IntArray:
-    """Several costs: drop states beaten by one of the nearest before them; a few may remain, which is harmless."""
+    """Several costs: drop states beaten by one of the nearest before them; a few may remain, which is
+    harmless.
+    """
     good = np.ones(key.size, dtype=bool)
     for back in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64):
         if back >= key.size:
@@ -274,7 +281,8 @@ def _unbeaten(key: IntArray, value: IntArray, cost: IntArray) -> IntArray:
 
 
 def _unbeaten_at_all(key: IntArray, cost: IntArray, value: IntArray) -> IntArray:
-    """Two costs, states sorted by key and the first cost: where none before it has as little cost and as much value.
+    """Two costs, states sorted by key and the first cost: where none before it has as little cost and as much
+    value.
 
     Merging blocks of doubling length (Bentley 1980): in each merge, sorted by the second cost, a state of the
     right block is beaten when the largest value met so far in the left block is not below its own.

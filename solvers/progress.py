@@ -28,6 +28,7 @@ class Progress:
         self.value: int | None = None
         self.bound: int = instance.trivial_bound()
         self.version = "1"
+        self.build_seconds = 0.0
         self._report = report
         self._start = time.perf_counter()
         self._trace: list[TraceStep] = []
@@ -105,6 +106,7 @@ class Progress:
             seconds=self.seconds,
             trace=tuple(self._trace) if status is not Status.INFEASIBLE else (),
             notes=tuple(self._notes),
+            build_seconds=self.build_seconds,
         )
 
     def _step(self) -> None:

@@ -25,7 +25,9 @@ class Repair:
         self._until = 0.0  # each improvement may take a small part of the time limit
 
     def improve(self, choice: IntArray, progress: Progress, exchanges: int = 30) -> bool:
-        """Repair a choice (G,), fill it up, exchange pairs; offer the result. Returns whether it was the best yet."""
+        """Repair a choice (G,), fill it up, exchange pairs; offer the result. Returns whether it was the
+        best yet.
+        """
         self._until = progress.seconds + 0.04 * progress.limits.seconds
         found = self.repaired(choice, progress)
         if found is None:

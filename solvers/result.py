@@ -48,7 +48,8 @@ class Result:
     - `NO_SOLUTION_FOUND`: nothing is known but perhaps a `bound`.
 
     `choice` holds a level position per group, `costs` an integer per resource, `trace` the
-    (seconds, value, bound) as they improved, `notes` what to know besides (why infeasible, weaker bounds).
+    (seconds, value, bound) as they improved, `build_seconds` the part of `seconds` in which a model for a
+    general solver was built, `notes` what to know besides (why infeasible, weaker bounds).
     """
 
     status: Status
@@ -61,6 +62,7 @@ class Result:
     seconds: float
     trace: tuple[TraceStep, ...] = ()
     notes: tuple[str, ...] = ()
+    build_seconds: float = 0.0
 
     def __post_init__(self) -> None:
         solved = self.status in (Status.OPTIMAL, Status.FEASIBLE)

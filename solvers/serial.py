@@ -234,6 +234,7 @@ def result_to_json(result: Result) -> str:
         "seconds": result.seconds,
         "trace": [list(step) for step in result.trace],
         "notes": list(result.notes),
+        "build_seconds": result.build_seconds,
     }
     return json.dumps(document, ensure_ascii=False)
 
@@ -242,7 +243,18 @@ def result_from_json(text: str) -> Result:
     """The result in a JSON text; one that contradicts itself is refused."""
     node = _Node(_parse(text), "")
     node.only(
-        "status", "choice", "value", "bound", "gap", "costs", "solver", "version", "seconds", "trace", "notes"
+        "status",
+        "choice",
+        "value",
+        "bound",
+        "gap",
+        "costs",
+        "solver",
+        "version",
+        "seconds",
+        "trace",
+        "notes",
+        "build_seconds",
     )
     try:
         status = Status(node.text("status"))
@@ -272,4 +284,5 @@ def result_from_json(text: str) -> Result:
         seconds=float(seconds),
         trace=tuple(trace),
         notes=tuple(notes),
+        build_seconds=float(node.get("build_seconds", 0.0)),
     )

@@ -31,7 +31,8 @@ class Rows:
     """Surviving combinations of one bucket: position per variable, key (combination of the scope), worth.
 
     `worth[k]` (m,) is `scale` times the best relaxed value through each row under multiplier k, `context[k]`
-    the part of it from outside the subtree, per key; `child_keys[c]` (m,) the key of child c that a row meets.
+    the part of it from outside the subtree, per key; `child_keys[c]` (m,) the key of child c that a row
+    meets.
     """
 
     at: dict[int, IntArray]
@@ -45,7 +46,7 @@ class Rows:
 
 
 def survivors(relaxations: list[Relaxation], thresholds: list[int]) -> list[Rows]:
-    """Rows of every bucket whose worth reaches the threshold under every multiplier. Raises `TooManyError`."""
+    """Rows of every bucket worth the threshold under every multiplier. Raises `TooManyError`."""
     first = relaxations[0]
     buckets = first.plan.buckets
     scopes: list[tuple[dict[int, IntArray], list[IntArray]]] = [({}, []) for _ in buckets]
@@ -56,6 +57,7 @@ def survivors(relaxations: list[Relaxation], thresholds: list[int]) -> list[Rows
     kept, tried = 0, 0
     for number in reversed(range(len(buckets))):
         bucket = buckets[number]
+        first.check()
         at, context = scopes[number]
         rows, count = _rows(relaxations, thresholds, bucket, at, context)
         tried += count
@@ -113,6 +115,7 @@ def _rows(
         ]
     kept_keys, kept_out, kept_worth = [], [], []
     for key, out in pieces:
+        relaxations[0].check()
         count += key.size
         worth: list[IntArray] = []
         for k, relaxation in enumerate(relaxations):
@@ -186,7 +189,9 @@ def _substitute_rows(
 def _hand_down(
     relaxations: list[Relaxation], rows: Rows, child: int
 ) -> tuple[dict[int, IntArray], list[IntArray]]:
-    """Keys of a child that rows meet, and the child's context at them; notes on the rows which key each meets."""
+    """Keys of a child that rows meet, and the child's context at them; notes on the rows which key each
+    meets.
+    """
     first = relaxations[0]
     scope = first.plan.buckets[child].scope
     code: IntArray = np.zeros(rows.key.size, dtype=np.int64)

@@ -103,7 +103,7 @@ def _verified(path: Path, plan: Plan, parent: Network, progress: Stages) -> list
     from knapsack_prune.allocate import ranked
     from knapsack_prune.cli.preparing import quiet_libraries
     from knapsack_prune.cost import count_params, total
-    from knapsack_prune.importance import WEIGHT_CRITERIA, score
+    from knapsack_prune.importance import DATA_CRITERIA, WEIGHT_CRITERIA, score
     from knapsack_prune.slimming.gate import check_slim
     from knapsack_prune.slimming.probe import trace
     from knapsack_prune.slimming.slicing import sliced_copy
@@ -161,7 +161,7 @@ def _verified(path: Path, plan: Plan, parent: Network, progress: Stages) -> list
             ("importance", f"{criterion} kept is {value:.6g}, at most {plan.solver.bound:.6g} is possible")
         )
     else:
-        why = "needs data" if criterion not in WEIGHT_CRITERIA else "belongs to other weights"
+        why = "needs data" if criterion in DATA_CRITERIA else "belongs to other weights"
         checks.append(("importance", f"not recomputed: {criterion} {why}"))
 
     progress.enter("slimming and checking")

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from knapsack_prune.distill.features import FeatureTap
+from knapsack_prune.fingerprint import weights_digest
 
 
 @dataclass(frozen=True)
@@ -38,12 +39,17 @@ class Teacher(Protocol):
         """Compile the networks behind it."""
         ...
 
+    def identity(self) -> str:
+        """Tells teachers apart: a digest of the weights behind them."""
+        ...
+
 
 class NetworkTeacher:
     """A frozen network in evaluation mode, with the features of `modules`."""
 
     def __init__(self, network: nn.Module, modules: Sequence[str] = ()) -> None:
         self._network = network.eval().requires_grad_(False)
+        self._identity = weights_digest(network)
         self._tap = FeatureTap(network, modules) if modules else None
 
     def __call__(self, images: Tensor) -> TeacherOutput:
@@ -57,6 +63,9 @@ class NetworkTeacher:
     def compile(self) -> None:
         self._network.compile()
 
+    def identity(self) -> str:
+        return self._identity
+
 
 class EnsembleTeacher:
     """Several frozen networks; the features, if any, come from the first teacher.
@@ -65,6 +74,7 @@ class EnsembleTeacher:
     """
 
     def __init__(self, first: Teacher, others: Sequence[Teacher]) -> None:
+        self.first = first
         self._members = (first, *others)
 
     def __call__(self, images: Tensor) -> TeacherOutput:
@@ -78,3 +88,6 @@ class EnsembleTeacher:
     def compile(self) -> None:
         for member in self._members:
             member.compile()
+
+    def identity(self) -> str:
+        return " ".join(member.identity() for member in self._members)

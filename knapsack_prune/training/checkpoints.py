@@ -51,7 +51,7 @@ class Checkpoints:
         if not found:
             return None
         content = json.loads((found[-1] / MANIFEST).read_text())
-        differing = _differences(content["identity"], json.loads(json.dumps(dict(self.identity))))
+        differing = differences(content["identity"], json.loads(json.dumps(dict(self.identity))))
         if differing:
             raise RequestError(
                 f"{found[-1]} is a checkpoint of another run; {len(differing)} settings differ: "
@@ -117,11 +117,12 @@ class Checkpoints:
             shutil.rmtree(old)
 
 
-def _differences(theirs: Any, ours: Any, name: str = "") -> list[str]:
+def differences(theirs: Any, ours: Any, name: str = "") -> list[str]:
+    """What differs between two requests of plain values, one line each, by the path of the key."""
     if isinstance(theirs, dict) and isinstance(ours, dict):
         return [
             line
             for key in sorted(set(theirs) | set(ours))
-            for line in _differences(theirs.get(key), ours.get(key), f"{name}.{key}" if name else key)
+            for line in differences(theirs.get(key), ours.get(key), f"{name}.{key}" if name else key)
         ]
     return [] if theirs == ours else [f"{name} was {theirs} and is {ours}"]

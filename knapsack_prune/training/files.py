@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from knapsack_prune.errors import RequestError
-from knapsack_prune.files import write_text
+from knapsack_prune.files import read_text, write_text
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
@@ -29,6 +29,18 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
 def write_json(path: Path, content: Any) -> None:
     """Write a JSON file atomically; errors as in `files.write_text`."""
     write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file that a run wrote.
+
+    Raises:
+        RequestError: it cannot be read, or is no JSON.
+    """
+    try:
+        return json.loads(read_text(path))
+    except json.JSONDecodeError as error:
+        raise RequestError(f"{path}: not JSON ({error.msg}); remove it and run again") from error
 
 
 @contextmanager

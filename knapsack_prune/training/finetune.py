@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -18,6 +18,7 @@ from torch import nn
 from knapsack_prune.data.source import ImageSource, require_classes
 from knapsack_prune.distill.teacher import EnsembleTeacher, NetworkTeacher, Teacher
 from knapsack_prune.errors import RequestError
+from knapsack_prune.fingerprint import weights_digest
 from knapsack_prune.plan_file import Plan
 from knapsack_prune.slimming.slim import check_fingerprint, save_slim, slim
 from knapsack_prune.training.evaluation import Accuracy
@@ -55,6 +56,7 @@ def finetune(
     *,
     start: nn.Module | None = None,
     teachers: Sequence[Teacher] = (),
+    recall: Callable[[Teacher], Teacher] | None = None,
     mask: bool = False,
     distill_layers: Sequence[str] | None = None,
     session: Session | None = None,
@@ -71,6 +73,7 @@ def finetune(
         conduct: how; defaults if None.
         start: the slim network to start from; the parent's own weights if None.
         teachers: further teachers of the logits, beside the parent (KESI's snapshots).
+        recall: takes the teacher and gives one that answers in its place, from outputs recorded before.
         mask: train the parent with masks held instead of the slim network; slimmed at the end.
         distill_layers: modules whose outputs are compared; the plan's stages if None.
         session: an open session on the same source, for several runs; opened here if None.
@@ -96,6 +99,7 @@ def finetune(
     if objective.needs_teacher:
         teacher = NetworkTeacher(deepcopy(parent), [stage.module for stage in stages])
         teacher = EnsembleTeacher(teacher, teachers) if teachers else teacher
+        teacher = teacher if recall is None else recall(teacher)
 
     session = session or Session(source, plan.model.input_shape, settings, conduct)
     of_parent, before = session.accuracy(parent), session.accuracy(network)
@@ -103,7 +107,7 @@ def finetune(
         "plan": hashlib.sha256(plan.to_json().encode()).hexdigest(),
         "start": weights_digest(network),
         "teacher": weights_digest(parent),
-        "teachers": len(teachers),
+        "teachers": [one.identity() for one in teachers],
         "mask": mask,
     }
     trained = session.train(network, settings, output, identity, stages, teacher)
@@ -172,15 +176,6 @@ def _outputs(network: nn.Module, plan: Plan) -> int:
 
 def _count(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
-
-
-def weights_digest(network: nn.Module) -> str:
-    """Identifies a network's weights: SHA-256 of its named tensors."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(network.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def device_name(device: torch.device) -> str:

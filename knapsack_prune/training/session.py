@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -105,13 +105,20 @@ class Session:
         self._decoded: DecodedImages | None = None
         if conduct.cache and not test_only:
             self._decoded = decode_training(self._train, self._preparation, self._delivery)
-        self._test = self._evaluation(source.test_images())
-        self._held = None if held is None else self._evaluation(held)
+        self._test = self.plain_batches(source.test_images())
+        self._held = None if held is None else self.plain_batches(held)
         self.held_out_images = 0 if held is None else len(held.labels)
         self.train_images = len(self._train.labels)
 
-    def _evaluation(self, images: ImageSet) -> EvaluationBatches:
-        return evaluation_batches(images, self._preparation, self._delivery, self._settings.batch_size)
+    def plain_batches(self, images: ImageSet, shared: bool = True) -> EvaluationBatches:
+        """Batches of `images` without augmentation: this process's share, or all where not `shared`."""
+        delivery = self._delivery if shared else replace(self._delivery, processes=1, rank=0)
+        return evaluation_batches(images, self._preparation, delivery, self._settings.batch_size)
+
+    @property
+    def test(self) -> EvaluationBatches:
+        """This process's share of the test images."""
+        return self._test
 
     @property
     def layout(self) -> torch.memory_format:

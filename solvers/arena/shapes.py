@@ -1,4 +1,5 @@
-"""Instances shaped like networks, at any size: residual stars, dense concatenation, chains, inverted residuals.
+"""Instances shaped like networks, at any size: residual stars, dense concatenation, chains, inverted
+residuals.
 
 The shapes and costs are those of the architectures (multiply-adds of convolutions at their resolutions); the
 scores are seeded heavy-tailed draws (log-normal channels in log-normal layers), sorted and cumulated, so that
@@ -33,7 +34,9 @@ class Shape:
         return len(self.widths) - 1
 
     def conv(self, source: Factor | int, target: Factor | int, kernel: int, pixels: int) -> None:
-        """A convolution with `kernel` weights per channel pair, at `pixels` output positions, and its batch norm."""
+        """A convolution with `kernel` weights per channel pair, at `pixels` output positions, and its batch
+        norm.
+        """
         a, b = (x if isinstance(x, Factor) else Factor([x]) for x in (source, target))
         self.flops += [Term(kernel * pixels, [a, b]), Term(2 * pixels, [b])]
         self.params += [Term(kernel, [a, b]), Term(2, [b])]
@@ -78,7 +81,9 @@ class Shape:
 def bottleneck_star(
     blocks: Sequence[int] = (3, 4, 6, 3), width: int = 64, expansion: int = 4, size: int = 224
 ) -> Shape:
-    """A ResNet of bottlenecks: per stage one tied stream, per block two inner groups. The default is ResNet-50's."""
+    """A ResNet of bottlenecks: per stage one tied stream, per block two inner groups. The default is
+    ResNet-50's.
+    """
     shape = Shape()
     pixels = (size // 2) ** 2
     stream = shape.group("stem", width)
@@ -104,7 +109,9 @@ def bottleneck_star(
 
 
 def basic_star(blocks: Sequence[int] = (2, 2, 2, 2), width: int = 64, size: int = 224) -> Shape:
-    """A ResNet of basic blocks: per stage one tied stream, per block one inner group. The default is ResNet-18's."""
+    """A ResNet of basic blocks: per stage one tied stream, per block one inner group. The default is
+    ResNet-18's.
+    """
     shape = Shape()
     pixels = (size // 4) ** 2
     stream = shape.group("stem", width)
@@ -197,7 +204,7 @@ def chain(length: int = 16, width: int = 64, pixels: int = 784) -> Shape:
 
 
 def wide_star(stages: int = 4, blocks: int = 125, width: int = 1024, pixels: int = 196) -> Shape:
-    """A residual network of any size: `stages` streams and `2 * blocks` inner groups each, all equally wide."""
+    """A residual network of any size: `stages` streams, `2 * blocks` inner groups each, equally wide."""
     shape = Shape()
     source: Factor | int = Factor([], [], 3)
     for stage in range(stages):

@@ -1,0 +1,242 @@
+"""The whole method: rounds, their ensemble, and its distillation into the last network."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from knapsack_prune.data import ImageSource, require_classes
+from knapsack_prune.ensemble.evaluation import EnsembleAccuracy, evaluate_members
+from knapsack_prune.ensemble.members import Ensemble, Lineup, open_ensemble
+from knapsack_prune.ensemble.teaching import Recorder, companions
+from knapsack_prune.errors import RequestError
+from knapsack_prune.fingerprint import weights_digest
+from knapsack_prune.iterate.rounds import Rounds, Snapshot, Tell, forget_checkpoints
+from knapsack_prune.iterate.settings import Pruning
+from knapsack_prune.models import Network
+from knapsack_prune.training.checkpoints import differences
+from knapsack_prune.training.files import read_json, write_json
+from knapsack_prune.training.finetune import finetune
+from knapsack_prune.training.session import Session
+from knapsack_prune.training.settings import Conduct, RunSettings
+
+REQUEST = "iterate.json"
+FINAL = "final"
+
+
+@dataclass(frozen=True)
+class Distilling:
+    """The final distillation.
+
+    Attributes:
+        settings: of the run.
+        exclude_start: leave out the member from whose weights the student starts.
+        record: look the ensemble's outputs up instead of running it; needs images without augmentation.
+        devices: where members stay, in turn; with the student if there are none.
+    """
+
+    settings: RunSettings
+    exclude_start: bool = False
+    record: bool = False
+    devices: tuple[torch.device, ...] = ()
+
+    def __post_init__(self) -> None:
+        objective = self.settings.objective
+        if not objective.logit_weight:
+            raise RequestError("logit weight 0: the ensemble teaches by its logits alone; give it a weight above 0")
+        if self.record:
+            require_plain(self.settings)
+
+
+def iterate(
+    network: Network,
+    source: ImageSource,
+    output: Path,
+    pruning: Pruning,
+    retrain: RunSettings,
+    distilling: Distilling,
+    conduct: Conduct | None = None,
+    tell: Tell = lambda line: None,
+) -> dict[str, Any]:
+    """Prune in rounds, and distil the ensemble of all snapshots into the last (Le, Vo, Thoai 2020, KESI).
+
+    The same call continues an interrupted run from its last complete round and epoch.
+
+    Args:
+        network: the trained parent; left as it is.
+        source: the dataset; test images are only ever evaluated.
+        output: the ensemble's directory: `parent`, `rounds/1`, …, `ensemble.json`; and `final`, `result.json`.
+        pruning, retrain, distilling: what is done.
+        conduct: how; an earlier run in the same directory is always continued.
+        tell: called with a line per step.
+
+    Returns:
+        What `result.json` says.
+
+    Raises:
+        RequestError: whatever of the request cannot be met, or a directory of another request.
+        KeyboardInterrupt: after Ctrl-C, once a checkpoint is written.
+    """
+    begun = time.perf_counter()
+    if network.num_classes is not None:
+        require_classes(source, network.num_classes)
+    conduct = replace(conduct or Conduct(), resume=True)
+    check_request(output, network, source, pruning, retrain, distilling)
+    session = Session(source, network.input_shape, retrain, conduct)
+    rounds = Rounds(network, source, output, pruning, retrain, session, tell)
+    snapshots = rounds.run()
+    ensemble = open_ensemble(output, lambda plan, classes: network.model)
+    tell(f"evaluating {len(ensemble.members)} members together")
+    found = accuracy_of(ensemble, session, distilling.devices)
+    tell(f"the ensemble: top-1 {100 * found.top1:.2f} %; distilling it for {distilling.settings.epochs} epochs")
+    final = distil(network, source, output, output / FINAL, snapshots[-1], distilling, session)
+    record = {
+        "accuracy": {
+            "parent": final["accuracy"]["parent"],
+            "rounds": [one.record["accuracy"]["after"] for one in snapshots],
+            "ensemble": found.top1,
+            "final": final["accuracy"]["after"],
+        },
+        "ensemble": found.record(),
+        "budgets": list(rounds.budgets),
+        "flops": [one.record["flops"]["student"] for one in snapshots],
+        "parameters": [one.record["parameters"]["student"] for one in snapshots],
+        "parent": {"flops": final["flops"]["parent"], "parameters": final["parameters"]["parent"]},
+        "unit": final["flops"]["unit"],
+        "test_images": found.images,
+        "training_seconds": round(
+            sum(one.record["training_seconds"] for one in snapshots) + final["training_seconds"], 2
+        ),
+        "seconds": round(time.perf_counter() - begun, 2),
+        "device": final["device"],
+        "versions": final["versions"],
+        "seed": pruning.seed,
+    }
+    if session.accelerator.is_main_process:
+        write_json(output / "result.json", record)
+    return record
+
+
+def distil(
+    network: Network,
+    source: ImageSource,
+    directory: Path,
+    output: Path,
+    last: Snapshot,
+    distilling: Distilling,
+    session: Session,
+) -> dict[str, Any]:
+    """Distil the ensemble in a directory into the last snapshot, from its own weights; the record of the result.
+
+    The loss is the mean over members of T^2 KL, with labels and inner distillation as the settings say.
+    """
+    if not (output / "result.json").is_file():
+        exclude = [last.name] if distilling.exclude_start else []
+        ensemble = open_ensemble(directory, lambda plan, classes: network.model, exclude)
+        recorder = record_with(session, directory, distilling.settings) if distilling.record else None
+        finetune(
+            network.model,
+            last.plan,
+            source,
+            output,
+            distilling.settings,
+            start=last.network,
+            teachers=companions(ensemble, weights_digest(network.model), distilling.devices),
+            recall=None if recorder is None else recorder.recall,
+            session=session,
+        )
+        if session.accelerator.is_main_process:
+            forget_checkpoints(output)
+    record: dict[str, Any] = read_json(output / "result.json")
+    return record
+
+
+def accuracy_of(
+    ensemble: Ensemble, session: Session, devices: Sequence[torch.device] = ()
+) -> EnsembleAccuracy:
+    """Accuracy and disagreement on the session's test images; members move to the devices."""
+    accelerator = session.accelerator
+    lineup = Lineup(ensemble, devices or (accelerator.device,), session.layout)
+
+    def run(images: torch.Tensor) -> torch.Tensor:
+        with accelerator.autocast():
+            return lineup(images.contiguous(memory_format=session.layout))
+
+    return evaluate_members(ensemble, run, session.test, lambda sums: accelerator.reduce(sums, "sum"))
+
+
+def record_with(session: Session, directory: Path, settings: RunSettings) -> Recorder:
+    """What records a teacher's outputs for the session's training images.
+
+    Raises:
+        RequestError: the images are augmented.
+    """
+    require_plain(settings)
+    accelerator = session.accelerator
+
+    def run(teacher: Any, images: torch.Tensor) -> torch.Tensor:
+        with accelerator.autocast():
+            logits: torch.Tensor = teacher(images.contiguous(memory_format=session.layout)).logits
+        return logits.float()
+
+    return Recorder(
+        directory,
+        session.source,
+        session.plain_batches(session.source.train, shared=False),
+        run,
+        accelerator.device,
+        session.layout,
+        settings.objective.inner,
+        accelerator.is_main_process,
+    )
+
+
+def require_plain(settings: RunSettings) -> None:
+    """`RequestError` unless training images are used as they are, so that recorded outputs fit them."""
+    asked = settings.augmentation
+    used = [name for name in ("crop", "mirror", "rand_augment", "erasing", "mixup", "cutmix") if getattr(asked, name)]
+    if used:
+        raise RequestError(
+            f"recorded outputs fit images without augmentation, and {len(used)} kinds are on ({', '.join(used)}): use "
+            f"--no-crop --no-mirror and leave the others out, or do not record"
+        )
+
+
+def check_request(
+    output: Path,
+    network: Network,
+    source: ImageSource,
+    pruning: Pruning,
+    retrain: RunSettings,
+    distilling: Distilling,
+) -> None:
+    """Write down what is asked, or find that the directory belongs to the same request.
+
+    Raises:
+        RequestError: it belongs to another; the message names what differs.
+    """
+    asked = {
+        "parent": weights_digest(network.model),
+        "model": network.name,
+        "data": {"name": source.name, "classes": len(source.classes), "train": len(source.train.labels)},
+        "pruning": pruning.record(),
+        "retrain": retrain.record(),
+        "distil": distilling.settings.record(),
+        "exclude_start": distilling.exclude_start,
+    }
+    path = output / REQUEST
+    if path.is_file():
+        differing = differences(read_json(path), json.loads(json.dumps(asked)))
+        if differing:
+            raise RequestError(
+                f"{output} holds a run of another request; {len(differing)} settings differ: "
+                f"{'; '.join(differing[:4])}. Give the same request to continue it, or another output directory"
+            )
+    else:
+        write_json(path, asked)

@@ -1,0 +1,219 @@
+"""Rounds of pruning: score, plan, slim, retrain from the surviving weights; each leaves a snapshot."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from knapsack_prune.allocate import Widths
+from knapsack_prune.channels import ChannelGraph
+from knapsack_prune.cost import total
+from knapsack_prune.data import ImageSource, calibration_loader
+from knapsack_prune.data.seeds import derive_seed
+from knapsack_prune.ensemble.manifest import Manifest, MemberEntry
+from knapsack_prune.fingerprint import fingerprint
+from knapsack_prune.importance import DATA_CRITERIA, Scores, score
+from knapsack_prune.iterate.budgets import geometric_budgets
+from knapsack_prune.iterate.compose import compose
+from knapsack_prune.iterate.narrow import narrow
+from knapsack_prune.iterate.settings import FixedWidths, Pruning
+from knapsack_prune.iterate.widen import widen
+from knapsack_prune.models import Network
+from knapsack_prune.plan_file import Plan
+from knapsack_prune.planner import budget_limits, check_prunable, plan_from_scores
+from knapsack_prune.slimming.slim import load_slim, save_slim, slim
+from knapsack_prune.tracing.trace import trace
+from knapsack_prune.training.files import read_json
+from knapsack_prune.training.finetune import finetune
+from knapsack_prune.training.session import Session
+from knapsack_prune.training.settings import RunSettings
+
+PARENT = "parent"
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Snapshot:
+    """What a round leaves: its last epoch's network.
+
+    Attributes:
+        name: `round-1`, `round-2`, …
+        directory: the slim directory, with `result.json`.
+        plan: in the original parent's indices.
+        network: in evaluation mode, on the CPU.
+        record: what `result.json` says.
+    """
+
+    name: str
+    directory: Path
+    plan: Plan
+    network: nn.Module
+    record: dict[str, Any]
+
+
+class Rounds:
+    """All rounds of one run, in one directory: `parent`, `rounds/1`, … and `ensemble.json`."""
+
+    def __init__(
+        self,
+        network: Network,
+        source: ImageSource,
+        output: Path,
+        pruning: Pruning,
+        retrain: RunSettings,
+        session: Session,
+        tell: Tell = lambda line: None,
+        schedule: Callable[[int], Widths] | None = None,
+    ) -> None:
+        """Trace the parent and lay out the budgets.
+
+        Args:
+            network: the trained parent; left as it is.
+            source: the dataset.
+            output: where everything goes and is found again.
+            pruning, retrain: what every round does.
+            session: opened on the same source, to resume.
+            tell: called with a line per step.
+            schedule: allowed widths by round (from 1), instead of the pruning's.
+
+        Raises:
+            RequestError: nothing can be pruned, or the final budget cannot be met.
+        """
+        self._network = network
+        self._source = source
+        self._output = output
+        self._pruning = pruning
+        self._retrain = retrain
+        self._session = session
+        self._tell = tell
+        self._schedule = schedule or (lambda _: pruning.widths)
+        self._graph = trace(network.model, torch.zeros(1, *network.input_shape), keep=pruning.keep)
+        check_prunable(self._graph)
+        limit = budget_limits(self._graph, {"flops": pruning.flops_budget})["flops"]
+        parent_cost = total(self._graph.flops, self._graph.sizes)
+        self.budgets = geometric_budgets(parent_cost, limit, pruning.rounds)
+
+    def run(self) -> tuple[Snapshot, ...]:
+        """Do what is missing, from the last complete round and epoch on; the snapshots in order.
+
+        Raises:
+            RequestError, KeyboardInterrupt: as of fine-tuning.
+        """
+        self._write_parent()
+        snapshots: list[Snapshot] = []
+        for number in range(1, self._pruning.rounds + 1):
+            snapshots.append(self._round(number, snapshots[-1] if snapshots else None))
+            if self._session.accelerator.is_main_process:
+                self._manifest(snapshots).save(self._output)
+            self._session.accelerator.wait_for_everyone()
+        return tuple(snapshots)
+
+    def one_shot(self) -> Plan:
+        """The plan that prunes the parent to the last round's budget at once; what does not fit is refused."""
+        scores = self._scores(self._graph, self._network.model, 1)
+        return self._plan(self._graph, scores, self.budgets[-1], self._pruning.widths)
+
+    def _round(self, number: int, before: Snapshot | None) -> Snapshot:
+        folder = self._output / "rounds" / str(number)
+        name = f"round {number} of {self._pruning.rounds}"
+        main = self._session.accelerator.is_main_process
+        parent = self._network.model
+        if (folder / "result.json").is_file():
+            self._tell(f"{name}: already there")
+        else:
+            begun = folder / "start"
+            if main and not (begun / "config.json").is_file():
+                # Kept on disk before training begins: whoever continues finds the very same plan.
+                plan, start = self._prune(number, before)
+                save_slim(start, plan, begun)
+            self._session.accelerator.wait_for_everyone()
+            plan = Plan.load(begun / "plan.json")
+            part = plan.budgets[0]
+            self._tell(
+                f"{name}: {part.planned:,} FLOPs, {100 * part.kept_fraction:.2f} % of the parent's kept, "
+                f"{100 * part.removed_fraction:.2f} % removed; retraining for {self._retrain.epochs} epochs"
+            )
+            seed = derive_seed(self._retrain.seed, 7, number) % 2**31
+            start = load_slim(begun, lambda: parent)
+            settings = replace(self._retrain, seed=seed)
+            finetune(parent, plan, self._source, folder, settings, start=start, session=self._session)
+            if main:
+                forget_checkpoints(folder)
+        network = load_slim(folder, lambda: parent).eval()
+        plan = Plan.load(folder / "plan.json")
+        record = read_json(folder / "result.json")
+        return Snapshot(f"round-{number}", folder, plan, network, record)
+
+    def _prune(self, number: int, before: Snapshot | None) -> tuple[Plan, nn.Module]:
+        """The round's plan in the parent's indices, and the network that it leaves of the one before."""
+        parent, limit, widths = self._network.model, self.budgets[number - 1], self._schedule(number)
+        if before is None:
+            self.one_shot()  # a final budget that cannot be met is refused before anything is trained
+            plan = self._plan(self._graph, self._scores(self._graph, parent, 1), limit, widths)
+            return plan, slim(parent, plan)
+        graph = narrow(self._graph, before.plan, fingerprint(before.network))
+        scores = self._scores(graph, before.network, number)
+        plan = compose(before.plan, self._plan(graph, scores, limit, widths))
+        told = plan.importance.model_copy(update={"criterion": f"{scores.criterion}, scored in round {number}"})
+        plan = plan.model_copy(update={"importance": told})
+        return plan, slim(widen(before.network, parent, before.plan), plan)
+
+    def _scores(self, graph: ChannelGraph, model: nn.Module, number: int) -> Scores:
+        pruning = self._pruning
+        seed = pruning.seed if number == 1 else derive_seed(pruning.seed, 8, number) % 2**31
+        data = None
+        if pruning.importance in DATA_CRITERIA:
+            shape = self._network.input_shape
+            data = calibration_loader(self._source, pruning.samples, seed, pruning.batch_size, shape)
+        return score(graph, model, pruning.importance, data=data, seed=seed)
+
+    def _plan(self, graph: ChannelGraph, scores: Scores, limit: int, widths: Widths) -> Plan:
+        return plan_from_scores(
+            graph,
+            scores,
+            {"flops": limit},
+            widths=widths,
+            solver=self._pruning.solver,
+            time_limit=self._pruning.time_limit,
+            seed=self._pruning.seed,
+            name=self._network.name,
+            weights=self._network.weights,
+        )
+
+    def _write_parent(self) -> None:
+        """The parent as a member like the others: a slim directory whose plan keeps everything."""
+        folder = self._output / PARENT
+        if self._session.accelerator.is_main_process and not (folder / "config.json").is_file():
+            model = self._network.model
+            everything = total(self._graph.flops, self._graph.sizes)
+            scores = score(self._graph, model, "l1")
+            save_slim(model, self._plan(self._graph, scores, everything, FixedWidths()), folder)
+        self._session.accelerator.wait_for_everyone()
+
+    def _manifest(self, snapshots: list[Snapshot]) -> Manifest:
+        network, classes = self._network, self._source.classes
+        folders = [(PARENT, self._output / PARENT), *((one.name, one.directory) for one in snapshots)]
+        return Manifest(
+            members=tuple(
+                MemberEntry(
+                    name=name,
+                    directory=folder.relative_to(self._output).as_posix(),
+                    num_classes=network.num_classes,
+                    classes=classes,
+                )
+                for name, folder in folders
+            )
+        )
+
+
+def forget_checkpoints(folder: Path) -> None:
+    """Remove what only a run under way needs."""
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    shutil.rmtree(folder / "start", ignore_errors=True)
+    (folder / "best.safetensors").unlink(missing_ok=True)

@@ -1,0 +1,60 @@
+"""The parent with a slim network's weights in the places that the plan kept: slimming, backwards."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+
+import torch
+from torch import nn
+
+from knapsack_prune.errors import RequestError
+from knapsack_prune.plan_file import Plan
+from knapsack_prune.slimming.slicing import kept_indices
+
+
+def widen(small: nn.Module, parent: nn.Module, plan: Plan) -> nn.Module:
+    """A copy of the parent that slims by `plan` to exactly `small`, and to less of it by a stricter plan.
+
+    What the plan removed holds the parent's old values, which no slim network sees.
+
+    Args:
+        small: what the plan slims the parent to, with weights of its own.
+        parent: left as it is.
+        plan: of the parent.
+
+    Raises:
+        RequestError: `small` is not the network that the plan describes.
+    """
+    wide = deepcopy(parent)
+    targets = {**dict(wide.named_parameters()), **dict(wide.named_buffers())}
+    sources = {**dict(small.named_parameters()), **dict(small.named_buffers())}
+    kept = kept_indices(plan, {name: tuple(tensor.shape) for name, tensor in targets.items()})
+    wrapped = [part.module for part in plan.full_width if len(part.kept) < part.size]
+    with torch.no_grad():
+        for name, target in targets.items():
+            source = sources.get(_slim_name(name, wrapped))
+            grid = [
+                kept.get((name, dim), torch.arange(size)).to(target.device)
+                for dim, size in enumerate(target.shape)
+            ]
+            shape = tuple(len(indices) for indices in grid)
+            if source is None or tuple(source.shape) != shape:
+                found = "missing" if source is None else f"of shape {tuple(source.shape)}"
+                raise RequestError(
+                    f"{name} is {found} in the slim network, the plan says {shape}: it is not the network that this "
+                    f"plan describes"
+                )
+            values = source.to(device=target.device, dtype=target.dtype)
+            if grid:
+                target[torch.meshgrid(*grid, indexing="ij")] = values
+            else:
+                target.copy_(values)
+    return wide
+
+
+def _slim_name(name: str, wrapped: list[str]) -> str:
+    """A parameter's name in the slim network, where modules at full width are wrapped."""
+    for module in wrapped:
+        if name.startswith(f"{module}."):
+            return f"{module}.inner{name.removeprefix(module)}"
+    return name

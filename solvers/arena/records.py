@@ -1,0 +1,121 @@
+"""One record per run, appended to a file as runs end, so that a campaign that was killed goes on where it
+was.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import SolverError
+from ..result import Status, TraceStep
+from ..serial import write_text
+
+Key = tuple[str, str, int, int, float]
+
+COLUMNS = (
+    "instance",
+    "groups",
+    "levels",
+    "resources",
+    "solver",
+    "seed",
+    "threads",
+    "time_limit",
+    "status",
+    "value",
+    "bound",
+    "gap",
+    "seconds",
+    "build_seconds",
+    "primal_integral",
+    "version",
+    "machine",
+    "error",
+)
+
+
+@dataclass(frozen=True)
+class Record:
+    """One run of one solver on one instance; `error` tells why there is no result."""
+
+    instance: str
+    groups: int
+    levels: int
+    resources: int
+    solver: str
+    seed: int
+    threads: int
+    time_limit: float
+    status: str
+    value: int | None
+    bound: int | None
+    gap: float | None
+    seconds: float
+    build_seconds: float
+    version: str
+    machine: str
+    error: str
+    trace: tuple[TraceStep, ...]
+
+    @property
+    def key(self) -> Key:
+        """What makes a run the same run."""
+        return (self.instance, self.solver, self.seed, self.threads, self.time_limit)
+
+    @property
+    def proved(self) -> bool:
+        """Whether the run ended with a proof."""
+        return self.status in (Status.OPTIMAL, Status.INFEASIBLE)
+
+
+def append(path: Path, record: Record) -> None:
+    """Add a record as one line, on the disk before this returns."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(asdict(record)) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read(path: Path) -> list[Record]:
+    """The records of a file; a last line cut off by a kill is dropped, from the file too."""
+    if not path.exists():
+        return []
+    records, whole = [], 0
+    data = path.read_bytes()
+    for number, line in enumerate(data.splitlines(keepends=True), start=1):
+        try:
+            if not line.endswith(b"\n"):
+                raise ValueError("cut off")
+            records.append(_record(json.loads(line)))
+        except (ValueError, TypeError, KeyError) as error:
+            if whole + len(line) == len(data):
+                with path.open("r+b") as file:
+                    file.truncate(whole)
+                break
+            raise SolverError(f"{path}, line {number}: not a record of a run: {error}") from error
+        whole += len(line)
+    return records
+
+
+def _record(entries: dict[str, Any]) -> Record:
+    entries["trace"] = tuple((float(s), v, b) for s, v, b in entries["trace"])
+    return Record(**entries)
+
+
+def write_csv(path: Path, records: list[Record], integrals: dict[Key, float | None]) -> None:
+    """The records as a table, one row per run, whole or not at all."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    for record in sorted(records, key=lambda r: r.key):
+        integral = integrals.get(record.key)
+        row = asdict(record) | {"primal_integral": None if integral is None else round(integral, 6)}
+        row["seconds"], row["build_seconds"] = round(record.seconds, 4), round(record.build_seconds, 4)
+        writer.writerow(row)
+    write_text(path, text.getvalue())

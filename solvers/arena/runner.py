@@ -1,0 +1,134 @@
+"""Run solvers on instances and keep what they did; see `records` for how a campaign goes on after a kill."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from ..dispatch import SOLVERS, solve
+from ..errors import SolverError
+from ..instance import Instance
+from ..result import Limits, Result
+from .records import Record, append, read
+
+SUFFIXES = (".json", ".json.gz", ".json.xz")
+
+
+@dataclass(frozen=True)
+class Campaign:
+    """Which solvers run on which files, under which limits."""
+
+    paths: tuple[Path, ...]
+    solvers: tuple[str, ...]
+    seconds: float = 10.0
+    seeds: int = 1
+    threads: int = 2
+
+    def __post_init__(self) -> None:
+        Limits(self.seconds, 0, self.threads)
+        if self.seeds < 1:
+            raise SolverError(f"seeds: {self.seeds} is less than 1, the least that is allowed")
+        for name in self.solvers:
+            if name not in SOLVERS:
+                raise SolverError(f"solver: {name!r} is unknown; choose among {', '.join(SOLVERS)}")
+        if not self.solvers or not self.paths:
+            raise SolverError("bench: needs at least one solver and one instance")
+
+
+def find_instances(paths: Sequence[Path]) -> tuple[Path, ...]:
+    """Instance files: those given, and those in the folders given (not the lists that lie beside them)."""
+    found: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            found += sorted(p for p in path.iterdir() if p.name.endswith((".json.gz", ".json.xz")))
+            found += sorted(
+                p for p in path.glob("*.json") if p.name not in ("provenance.json", "best_known.json")
+            )
+        elif path.exists():
+            found.append(path)
+        else:
+            raise SolverError(f"{path}: no such file or folder")
+    if not found:
+        raise SolverError(f"no instance (*{', *'.join(SUFFIXES)}) in {', '.join(map(str, paths))}")
+    return tuple(found)
+
+
+def run_campaign(
+    campaign: Campaign, output: Path, report: Callable[[int, int, Record], None] | None = None
+) -> list[Record]:
+    """Run what is not in `output/runs.jsonl` yet; returns all records of this campaign, old and new."""
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SolverError(f"{output}: cannot be made: {error}") from error
+    log = output / "runs.jsonl"
+    known = {record.key: record for record in read(log)}
+    records: list[Record] = []
+    total = len(campaign.paths) * len(campaign.solvers) * campaign.seeds
+    for path in campaign.paths:
+        name = path.name.split(".json")[0]
+        instance: Instance | None = None
+        for solver in campaign.solvers:
+            for seed in range(campaign.seeds):
+                key = (name, solver, seed, campaign.threads, campaign.seconds)
+                if key not in known:
+                    instance = instance or Instance.load(path)
+                    limits = Limits(campaign.seconds, seed, campaign.threads)
+                    known[key] = run_once(instance, name, solver, limits)
+                    append(log, known[key])
+                records.append(known[key])
+                if report is not None:
+                    report(len(records), total, known[key])
+    return records
+
+
+def run_once(instance: Instance, name: str, solver: str, limits: Limits) -> Record:
+    """One verified run; a solver that cannot take the instance leaves a record with its message."""
+    result: Result | None = None
+    refusal = ""
+    try:
+        result = solve(instance, solver, limits)
+    except SolverError as error:
+        if not str(error).startswith(f"{solver}: "):
+            raise
+        refusal = str(error)
+    return Record(
+        instance=name,
+        groups=len(instance.groups),
+        levels=sum(g.levels.size for g in instance.groups),
+        resources=len(instance.resources),
+        solver=solver,
+        seed=limits.seed,
+        threads=limits.threads,
+        time_limit=limits.seconds,
+        status=result.status.value if result else "NONE",
+        value=result.value if result else None,
+        bound=result.bound if result else None,
+        gap=result.gap if result else None,
+        seconds=result.seconds if result else 0.0,
+        build_seconds=result.build_seconds if result else 0.0,
+        version=f"{package_version()}; {solver} {result.version}" if result else "",
+        machine=machine(),
+        error=refusal,
+        trace=result.trace if result else (),
+    )
+
+
+def package_version() -> str:
+    """The installed version of this package, or of the source tree it runs from."""
+    try:
+        return f"knapsack-prune {version('knapsack-prune')}"
+    except PackageNotFoundError:
+        return "knapsack-prune (source tree)"
+
+
+def machine() -> str:
+    """Processor architecture, system and Python in words."""
+    import os
+
+    return (
+        f"{os.cpu_count()}-core {platform.machine()}, {platform.system()}, Python {platform.python_version()}"
+    )
