@@ -142,7 +142,8 @@ class _MeanSquare(torch.autograd.Function):
     def forward(ctx: Any, ours: Tensor, theirs: Tensor) -> Tensor:
         difference = ours - theirs
         ctx.save_for_backward(difference)
-        return torch.linalg.vector_norm(difference).square() / difference.numel()
+        mean: Tensor = torch.linalg.vector_norm(difference).square() / difference.numel()
+        return mean
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
