@@ -28,7 +28,7 @@ from knapsack_prune.models import Network
 from knapsack_prune.plan_file import Plan
 from knapsack_prune.planner import budget_limits, check_prunable, plan_from_scores
 from knapsack_prune.slimming.slim import load_slim, save_slim, slim
-from knapsack_prune.tracing.trace import trace
+from knapsack_prune.slimming.probe import trace
 from knapsack_prune.training.files import read_json
 from knapsack_prune.training.finetune import finetune
 from knapsack_prune.training.session import Session
