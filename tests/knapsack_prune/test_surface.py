@@ -33,7 +33,7 @@ NAMES = {
     "slim",
     "trace",
 }
-COMMANDS = {"plan", "sweep", "inspect", "diff", "slim", "verify", "finetune", "evaluate", "export", "run"}
+COMMANDS = {"plan", "sweep", "inspect", "diff", "slim", "verify", "finetune", "evaluate", "iterate", "export", "run"}
 
 
 def test_public_names() -> None:
