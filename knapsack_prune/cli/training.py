@@ -56,6 +56,10 @@ def finetune(
     temperature: chosen.Temperature = 4.0,
     label_weight: chosen.LabelWeight = 1.0,
     label_smoothing: chosen.LabelSmoothing = 0.0,
+    teacher: chosen.TeacherOption = None,
+    teacher_exclude: chosen.TeacherExclude = None,
+    member_device: chosen.MemberDevice = None,
+    record_outputs: chosen.RecordOutputs = False,
     data_root: chosen.DataRoot = None,
     mean: chosen.Mean = None,
     std: chosen.Std = None,
@@ -81,6 +85,7 @@ def finetune(
 
     Run it under `torchrun` or `accelerate launch` to train on several GPUs.
     """
+    from knapsack_prune.cli.ensemble_steps import teaching
     from knapsack_prune.cli.training_steps import load_target, open_data, show_result
     from knapsack_prune.data.augment import Augmentation
     from knapsack_prune.distill.objective import ObjectiveSettings
@@ -112,9 +117,12 @@ def finetune(
         channels_last=channels_last,
         compile=compile_networks,
     )
-    conduct = _conduct(device, cache, workers, threads, resume, checkpoint_every)
+    conduct = make_conduct(device, cache, workers, threads, resume, checkpoint_every)
     subject = load_target(target, model, weights, checkpoint, num_classes)
     source = open_data(data, subject.parent.name, data_root, mean, std)
+    beside = teaching(
+        teacher, teacher_exclude, member_device, record_outputs, subject.parent, source, settings, conduct
+    )
     result = train(
         subject.parent.model,
         subject.plan,
@@ -125,6 +133,9 @@ def finetune(
         start=subject.start,
         mask=mask,
         distill_layers=distill_layers or None,
+        teachers=beside.teachers,
+        recall=beside.recall,
+        session=beside.session,
     )
     show_result(output(), result.record, directory)
 
@@ -148,15 +159,34 @@ def evaluate(
     cache: chosen.Cache = chosen.CacheName.none,
     workers: chosen.Workers = None,
     threads: chosen.Threads = 0,
+    member_device: chosen.MemberDevice = None,
+    record_outputs: chosen.RecordOutputs = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Accuracy on the test images: of a slim network, or of any network by --model."""
+    """Accuracy on the test images: of a slim network, of an ensemble, or of any network by --model."""
+    from knapsack_prune.cli.ensemble_steps import refuse_ensemble_options, show_ensemble_of
     from knapsack_prune.cli.preparing import NetworkOptions
     from knapsack_prune.cli.training_steps import load_target, open_data, show_accuracy
     from knapsack_prune.data import require_classes
     from knapsack_prune.training.session import Session
     from knapsack_prune.training.settings import RunSettings
 
+    settings = RunSettings(
+        batch_size=batch_size, held_out=0.0, precision=precision.value, channels_last=channels_last
+    )
+    conduct = make_conduct(device, cache, workers, threads)
+    if target is not None and (target / "ensemble.json").is_file():
+        show_ensemble_of(
+            target,
+            lambda name: open_data(data, name, data_root, mean, std),
+            settings,
+            conduct,
+            member_device,
+            record_outputs,
+            as_json,
+        )
+        return
+    refuse_ensemble_options(member_device, record_outputs)
     if target is None:
         parent = NetworkOptions(model, weights, checkpoint, input_shape, num_classes).load()
         network, name = parent.model, parent.name
@@ -166,10 +196,6 @@ def evaluate(
     source = open_data(data, parent.name, data_root, mean, std)
     if parent.num_classes is not None:
         require_classes(source, parent.num_classes)
-    settings = RunSettings(
-        batch_size=batch_size, held_out=0.0, precision=precision.value, channels_last=channels_last
-    )
-    conduct = _conduct(device, cache, workers, threads)
     session = Session(source, parent.input_shape, settings, conduct, test_only=True)
     show_accuracy(output(), name, source.name, session.accuracy(network), as_json)
 
@@ -231,7 +257,7 @@ def export(
     notes().print(f"Written: {directory}", markup=False)
 
 
-def _conduct(
+def make_conduct(
     device: chosen.DeviceName,
     cache: chosen.CacheName,
     workers: int | None,
@@ -239,6 +265,7 @@ def _conduct(
     resume: bool = False,
     checkpoint_every: int = 0,
 ) -> Conduct:
+    """How a run is carried out, from the options of that name."""
     import os
 
     import torch

@@ -183,3 +183,36 @@ CheckpointEvery = Annotated[
     int,
     _option("--checkpoint-every", CONDUCT, "Steps between checkpoints, besides every epoch's end.", min=0),
 ]
+
+TeacherOption = Annotated[
+    str | None,
+    _option(
+        "--teacher",
+        LOSS,
+        "ensemble:DIR, what `iterate` wrote: its members teach the logits beside the parent; needs --logit-weight.",
+        metavar="ensemble:DIR",
+    ),
+]
+TeacherExclude = Annotated[
+    list[str] | None,
+    _option("--teacher-exclude", LOSS, "A member to leave out; may be given several times.", metavar="NAME"),
+]
+MemberDevice = Annotated[
+    list[str] | None,
+    _option(
+        "--member-device",
+        CONDUCT,
+        "Where members of an ensemble stay, in turn (cuda:1, …); may be given several times. Without it, with the "
+        "student.",
+        metavar="DEVICE",
+    ),
+]
+RecordOutputs = Annotated[
+    bool,
+    _option(
+        "--record-outputs",
+        CONDUCT,
+        "Compute an ensemble's outputs once, keep them in its directory, and look them up; for images without "
+        "augmentation.",
+    ),
+]

@@ -77,7 +77,9 @@ def evaluate_members(
         differing = (answers[:, None] != answers[None, :]) & counted
         found = torch.cat(
             [
-                torch.stack([ranked[:, 0].sum(), ranked.any(dim=1).sum(), losses.sum(), counted.sum()]).double(),
+                torch.stack(
+                    [ranked[:, 0].sum(), ranked.any(dim=1).sum(), losses.sum(), counted.sum()]
+                ).double(),
                 right.sum(dim=1).double(),
                 differing.sum(dim=2).flatten().double(),
             ]

@@ -72,7 +72,9 @@ class Manifest(_Part):
         try:
             return cls.model_validate(json.loads(read_text(path)))
         except json.JSONDecodeError as error:
-            raise RequestError(f"{path}: not JSON (line {error.lineno}: {error.msg}); run `iterate` again") from error
+            raise RequestError(
+                f"{path}: not JSON (line {error.lineno}: {error.msg}); run `iterate` again"
+            ) from error
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(str(part) for part in first["loc"])

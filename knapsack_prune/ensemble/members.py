@@ -91,13 +91,13 @@ class Ensemble:
         if first.classes is not None and first.classes != source.classes:
             at, ours, theirs = _first_difference(first.classes, source.classes)
             raise RequestError(
-                f"output {at} of the ensemble is class {ours!r}, in {source.name} it is {theirs!r}: the classes must be "
-                f"the same in the same order; name the dataset that the ensemble was trained on"
+                f"output {at} of the ensemble is class {ours!r}, in {source.name} it is {theirs!r}: the classes must "
+                f"be the same in the same order; name the dataset that the ensemble was trained on"
             )
         if input_shape is not None and tuple(input_shape) != first.input_shape:
             raise RequestError(
-                f"the ensemble takes input of shape {first.input_shape}, the student {tuple(input_shape)}: they must be "
-                f"equal; give an ensemble of the same parent"
+                f"the ensemble takes input of shape {first.input_shape}, the student {tuple(input_shape)}: they must "
+                f"be equal; give an ensemble of the same parent"
             )
 
 
@@ -107,7 +107,7 @@ class Lineup:
     def __init__(
         self, ensemble: Ensemble, devices: Sequence[torch.device], layout: torch.memory_format
     ) -> None:
-        """Place a copy-free move of every member on the devices in turn: member i on device i modulo their number."""
+        """Move the members to the devices in turn."""
         self._placed = [
             (member.network, devices[index % len(devices)]) for index, member in enumerate(ensemble.members)
         ]
@@ -153,8 +153,8 @@ def _open(directory: Path, entry: MemberEntry, factory: Factory) -> Member:
         outputs = int(network(torch.zeros(1, *plan.model.input_shape)).shape[-1])
     if entry.classes is not None and len(entry.classes) != outputs:
         raise RequestError(
-            f"member {entry.name} has {outputs} outputs, its entry in ensemble.json lists {len(entry.classes)} classes: "
-            f"they must be as many; correct the entry"
+            f"member {entry.name} has {outputs} outputs, its entry in ensemble.json lists {len(entry.classes)} "
+            f"classes: they must be as many; correct the entry"
         )
     return Member(entry.name, network, plan, outputs, entry.classes, weights_digest(network))
 

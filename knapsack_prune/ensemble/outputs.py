@@ -58,7 +58,9 @@ class RecordedOutputs:
             save_file(tensors, waiting, metadata={"digests": " ".join(self.digests)})
             waiting.replace(path)
         except (OSError, SafetensorError) as error:
-            raise RequestError(f"cannot write {path}: {error}; free some space, or do without the record") from error
+            raise RequestError(
+                f"cannot write {path}: {error}; free some space, or do without the record"
+            ) from error
         finally:
             waiting.unlink(missing_ok=True)
 

@@ -12,7 +12,13 @@ from torch import Tensor
 from knapsack_prune.data.source import ImageSource
 from knapsack_prune.distill.teacher import NetworkTeacher, Teacher, TeacherOutput
 from knapsack_prune.ensemble.members import Ensemble
-from knapsack_prune.ensemble.outputs import Batches, RecallingTeacher, RecordedOutputs, record_outputs, recorded_file
+from knapsack_prune.ensemble.outputs import (
+    Batches,
+    RecallingTeacher,
+    RecordedOutputs,
+    record_outputs,
+    recorded_file,
+)
 
 
 class PlacedTeacher:

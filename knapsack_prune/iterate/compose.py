@@ -192,7 +192,9 @@ def _full_width(first: Plan, second: Plan) -> tuple[FullWidthPart, ...]:
                 f"the second plan runs {part.module} at full width, the first knows no such module: it must be a plan "
                 f"of the network that the first one slims to"
             )
-        parts[part.module] = before.model_copy(update={"kept": tuple(before.kept[index] for index in part.kept)})
+        parts[part.module] = before.model_copy(
+            update={"kept": tuple(before.kept[index] for index in part.kept)}
+        )
     return tuple(parts.values())
 
 

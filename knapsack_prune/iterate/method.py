@@ -14,6 +14,7 @@ import torch
 from knapsack_prune.data import ImageSource, require_classes
 from knapsack_prune.ensemble.evaluation import EnsembleAccuracy, evaluate_members
 from knapsack_prune.ensemble.members import Ensemble, Lineup, open_ensemble
+from knapsack_prune.ensemble.outputs import RecordedOutputs, record_outputs, recorded_file
 from knapsack_prune.ensemble.teaching import Recorder, companions
 from knapsack_prune.errors import RequestError
 from knapsack_prune.fingerprint import weights_digest
@@ -49,7 +50,9 @@ class Distilling:
     def __post_init__(self) -> None:
         objective = self.settings.objective
         if not objective.logit_weight:
-            raise RequestError("logit weight 0: the ensemble teaches by its logits alone; give it a weight above 0")
+            raise RequestError(
+                "logit weight 0: the ensemble teaches by its logits alone; give it a weight above 0"
+            )
         if self.record:
             require_plain(self.settings)
 
@@ -94,7 +97,9 @@ def iterate(
     ensemble = open_ensemble(output, lambda plan, classes: network.model)
     tell(f"evaluating {len(ensemble.members)} members together")
     found = accuracy_of(ensemble, session, distilling.devices)
-    tell(f"the ensemble: top-1 {100 * found.top1:.2f} %; distilling it for {distilling.settings.epochs} epochs")
+    tell(
+        f"the ensemble: top-1 {100 * found.top1:.2f} %; distilling it for {distilling.settings.epochs} epochs"
+    )
     final = distil(network, source, output, output / FINAL, snapshots[-1], distilling, session)
     record = {
         "accuracy": {
@@ -158,9 +163,19 @@ def distil(
 
 
 def accuracy_of(
-    ensemble: Ensemble, session: Session, devices: Sequence[torch.device] = ()
+    ensemble: Ensemble,
+    session: Session,
+    devices: Sequence[torch.device] = (),
+    record: Path | None = None,
 ) -> EnsembleAccuracy:
-    """Accuracy and disagreement on the session's test images; members move to the devices."""
+    """Accuracy and disagreement on the session's test images; members move to the devices.
+
+    Args:
+        ensemble: all members run, in one pass.
+        session: device, precision and test images.
+        devices: where members are placed in turn; the session's if there are none.
+        record: the ensemble's directory, to keep its outputs there and to look up those that are.
+    """
     accelerator = session.accelerator
     lineup = Lineup(ensemble, devices or (accelerator.device,), session.layout)
 
@@ -168,7 +183,24 @@ def accuracy_of(
         with accelerator.autocast():
             return lineup(images.contiguous(memory_format=session.layout))
 
-    return evaluate_members(ensemble, run, session.test, lambda sums: accelerator.reduce(sums, "sum"))
+    asked = run
+    if record is not None:
+        path = recorded_file(
+            record, ensemble.digests, f"{session.source.name} test {accelerator.mixed_precision}"
+        )
+        outputs = RecordedOutputs.load(path, ensemble.digests)
+        if outputs is None:
+            batches = session.plain_batches(session.source.test_images(), shared=False)
+            outputs = record_outputs(run, ensemble.digests, batches)
+            if accelerator.is_main_process:
+                outputs.save(path)
+        known = outputs.to(accelerator.device)
+
+        def asked(images: torch.Tensor) -> torch.Tensor:
+            logits = known.look_up(images)
+            return run(images) if logits is None else logits
+
+    return evaluate_members(ensemble, asked, session.test, lambda sums: accelerator.reduce(sums, "sum"))
 
 
 def record_with(session: Session, directory: Path, settings: RunSettings) -> Recorder:
@@ -200,7 +232,11 @@ def record_with(session: Session, directory: Path, settings: RunSettings) -> Rec
 def require_plain(settings: RunSettings) -> None:
     """`RequestError` unless training images are used as they are, so that recorded outputs fit them."""
     asked = settings.augmentation
-    used = [name for name in ("crop", "mirror", "rand_augment", "erasing", "mixup", "cutmix") if getattr(asked, name)]
+    used = [
+        name
+        for name in ("crop", "mirror", "rand_augment", "erasing", "mixup", "cutmix")
+        if getattr(asked, name)
+    ]
     if used:
         raise RequestError(
             f"recorded outputs fit images without augmentation, and {len(used)} kinds are on ({', '.join(used)}): use "

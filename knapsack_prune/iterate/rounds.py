@@ -27,8 +27,8 @@ from knapsack_prune.iterate.widen import widen
 from knapsack_prune.models import Network
 from knapsack_prune.plan_file import Plan
 from knapsack_prune.planner import budget_limits, check_prunable, plan_from_scores
-from knapsack_prune.slimming.slim import load_slim, save_slim, slim
 from knapsack_prune.slimming.probe import trace
+from knapsack_prune.slimming.slim import load_slim, save_slim, slim
 from knapsack_prune.training.files import read_json
 from knapsack_prune.training.finetune import finetune
 from knapsack_prune.training.session import Session
@@ -160,7 +160,9 @@ class Rounds:
         graph = narrow(self._graph, before.plan, fingerprint(before.network))
         scores = self._scores(graph, before.network, number)
         plan = compose(before.plan, self._plan(graph, scores, limit, widths))
-        told = plan.importance.model_copy(update={"criterion": f"{scores.criterion}, scored in round {number}"})
+        told = plan.importance.model_copy(
+            update={"criterion": f"{scores.criterion}, scored in round {number}"}
+        )
         plan = plan.model_copy(update={"importance": told})
         return plan, slim(widen(before.network, parent, before.plan), plan)
 

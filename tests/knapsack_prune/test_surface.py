@@ -35,7 +35,7 @@ NAMES = {
 }
 COMMANDS = {
     *("plan", "sweep", "inspect", "diff", "slim", "verify"),
-    *("finetune", "evaluate", "export", "run"),
+    *("finetune", "iterate", "evaluate", "export", "run"),
     *("solve", "bench"),
 }
 
