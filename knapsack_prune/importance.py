@@ -25,6 +25,9 @@ DATA_CRITERIA = ("taylor", "taylor_abs", "fisher")
 
 CRITERIA = (*WEIGHT_CRITERIA, *DATA_CRITERIA)
 
+NORMALIZATIONS = ("none", "layer")
+"""What scores of different layers are divided by before they are summed: nothing, or the layer's mean."""
+
 
 @dataclass(frozen=True, eq=False)
 class Scores:
@@ -34,6 +37,7 @@ class Scores:
         criterion: one of `CRITERIA`.
         samples: how many examples were read; 0 for criteria on weights.
         seed: of the calibration set, or of `random`.
+        normalize: one of `NORMALIZATIONS`.
         values: per group, shape (units,): finite and not negative.
     """
 
@@ -41,6 +45,7 @@ class Scores:
     samples: int
     seed: int
     values: tuple[FloatArray, ...]
+    normalize: str = "none"
 
 
 def score(
@@ -50,6 +55,7 @@ def score(
     *,
     data: Batches | None = None,
     seed: int = 0,
+    normalize: str = "none",
     progress: Callable[[int], None] | None = None,
 ) -> Scores:
     """Score every unit: the sum over the filters (output channels of convolutions and linear layers) it owns.
@@ -69,6 +75,9 @@ def score(
         criterion: one of `CRITERIA`.
         data: batches (images, labels) for the criteria that need data; read once, one batch at a time.
         seed: of `random`; for data-driven criteria it is only recorded.
+        normalize: `layer` divides the scores of a layer's filters by their mean (Molchanov et al. 2017, arXiv
+            1611.06440, section 2.2, with the mean for the norm): norms of layers of different fan-in, which `none`
+            compares as they are, then weigh alike. Not for `random`, which knows no layers.
         progress: called with the number of examples after every batch.
 
     Memory: criteria on weights take none beyond one layer's. Data-driven ones take one gradient per parameter
@@ -80,6 +89,11 @@ def score(
     """
     if criterion not in CRITERIA:
         raise RequestError(f"unknown importance {criterion!r}; choose one of {', '.join(CRITERIA)}")
+    if normalize not in NORMALIZATIONS or (normalize == "layer" and criterion == "random"):
+        raise RequestError(
+            f"--normalize {normalize!r} with importance {criterion!r}: choose one of "
+            f"{', '.join(NORMALIZATIONS)}; random scores belong to no layer, give them none"
+        )
     samples = 0
     if criterion == "random":
         generator = np.random.default_rng(seed)
@@ -90,14 +104,15 @@ def score(
                 f"importance {criterion!r} needs data: give --data (an ImageFolder, torch/NAME or digits), or choose "
                 f"one of {', '.join(WEIGHT_CRITERIA)}"
             )
-        values, samples = _gradient_scores(graph, model, criterion, data, progress)
+        values, samples = _gradient_scores(graph, model, criterion, data, normalize, progress)
     elif criterion == "bn_scale":
-        values = _batch_norm_scores(graph, model)
+        values = _batch_norm_scores(graph, model, normalize)
     else:
         tensors = dict(model.named_parameters())
         norms = {name: _norms(_per_filter(tensors[name], dim), criterion) for name, dim in _filters(graph)}
+        norms = _normalized(norms, normalize)
         values = [_sum_over_members(group, norms) for group in graph.groups]
-    return Scores(criterion, samples, seed, _checked(graph, values, criterion))
+    return Scores(criterion, samples, seed, _checked(graph, values, criterion), normalize)
 
 
 def _filters(graph: ChannelGraph) -> Iterator[tuple[str, int]]:
@@ -111,6 +126,14 @@ def _per_filter(tensor: Tensor, dim: int) -> Tensor:
     """Shape (filters, elements per filter). A bias has no filters: its elements do not count."""
     moved = tensor.detach().movedim(dim, 0).reshape(tensor.shape[dim], -1)
     return moved if tensor.dim() > 1 else moved[:, :0]
+
+
+def _normalized(per_filter: dict[str, Tensor], normalize: str) -> dict[str, Tensor]:
+    """Scores per layer, divided by the layer's mean if asked; a layer of zeros stays one."""
+    if normalize == "none":
+        return per_filter
+    means = {name: float(found.double().numpy().mean()) for name, found in per_filter.items()}
+    return {name: found / means[name] if means[name] > 0 else found for name, found in per_filter.items()}
 
 
 def _norms(filters: Tensor, criterion: str) -> Tensor:
@@ -134,7 +157,7 @@ def _gather(part: Slice, per_filter: Tensor) -> FloatArray:
     return found
 
 
-def _batch_norm_scores(graph: ChannelGraph, model: nn.Module) -> list[FloatArray]:
+def _batch_norm_scores(graph: ChannelGraph, model: nn.Module, normalize: str) -> list[FloatArray]:
     scales = {
         f"{name}.weight": module.weight.detach().abs().double()
         for name, module in model.named_modules()
@@ -149,6 +172,7 @@ def _batch_norm_scores(graph: ChannelGraph, model: nn.Module) -> list[FloatArray
             f"({', '.join(missing[:3])}{', …' if len(missing) > 3 else ''}); choose another --importance, or pin them "
             f"with --keep"
         )
+    scales = _normalized(scales, normalize)
     values = []
     for group in graph.groups:
         found = np.zeros(group.size)
@@ -164,6 +188,7 @@ def _gradient_scores(
     model: nn.Module,
     criterion: str,
     data: Batches,
+    normalize: str,
     progress: Callable[[int], None] | None,
 ) -> tuple[list[FloatArray], int]:
     parameters = dict(model.named_parameters())
@@ -210,6 +235,7 @@ def _gradient_scores(
     for name, dim in _filters(graph):
         if name not in per_filter:
             per_filter[name] = torch.zeros(parameters[name].shape[dim], dtype=torch.float64)
+    per_filter = _normalized(per_filter, normalize)
     return [_sum_over_members(group, per_filter) for group in graph.groups], samples
 
 

@@ -37,6 +37,7 @@ class ImportancePart(_Part):
     criterion: str
     samples: Count
     seed: int
+    normalize: Literal["none", "layer"] = "none"
 
 
 class BudgetPart(_Part):

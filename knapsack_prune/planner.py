@@ -42,6 +42,7 @@ def plan(
     flops_budget: float | int | None = None,
     params_budget: float | int | None = None,
     importance: str = "l1",
+    normalize: str = "none",
     data: Batches | None = None,
     round_to: int = 1,
     min_channels: int = 1,
@@ -60,6 +61,7 @@ def plan(
         flops_budget: at most this fraction of the parent's FLOPs is kept (in (0, 1]), or this many FLOPs (> 1).
         params_budget: the same for parameters. At least one budget is needed.
         importance: a criterion of `importance.CRITERIA`.
+        normalize: `layer` divides each layer's scores by their mean, `none` compares them as they are.
         data: labelled batches, for the criteria that need them.
         round_to: kept channels of a group are a multiple of this (or all of them).
         min_channels: no group keeps fewer channels.
@@ -79,7 +81,7 @@ def plan(
     requested = {"flops": flops_budget, "params": params_budget}
     limits = budget_limits(graph, {name: value for name, value in requested.items() if value is not None})
     check_polynomial(graph, model)
-    scores = score(graph, model, importance, data=data, seed=seed)
+    scores = score(graph, model, importance, data=data, seed=seed, normalize=normalize)
     return plan_from_scores(
         graph,
         scores,
@@ -194,7 +196,14 @@ def _assemble(
         model=ModelPart(
             name=name, weights=weights, input_shape=graph.input_shape, fingerprint=graph.fingerprint
         ),
-        importance=ImportancePart(criterion=scores.criterion, samples=scores.samples, seed=scores.seed),
+        importance=ImportancePart.model_validate(
+            {
+                "criterion": scores.criterion,
+                "samples": scores.samples,
+                "seed": scores.seed,
+                "normalize": scores.normalize,
+            }
+        ),
         budgets=tuple(
             _budget(resource, limit, terms[resource], graph, counts) for resource, limit in limits.items()
         ),

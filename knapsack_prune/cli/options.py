@@ -66,6 +66,15 @@ Importance = Annotated[
         rich_help_panel=SCORING,
     ),
 ]
+Normalize = Annotated[
+    str,
+    typer.Option(
+        "--normalize",
+        metavar="WAY",
+        help="layer: divide each layer's scores by their mean, so that layers weigh alike; none: compare as they are.",
+        rich_help_panel=SCORING,
+    ),
+]
 Data = Annotated[
     str | None,
     typer.Option(

@@ -30,6 +30,7 @@ def plan(
     input_shape: options.InputShape = None,
     num_classes: options.NumClasses = None,
     importance: options.Importance = "l1",
+    normalize: options.Normalize = "none",
     data: options.Data = None,
     samples: options.Samples = 512,
     batch_size: options.BatchSize = 64,
@@ -68,7 +69,7 @@ def plan(
     with stages() as progress:
         prepared = prepare(
             NetworkOptions(model, weights, checkpoint, input_shape, num_classes, seed),
-            ScoringOptions(importance, data, samples, batch_size, seed),
+            ScoringOptions(importance, data, samples, batch_size, seed, normalize),
             keep or (),
             progress,
         )
@@ -109,6 +110,7 @@ def sweep(
     input_shape: options.InputShape = None,
     num_classes: options.NumClasses = None,
     importance: options.Importance = "l1",
+    normalize: options.Normalize = "none",
     data: options.Data = None,
     samples: options.Samples = 512,
     batch_size: options.BatchSize = 64,
@@ -144,7 +146,7 @@ def sweep(
     with stages() as progress:
         prepared = prepare(
             NetworkOptions(model, weights, checkpoint, input_shape, num_classes, seed),
-            ScoringOptions(importance, data, samples, batch_size, seed),
+            ScoringOptions(importance, data, samples, batch_size, seed, normalize),
             keep or (),
             progress,
         )

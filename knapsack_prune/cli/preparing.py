@@ -16,7 +16,7 @@ from knapsack_prune.channels import ChannelGraph
 from knapsack_prune.cli.console import Stages, notes
 from knapsack_prune.cost import check_polynomial
 from knapsack_prune.errors import RequestError
-from knapsack_prune.importance import CRITERIA, DATA_CRITERIA, Scores, score
+from knapsack_prune.importance import CRITERIA, DATA_CRITERIA, NORMALIZATIONS, Scores, score
 from knapsack_prune.models import DEFAULT_NETWORK, Network, load_network
 from knapsack_prune.planner import check_prunable
 from knapsack_prune.slimming.probe import trace
@@ -82,6 +82,7 @@ class ScoringOptions:
     samples: int
     batch_size: int
     seed: int
+    normalize: str = "none"
 
     def check(self) -> None:
         """Refuse what is wrong before anything is loaded."""
@@ -91,6 +92,11 @@ class ScoringOptions:
             raise RequestError(
                 f"--importance {self.importance!r} is none of the {len(CRITERIA)} criteria: "
                 f"choose one of {', '.join(CRITERIA)}"
+            )
+        if self.normalize not in NORMALIZATIONS:
+            raise RequestError(
+                f"--normalize {self.normalize!r} is none of the {len(NORMALIZATIONS)} ways: "
+                f"choose one of {', '.join(NORMALIZATIONS)}"
             )
         if self.data is not None and self.importance not in DATA_CRITERIA:
             raise RequestError(
@@ -133,7 +139,7 @@ def _score(network: Network, graph: ChannelGraph, scoring: ScoringOptions, stage
     criterion = scoring.importance
     if criterion not in DATA_CRITERIA:
         stages.enter("scoring")
-        return score(graph, network.model, criterion, seed=scoring.seed)
+        return score(graph, network.model, criterion, seed=scoring.seed, normalize=scoring.normalize)
     from knapsack_prune.data import calibration_loader, open_source, require_classes
 
     source = scoring.data
@@ -151,7 +157,15 @@ def _score(network: Network, graph: ChannelGraph, scoring: ScoringOptions, stage
         images, scoring.samples, scoring.seed, scoring.batch_size, network.input_shape
     )
     stages.enter(f"scoring on {source}", total=scoring.samples)
-    return score(graph, network.model, criterion, data=loader, seed=scoring.seed, progress=stages.done)
+    return score(
+        graph,
+        network.model,
+        criterion,
+        data=loader,
+        seed=scoring.seed,
+        normalize=scoring.normalize,
+        progress=stages.done,
+    )
 
 
 def check_range(option: str, value: int, least: int) -> None:

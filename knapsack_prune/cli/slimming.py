@@ -146,7 +146,13 @@ def _verified(path: Path, plan: Plan, parent: Network, progress: Stages) -> list
 
     criterion = plan.importance.criterion
     if criterion in WEIGHT_CRITERIA and parent.weights == plan.model.weights:
-        scores = score(graph, parent.model, criterion, seed=plan.importance.seed)
+        scores = score(
+            graph,
+            parent.model,
+            criterion,
+            seed=plan.importance.seed,
+            normalize=plan.importance.normalize,
+        )
         value = 0.0
         for scored, values in zip(graph.groups, scores.values, strict=True):
             units = list(kept.get(scored.name, ()))

@@ -26,7 +26,9 @@ def show_plan(console: Console, plan: Plan, *, layers: bool = False) -> None:
     weights = f"weights {model.weights}" if model.weights else "no weights named"
     importance = plan.importance
     read = f" on {importance.samples} images" if importance.samples else ""
-    console.print(Text(f"{model.name}, {weights}, input {shape}, importance {importance.criterion}{read}"))
+    scaled = " per layer's mean" if importance.normalize == "layer" else ""
+    scored = f"importance {importance.criterion}{scaled}{read}"
+    console.print(Text(f"{model.name}, {weights}, input {shape}, {scored}"))
     console.print(budget_table(plan.budgets))
     console.print(Text(proof(plan.solver)))
     console.print(group_table(plan.groups))

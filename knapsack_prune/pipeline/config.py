@@ -42,6 +42,7 @@ class PlanSection(_Section):
     flops_budget: float | None = None
     params_budget: float | None = None
     importance: str = "taylor"
+    normalize: Literal["none", "layer"] = "none"
     samples: Annotated[int, Field(ge=1)] = 512
     batch_size: Annotated[int, Field(ge=1)] = 64
     round_to: int = 1

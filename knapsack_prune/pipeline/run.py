@@ -160,6 +160,7 @@ class Run:
             flops_budget=section.flops_budget,
             params_budget=section.params_budget,
             importance=section.importance,
+            normalize=section.normalize,
             data=images,
             round_to=section.round_to,
             min_channels=section.min_channels,

@@ -112,3 +112,19 @@ def test_wrong_requests() -> None:
 
 def test_a_bias_has_no_filters() -> None:
     assert _per_filter(torch.ones(4), 0).shape == (4, 0)
+
+
+def test_normalised_scores_do_not_depend_on_a_layers_scale() -> None:
+    model = enliven(ZOO["residual"]())
+    graph = kp.trace(model, EXAMPLE)
+    before = kp.score(graph, model, "l1", normalize="layer")
+    assert before.normalize == "layer"
+    # A layer's mean becomes 1: the inner group scores 12 in all, the stream, with two members, 8 + 8.
+    assert [round(values.sum(), 6) for values in before.values] == [16.0, 12.0]
+    with torch.no_grad():
+        model.a.weight.mul_(100)
+    after = kp.score(graph, model, "l1", normalize="layer")
+    for first, second in zip(before.values, after.values, strict=True):
+        np.testing.assert_allclose(first, second, rtol=1e-6)
+    with pytest.raises(RequestError, match="random scores belong to no layer"):
+        kp.score(graph, model, "random", normalize="layer")
