@@ -151,9 +151,7 @@ class _Exact:
             kept = [
                 grid(p.size, points if f else p.size, c) for p, f, c in zip(left, free, centre, strict=True)
             ]
-            values = [
-                lifted(g.levels[p], g.values[p], k) for g, p, k in zip(groups, left, kept, strict=True)
-            ]
+            values = [lifted(g.levels[p], g.values[p], k) for g, p, k in zip(groups, left, kept, strict=True)]
             # Partial sums are rounded down on the first grid, which only has to tell where to look.
             positions = [p[k] for p, k in zip(left, kept, strict=True)]
             sums = MOST_SUMS if start else FIRST_SUMS
@@ -232,9 +230,7 @@ class _Exact:
                 narrowed = stage.network
             order = plan(narrowed) if fresh else stage.plan
             start = stage.dual.multipliers
-            dual = minimise(
-                narrowed, order, Cuts(), progress, rounds=40, floor=self.value, start=start
-            )
+            dual = minimise(narrowed, order, Cuts(), progress, rounds=40, floor=self.value, start=start)
             if dual is None:
                 break
             settled = True
