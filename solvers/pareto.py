@@ -20,7 +20,7 @@ from .progress import Progress
 from .survivors import Rows, TooManyError
 
 MOST_STATES = 400_000
-SHARE = 0.35  # of the time left, for one run
+SHARE = 0.15  # of the time left, for one run
 BLOCK = 2**20
 
 
