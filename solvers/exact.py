@@ -8,11 +8,14 @@
    then
    the best such is optimal; or there is none, then T - 1 is a new bound and T is lowered. The work depends on
    the distance from the bound to the optimum, not on the quality of the primal.
-5. What is then still open goes to CP-SAT, with the best choice as hint, on the levels left (`core`).
+5. Branch, where the bound stays apart from the optimum because a stream's width makes the problem non-convex: split
+   the levels of the group with most ties, with multipliers of its own for each part, the best bound first.
+6. What is then still open goes to CP-SAT, with the best choice as hint, on the levels left (`core`).
 """
 
 from __future__ import annotations
 
+import heapq
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,7 +38,9 @@ POINTS = 12  # levels per group in the first grid; the next ones have twice as m
 FIRST_SUMS = 2000  # values per partial sum there
 FIRST_STEP = 128  # the first threshold lies this fraction of the gap below the bound
 BEAM = 20_000  # partial assignments kept when the lists grow too long
-MISSES = 4  # searches given up before CP-SAT takes over
+MISSES = 2  # searches given up before branching takes over
+CLOSE = 4  # a node is searched when its gap is this many times smaller than the first
+BRANCHING = 0.8  # of the time left is for branching, the rest for CP-SAT
 
 
 def run(instance: Instance, progress: Progress) -> Result:
@@ -90,8 +95,12 @@ class _Exact:
         stage = self._approach()
         if stage is not None and not progress.closed:
             stage = self._reduce(stage)
+            if not progress.closed and self._is_split(stage):
+                self._branch(stage)
             if not progress.closed:
                 why = self._deepen(stage)
+            if not why and not progress.closed:
+                self._branch(stage)
         if not why and not progress.closed:
             progress.check()
             positions = full.positions if stage is None else stage.network.positions
@@ -151,9 +160,7 @@ class _Exact:
             kept = [
                 grid(p.size, points if f else p.size, c) for p, f, c in zip(left, free, centre, strict=True)
             ]
-            values = [
-                lifted(g.levels[p], g.values[p], k) for g, p, k in zip(groups, left, kept, strict=True)
-            ]
+            values = [lifted(g.levels[p], g.values[p], k) for g, p, k in zip(groups, left, kept, strict=True)]
             # Partial sums are rounded down on the first grid, which only has to tell where to look.
             positions = [p[k] for p, k in zip(left, kept, strict=True)]
             sums = MOST_SUMS if start else FIRST_SUMS
@@ -232,9 +239,7 @@ class _Exact:
                 narrowed = stage.network
             order = plan(narrowed) if fresh else stage.plan
             start = stage.dual.multipliers
-            dual = minimise(
-                narrowed, order, Cuts(), progress, rounds=40, floor=self.value, start=start
-            )
+            dual = minimise(narrowed, order, Cuts(), progress, rounds=40, floor=self.value, start=start)
             if dual is None:
                 break
             settled = True
@@ -257,7 +262,7 @@ class _Exact:
                 misses += 1
                 step = max(1, step // 3)
                 if misses == 1 and self._beam(stage):
-                    step, misses = 0, 0
+                    step = 0
                 continue
             step *= 4 if len(self.instance.resources) < 2 else 2
             if found is not None:
@@ -268,6 +273,96 @@ class _Exact:
             else:
                 progress.prove(max(threshold - 1, self.value))
         return None
+
+    def _is_split(self, stage: _Stage) -> bool:
+        """Whether the bound stays so far off that searching for the optimum below it is hopeless."""
+        gap = self.progress.bound - self.value
+        return gap > 1e-3 * abs(self.progress.bound) and stage.levels > 300
+
+    def _branch(self, stage: _Stage) -> None:
+        """Best-first branch and bound on the levels of the most tied groups; see step 5 of the module's text."""
+        progress = self.progress
+        until = progress.seconds + BRANCHING * progress.remaining
+        ties = [0] * len(self.structure.instance.groups)
+        for pair in self.structure.pairs:
+            for v in pair:
+                if v < len(ties):
+                    ties[v] += 1
+        counter = 0
+        bound = progress.bound
+        nodes: list[tuple[int, int, _Stage]] = [(-bound, 0, stage)]
+        while nodes and progress.seconds < until:
+            progress.check()
+            bound = -nodes[0][0]
+            progress.prove(max(bound, self.value))
+            if bound <= self.value:
+                break
+            node = heapq.heappop(nodes)[2]
+            sizes = [p.size for p in node.network.positions]
+            open_ = [g for g, size in enumerate(sizes) if size > 1]
+            if not open_:
+                # One choice: it was offered when its relaxation was solved, or it is infeasible.
+                progress.offer([int(p[0]) for p in node.network.positions])
+                continue
+            group = max(open_, key=lambda g: (ties[g], sizes[g], -g))
+            at = int(np.searchsorted(node.network.positions[group], node.dual.choices[-1][group]))
+            cut = min(max(at, 1), sizes[group] - 1)
+            for part in (slice(0, cut), slice(cut, None)):
+                positions = list(node.network.positions)
+                positions[group] = positions[group][part]
+                child = self._child(node, positions)
+                if child is None or child.dual.relaxation.bound <= self.value:
+                    continue
+                own = min(bound, child.dual.relaxation.bound)
+                if CLOSE * (own - self.value) > stage.dual.relaxation.bound - self.value:
+                    counter += 1
+                    heapq.heappush(nodes, (-own, counter, child))
+                    continue
+                try:
+                    found = self._search(child, self.value + 1)
+                except TooManyError:
+                    counter += 1
+                    heapq.heappush(nodes, (-own, counter, child))
+                else:
+                    if found is not None:
+                        progress.offer(found)
+        if not nodes and progress.seconds < until:
+            progress.prove(self.value)
+
+    def _child(self, node: _Stage, positions: list[IntArray]) -> _Stage | None:
+        """A part of a node with multipliers of its own, reduced; None when it holds nothing better."""
+        net = network(self.structure, positions)
+        if any(d.size == 0 for d in net.domains):
+            return None
+        order = plan(net)
+        start = node.dual.multipliers
+        dual = minimise(
+            net, order, Cuts(), self.progress, rounds=25, tolerance=1e-8, proves=False, start=start
+        )
+        if dual is None:
+            raise OutOfTimeError  # numbers do not change from node to node: only the time can end this
+        stage = _Stage(net, order, dual)
+        if dual.relaxation.bound <= self.value:
+            return stage
+        self._polish(stage, 3)
+        try:
+            narrowed = self._narrow(stage, self.value + 1)
+        except TooManyError:
+            return stage
+        if narrowed is None:
+            return None
+        order = plan(narrowed)
+        again = minimise(
+            narrowed,
+            order,
+            Cuts(),
+            self.progress,
+            rounds=25,
+            tolerance=1e-8,
+            proves=False,
+            start=dual.multipliers,
+        )
+        return stage if again is None else _Stage(narrowed, order, again)
 
     def _beam(self, stage: _Stage) -> bool:
         """A better choice by the search cut off at a number of partial assignments; whether one was found."""

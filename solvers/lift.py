@@ -1,10 +1,10 @@
 """Few levels in place of many, with values raised so that the bound stays a bound.
 
-With everything else fixed, costs are linear in one group's level. Between two kept levels the values lie below their
-chord raised by some amount, and on a line the best is at an end: so keeping both ends at raised values, in all groups
-at once, gives a relaxation. Where values are concave the raise is of second order in the distance of the kept
-levels, which is why a coarse grid already bounds well, and a level can only be part of a better choice when one of
-its two kept neighbours survives.
+With everything else fixed, costs are linear in one group's level. Between two kept levels the values lie
+below their chord raised by some amount, and on a line the best is at an end: so keeping both ends at raised
+values, in all groups at once, gives a relaxation. Where values are concave the raise is of second order in
+the distance of the kept levels, which is why a coarse grid already bounds well, and a level can only be part
+of a better choice when one of its two kept neighbours survives.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ def bendable(instance: Instance) -> list[bool]:
 
 
 def grid(count: int, points: int, centre: int | None) -> IntArray:
-    """About `points` of the positions 0 .. count - 1, both ends included: dense around the centre, or at the low end.
+    """About `points` of the positions 0 .. count - 1, both ends included: dense around the centre, or at the
+    low end.
 
     All of them when that is not many more.
     """
@@ -45,7 +46,9 @@ def grid(count: int, points: int, centre: int | None) -> IntArray:
 
 
 def lifted(levels: IntArray, values: IntArray, kept: IntArray) -> IntArray:
-    """Values at the kept positions (first and last among them) that bound all levels between, as the module says."""
+    """Values at the kept positions (first and last among them) that bound all levels between, as the module
+    says.
+    """
     found = values[kept].copy()
     if kept.size == levels.size:
         return found

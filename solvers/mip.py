@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from .errors import SolverError
 from .feasibility import proof_of_infeasibility
 from .instance import Factor, Instance
-from .progress import Progress
+from .progress import OutOfTimeError, Progress
 from .result import Result
 
 if TYPE_CHECKING:
@@ -36,7 +36,11 @@ def solve_mip(instance: Instance, progress: Progress, kind: str) -> Result:
     _check_size(instance, progress.solver)
     progress.version = f"ortools {version('ortools')}"
     began = progress.seconds
-    model, choices = _build(instance)
+    try:
+        model, choices = _build(instance, progress)
+    except OutOfTimeError:
+        progress.note("the time limit ended the building of the model")
+        return progress.result()
     progress.build_seconds = progress.seconds - began
     parameters = mathopt.SolveParameters(
         time_limit=datetime.timedelta(seconds=max(0.01, progress.remaining)),
@@ -77,29 +81,30 @@ def _check_size(instance: Instance, solver: str) -> None:
         )
 
 
-def _build(instance: Instance) -> tuple[mathopt.Model, list[list[Any]]]:
+def _build(instance: Instance, progress: Progress) -> tuple[mathopt.Model, list[list[Any]]]:
     from ortools.math_opt.python import mathopt
 
     model = mathopt.Model(name=instance.name)
     choices: list[list[Any]] = []
+    levels: list[Any] = []
     for group in instance.groups:
         row = [model.add_binary_variable() for _ in range(group.levels.size)]
         model.add_linear_constraint(mathopt.fast_sum(row) == 1.0)
         choices.append(row)
+        level = model.add_variable(lb=float(group.levels[0]), ub=float(group.levels[-1]))
+        weighted = mathopt.fast_sum([float(n) * x for n, x in zip(group.levels.tolist(), row, strict=True)])
+        model.add_linear_constraint(level == weighted)
+        levels.append(level)
     products: dict[tuple[int, Factor], Any] = {}
 
     def form(factor: Factor) -> Any:
-        parts = [
-            float(w * int(level)) * x
-            for g, w in zip(factor.groups, factor.weights, strict=True)
-            for level, x in zip(instance.groups[g].levels, choices[g], strict=True)
-            if w * int(level)
-        ]
+        parts = [float(w) * levels[g] for g, w in zip(factor.groups, factor.weights, strict=True) if w]
         return mathopt.fast_sum([*parts, float(factor.constant)]) if parts else float(factor.constant)
 
     def times(g: int, factor: Factor) -> Any:
         """The product of group g's level and a form, from below."""
         if (g, factor) not in products:
+            progress.check()
             low = factor.constant + _sum(instance, factor, 0)
             high = factor.constant + _sum(instance, factor, -1)
             linear = form(factor)

@@ -20,6 +20,7 @@ from .progress import Progress
 from .survivors import Rows, TooManyError
 
 MOST_STATES = 400_000
+SHARE = 0.15  # of the time left, for one run
 BLOCK = 2**20
 
 
@@ -70,7 +71,8 @@ class Pareto:
         self.resources = len(self.network.instance.resources)
         self.lists: list[Lists | None] = []
         self.truncated = False
-        self.peak = 0
+        # One run may not eat up the time that smaller steps, a beam or CP-SAT could use better.
+        self.until = progress.seconds + max(0.2, SHARE * progress.remaining)
 
     def run(self) -> tuple[int, ...] | None:
         """Positions (G,) in the instance of the best choice worth the threshold; None when there is none."""
@@ -188,6 +190,8 @@ class Pareto:
         begin, size = 0, 0
         while begin < counts.size:
             self.progress.check()
+            if self.progress.seconds > self.until:
+                raise TooManyError
             before = int(ends[begin - 1]) if begin else 0
             end = max(begin + 1, int(np.searchsorted(ends, before + BLOCK, side="right")))
             part = counts[begin:end]
@@ -216,7 +220,6 @@ class Pareto:
         joined = self._undominated(joined, joined.row)
         if self.beam is not None and joined.row.size > self.beam:
             joined = self._strongest(joined, rest)
-        self.peak = max(self.peak, joined.row.size)
         return joined
 
     def _strongest(self, states: States, rest: list[IntArray]) -> States:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from solvers import (
     SOLVERS,
@@ -11,15 +13,17 @@ from solvers import (
     Instance,
     Limits,
     Resource,
+    SolverError,
     Status,
     Table,
     Term,
     solve,
     verify,
 )
+from solvers.arena import pisinger
 
 PROVING = ("exact", "cp_sat", "highs", "scip", "brute_force")  # take every instance and prove the optimum
-LIMITS = Limits(seconds=20)
+LIMITS = Limits(seconds=20, threads=1)
 
 
 def bilinear() -> Instance:
@@ -48,9 +52,8 @@ def tables() -> Instance:
     Costs 2 + T[i][j]: (0,0) 6, (0,1) 9, (1,0) 3, (1,1) 8, limit 7; values 10 i + 7 j. The optimum is 10.
     """
     groups = [Group("a", [8, 16], [0, 10]), Group("b", [8, 16], [0, 7])]
-    return Instance(
-        "tables", groups, [Resource("latency", 7, [], [Table([0, 1], [[4, 7], [1, 6]])], constant=2)]
-    )
+    table = Table([0, 1], [[4, 7], [1, 6]])
+    return Instance("tables", groups, [Resource("latency", 7, [], [table], constant=2)])
 
 
 def two_budgets() -> Instance:
@@ -64,11 +67,29 @@ def two_budgets() -> Instance:
     return Instance("two_budgets", groups, [flops, params])
 
 
+def separate() -> Instance:
+    """2 a + 3 b <= 12, values 0, 5, 9 (a = 0, 2, 4) and 0, 7, 8 (b = 0, 2, 3): a = 2, b = 2 costs 10: 12.
+
+    a = 4 leaves 4, so b = 0: 9. b = 3 leaves 3, so a = 0: 8. The optimum is 12.
+    """
+    groups = [Group("a", [0, 2, 4], [0, 5, 9]), Group("b", [0, 2, 3], [0, 7, 8])]
+    return Instance("separate", groups, [Resource("flops", 12, [Term(1, [Factor([0, 1], [2, 3])])])])
+
+
 CASES = {
     "bilinear": (bilinear, 28),
     "concatenation": (concatenation, 20),
     "tables": (tables, 10),
     "two_budgets": (two_budgets, 9),
+    "separate": (separate, 12),
+}
+REFUSES = {
+    ("dp", "bilinear"),
+    ("dp", "concatenation"),
+    ("dp", "tables"),
+    ("dp", "two_budgets"),
+    ("knapsack", "tables"),
+    ("knapsack", "two_budgets"),
 }
 
 
@@ -77,21 +98,130 @@ CASES = {
 def test_suite(solver: str, case: str) -> None:
     build, optimum = CASES[case]
     instance = build()
+    if (solver, case) in REFUSES:
+        with pytest.raises(SolverError, match=f"^{solver}: .*use exact"):
+            solve(instance, solver, LIMITS)
+        return
     result = solve(instance, solver, LIMITS)
     verify(instance, result)
     assert result.value is None or result.value <= optimum
     assert result.bound is not None
     assert result.bound >= optimum
-    if solver in PROVING:
+    if solver in PROVING or (solver, case) == ("dp", "separate"):
         assert result.status is Status.OPTIMAL
         assert result.value == optimum
 
 
-@pytest.mark.parametrize("solver", PROVING)
+@pytest.mark.parametrize("solver", [s for s in SOLVERS if s not in ("brute_force",)])
 def test_infeasible_names_the_resource(solver: str) -> None:
+    """The only level costs 4, the budget is 3."""
     instance = Instance("tight", [Group("a", [2], [1])], [Resource("flops", 3, [Term(2, [Factor([0])])])])
-    if solver not in SOLVERS:
-        pytest.skip("not there")
     result = solve(instance, solver, LIMITS)
     assert result.status is Status.INFEASIBLE
-    assert solver == "brute_force" or "'flops' costs at least 4, over its budget of 3" in result.notes[0]
+    assert "'flops' costs at least 4, over its budget of 3" in result.notes[0]
+
+
+def test_exact_finds_what_makes_tables_infeasible() -> None:
+    """Each table's least entry fits alone, 1 + 1 <= 3, but no level has both: 1 + 5 or 5 + 1."""
+    costs = [Table([0], [1, 5]), Table([0], [5, 1])]
+    instance = Instance("tight", [Group("a", [1, 2], [1, 2])], [Resource("latency", 3, [], costs)])
+    result = solve(instance, "exact", LIMITS)
+    assert result.status is Status.INFEASIBLE
+    assert "'latency' costs at least 6, over its budget of 3" in result.notes[0]
+
+
+@st.composite
+def factors(draw: st.DrawFn, count: int) -> Factor:
+    groups = draw(st.lists(st.integers(0, count - 1), min_size=0, max_size=min(4, count), unique=True))
+    weights = [draw(st.integers(0, 3)) for _ in groups]
+    return Factor(groups, weights, draw(st.integers(0, 3)))
+
+
+@st.composite
+def resources(draw: st.DrawFn, name: str, groups: list[Group]) -> Resource:
+    count = len(groups)
+    terms = [
+        Term(draw(st.integers(0, 9)), draw(st.lists(factors(count), min_size=1, max_size=2)))
+        for _ in range(draw(st.integers(0, 6)))
+    ]
+    tables = []
+    for _ in range(draw(st.integers(0, 2))):
+        over = draw(st.lists(st.integers(0, count - 1), min_size=1, max_size=min(2, count), unique=True))
+        shape = [groups[g].levels.size for g in over]
+        row = st.lists(st.integers(0, 60), min_size=shape[-1], max_size=shape[-1])
+        costs = draw(row) if len(over) == 1 else draw(st.lists(row, min_size=shape[0], max_size=shape[0]))
+        tables.append(Table(over, costs))
+    constant = draw(st.integers(0, 5))
+    whole = Instance("whole", groups, [Resource(name, 0, terms, tables, constant)])
+    low = whole.costs([0] * count)[0]
+    high = whole.costs([g.levels.size - 1 for g in groups])[0]
+    budget = draw(st.integers(max(0, min(low, high) - 3), max(low, high) + 1))
+    return Resource(name, budget, terms, tables, constant)
+
+
+@st.composite
+def instances(draw: st.DrawFn) -> Instance:
+    """Bilinear and factored terms, tables, up to three budgets, values of any shape; some infeasible."""
+    groups = []
+    for index in range(draw(st.integers(1, 6))):
+        levels = sorted(draw(st.sets(st.integers(0, 12), min_size=1, max_size=4)))
+        values = [draw(st.integers(-20, 100)) for _ in levels]
+        groups.append(Group(f"g{index}", levels, values))
+    count = draw(st.sampled_from([0, 1, 1, 1, 1, 2, 2, 3]))
+    return Instance("small", groups, [draw(resources(f"r{k}", groups)) for k in range(count)])
+
+
+def _agrees(instance: Instance, names: tuple[str, ...]) -> None:
+    truth = solve(instance, "brute_force")
+    for name in names:
+        try:
+            result = solve(instance, name, LIMITS)
+        except SolverError:
+            if name not in ("dp", "knapsack"):
+                raise
+            continue
+        if truth.value is None:
+            assert result.status in (Status.INFEASIBLE, Status.NO_SOLUTION_FOUND), name
+            assert name not in PROVING or result.status is Status.INFEASIBLE, name
+        else:
+            assert result.status is not Status.INFEASIBLE, name
+            assert result.bound is not None, name
+            assert result.bound >= truth.value, name
+            if name in (*PROVING, "dp"):
+                assert result.status is Status.OPTIMAL, name
+                assert result.value == truth.value, name
+
+
+@settings(max_examples=300, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(instances())
+def test_random_instances_agree_with_brute_force(instance: Instance) -> None:
+    _agrees(
+        instance, ("exact", "cp_sat", "highs", "scip", "dp", "knapsack", "lagrangian", "greedy", "uniform")
+    )
+
+
+@pytest.mark.slow
+@settings(max_examples=5000, deadline=None, suppress_health_check=list(HealthCheck))
+@given(instances())
+def test_many_random_instances_agree_with_brute_force(instance: Instance) -> None:
+    _agrees(instance, ("exact", "cp_sat", "highs", "scip", "dp"))
+
+
+@pytest.mark.parametrize("kind", pisinger.CLASSES)
+def test_linear_classes_agree_with_or_tools(kind: str) -> None:
+    """0/1 knapsacks: the dynamic program, `exact` and OR-Tools' own dynamic program find the same value."""
+    from ortools.algorithms.python import knapsack_solver
+
+    instance = pisinger.zero_one(kind, 60, largest=100, seed=2)
+    reference = knapsack_solver.KnapsackSolver(
+        knapsack_solver.SolverType.KNAPSACK_DYNAMIC_PROGRAMMING_SOLVER, "reference"
+    )
+    weights = [int(t.costs[1]) for t in instance.resources[0].tables]
+    reference.init([int(g.values[1]) for g in instance.groups], [weights], [instance.resources[0].budget])
+    optimum = reference.solve()
+    for name in ("dp", "exact", "knapsack"):
+        result = solve(instance, name, LIMITS)
+        assert result.value == optimum, name
+        assert name == "knapsack" or result.status is Status.OPTIMAL, name
+    choices = pisinger.multiple_choice(kind, 12, 5, largest=100, seed=2)
+    assert solve(choices, "dp", LIMITS).value == solve(choices, "cp_sat", LIMITS).value

@@ -1,0 +1,125 @@
+"""The exact solver on larger instances: proofs, parts of its mathematics, limits and interruption."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from solvers import Limits, Status, solve
+from solvers.arena import shapes
+from solvers.conjugate import Conjugate
+from solvers.elimination import Relaxation, numbers
+from solvers.lift import between, grid, lifted
+from solvers.network import network, structure
+from solvers.ordering import plan
+
+SHAPES = {
+    "star": lambda: shapes.bottleneck_star((2, 2, 1, 1), width=8),
+    "basic": lambda: shapes.basic_star(width=16),
+    "dense": lambda: shapes.dense_concatenation((3, 4), growth=6, first=12),
+    "inverted": lambda: shapes.inverted_residuals(((1, 8, 1, 1), (6, 12, 2, 2), (6, 24, 2, 2))),
+    "chain": lambda: shapes.chain(8, 48),
+}
+
+
+@pytest.mark.parametrize("budgets", [(0.3, None), (0.4, 0.42)], ids=["one budget", "two budgets"])
+@pytest.mark.parametrize("name", SHAPES)
+def test_networks_are_proved_and_the_same_every_time(name: str, budgets: tuple[float, float | None]) -> None:
+    instance = SHAPES[name]().instance(name, budgets[0], 1, seed=3, params_budget=budgets[1])
+    first = solve(instance, "exact", Limits(seconds=60, threads=1))
+    assert first.status is Status.OPTIMAL
+    if name == "inverted":  # the same choice every time, whatever the threads
+        assert solve(instance, "exact", Limits(seconds=60, threads=2)).choice == first.choice
+
+
+@pytest.mark.parametrize("name", ["star", "dense", "inverted"])
+def test_exact_agrees_with_cp_sat(name: str) -> None:
+    instance = SHAPES[name]().instance(name, 0.4, 8, seed=1)
+    exact, other = (solve(instance, s, Limits(seconds=5)) for s in ("exact", "cp_sat"))
+    assert exact.status is Status.OPTIMAL
+    assert other.value is not None
+    assert other.bound is not None
+    assert other.value <= exact.value <= other.bound  # type: ignore[operator]
+    assert other.status is not Status.OPTIMAL or other.value == exact.value
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_relaxation_is_attained(name: str) -> None:
+    """The relaxed optimum found by elimination is the Lagrangian value of the choice it goes back to."""
+    instance = SHAPES[name]().instance(name, 0.4, 1, seed=5)
+    net = network(structure(instance))
+    for multiplier in (0.0, 0.7, 13.0):
+        numerators, scale = numbers(net, [multiplier])
+        relaxation = Relaxation(net, plan(net), numerators, scale)
+        choice = relaxation.choice()
+        slack = instance.resources[0].budget - instance.costs(choice)[0]
+        assert relaxation.total == scale * instance.value(choice) + numerators[0] * slack
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.tuples(st.integers(1, 5), st.integers(-(10**12), 10**12)), min_size=1, max_size=30))
+def test_conjugate_is_exact(points: list[tuple[int, int]]) -> None:
+    levels = np.cumsum([step for step, _ in points]).astype(np.int64)
+    values = np.array([v for _, v in points], dtype=np.int64)
+    prices = np.unique(np.concatenate([np.arange(50), np.abs(np.diff(values)), [10**12, 10**13]])).astype(
+        np.int64
+    )
+    expected = (values[:, None] - prices[None, :] * levels[:, None]).max(axis=0)
+    assert np.array_equal(Conjugate(levels, values).at(prices), expected)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.integers(-1000, 1000), min_size=20, max_size=80), st.integers(0, 200))
+def test_raised_grid_bounds_all_levels(values: list[int], price: int) -> None:
+    levels, worth = np.arange(3, 3 + len(values)), np.array(values)
+    kept = grid(levels.size, 6, None)
+    raised = lifted(levels, worth, kept)
+    for cost in (price, -price):
+        assert (raised - cost * levels[kept]).max() >= (worth - cost * levels).max()
+    # The level that is best lies beside a kept one worth as much.
+    best = int(np.argmax(worth - price * levels))
+    good = np.flatnonzero(raised - price * levels[kept] >= worth[best] - price * levels[best])
+    assert best in between(kept, good, levels.size)
+
+
+def test_wide_ties_weaken_the_bound_and_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eight groups, each tied to each, no table of more than 64 entries: still solved, but with a note."""
+    from solvers import Factor, Group, Instance, Resource, Term, ordering
+
+    monkeypatch.setattr(ordering.plan, "__defaults__", (64, 2**33))
+    groups = [Group(f"g{i}", np.arange(1, 5), 10 * np.arange(1, 5) - i) for i in range(8)]
+    terms = [Term(1 + i + j, [Factor([i]), Factor([j])]) for i in range(8) for j in range(i)]
+    instance = Instance("clique", groups, [Resource("flops", 900, terms)])
+    result = solve(instance, "exact", Limits(seconds=30))
+    assert any("products bounded linearly" in note for note in result.notes)
+    assert result.status is Status.OPTIMAL
+    assert result.value == solve(instance, "brute_force").value
+
+
+def test_time_limit_is_obeyed() -> None:
+    instance = shapes.dense_concatenation((12, 24), 32).instance("dense", 0.4, 1, seed=2, params_budget=0.42)
+    for seconds in (0.3, 1.0):
+        began = time.perf_counter()
+        result = solve(instance, "exact", Limits(seconds=seconds, threads=1))
+        assert time.perf_counter() - began < 1.1 * seconds + 1.0  # a second for a busy machine
+        assert result.status in (Status.FEASIBLE, Status.OPTIMAL)
+
+
+def test_interruption_returns_the_best_so_far() -> None:
+    instance = shapes.dense_concatenation((12, 24), 32).instance("dense", 0.4, 1, seed=2, params_budget=0.42)
+    timer = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    try:
+        result = solve(instance, "exact", Limits(seconds=60, threads=1))
+    finally:
+        timer.cancel()
+    assert result.status is Status.FEASIBLE
+    assert result.seconds < 20
+    assert any("interrupted" in note for note in result.notes)
