@@ -214,7 +214,7 @@ def _box(cuts: Cuts, centre: list[float], width: float, shares: list[float]) -> 
     """Several resources: the least point of the cuts inside a box around the centre, by linear programming."""
     from scipy.optimize import linprog
 
-    # In units of budget shares: multiplier m_r = x_r * shares[r], heights relative to the envelope at the
+    # In units of budget shares: m_r = x_r * shares[r]; heights relative to the envelope at the
     # centre.
     heights, slopes = np.array(cuts.heights), np.array(cuts.slopes) * np.array(shares)
     middle = np.array([c / s for c, s in zip(centre, shares, strict=True)])

@@ -29,7 +29,7 @@ CHUNK = 2**21  # combinations compared at once: 16 MB
 def numbers(network: Network, multipliers: Sequence[float]) -> tuple[list[int], int]:
     """Numerators and the scale for real multipliers; the scale is 0 when the magnitudes leave no room."""
     instance = network.instance
-    worth = sum(max(abs(int(g.values.max())), abs(int(g.values.min()))) for g in instance.groups) + 1
+    worth = sum(int(np.abs(v).max()) for v in network.values if v.size) + 1
     costs = most_costs(network)
     whole = worth + sum(
         math.ceil(m * (c + r.budget)) for m, c, r in zip(multipliers, costs, instance.resources, strict=True)
@@ -78,7 +78,7 @@ class Relaxation:
         for v, domain in enumerate(network.domains):
             table = np.zeros(domain.size, dtype=np.int64)
             if v < shape.count:
-                table += scale * instance.groups[v].values[network.positions[v]]
+                table += scale * network.values[v]
             linear, square = self._price(shape.linear.get(v)), self._price(shape.squares.get(v))
             if linear:
                 table -= linear * domain

@@ -22,7 +22,8 @@ from .dual import Cuts, Dual, minimise
 from .elimination import Relaxation, most_costs, numbers
 from .feasibility import cheap_choice, proof_of_infeasibility
 from .instance import Instance, IntArray
-from .network import Network, network, structure
+from .lift import bendable, between, grid, lifted
+from .network import MOST_SUMS, Network, network, structure
 from .ordering import Plan, plan
 from .pareto import Pareto
 from .progress import OutOfTimeError, Progress
@@ -30,8 +31,8 @@ from .repair import Repair
 from .result import Result
 from .survivors import TooManyError, allowed, survivors
 
-THINNED = 14  # levels per group in the first, thinned pass
-THINNED_SUMS = 200  # values per partial sum there
+POINTS = 12  # levels per group in the first grid; the next ones have twice as many
+FIRST_SUMS = 2000  # values per partial sum there
 FIRST_STEP = 128  # the first threshold lies this fraction of the gap below the bound
 BEAM = 20_000  # partial assignments kept when the lists grow too long
 MISSES = 4  # searches given up before CP-SAT takes over
@@ -86,13 +87,9 @@ class _Exact:
         why = self._start(full, order)
         if why or progress.closed:
             return why
-        self._weak(full, order)
-        cuts, start = self._thinned()
-        dual = minimise(full, order, cuts, progress, rounds=2, start=start)
-        stage = None if dual is None else _Stage(full, order, dual)
-        if stage is not None:
-            self._polish(stage, 10)
-            stage = self._reduce(stage, cuts)
+        stage = self._approach()
+        if stage is not None and not progress.closed:
+            stage = self._reduce(stage)
             if not progress.closed:
                 why = self._deepen(stage)
         if not why and not progress.closed:
@@ -141,22 +138,63 @@ class _Exact:
             progress.offer(highest.tolist())
         return None
 
-    def _thinned(self) -> tuple[Cuts, list[float] | None]:
-        """Cuts, multipliers and a first primal from a restriction to few levels per group."""
-        cuts = Cuts()
-        positions: list[IntArray] = []
-        for group in self.instance.groups:
-            stride = -(-group.levels.size // THINNED)
-            positions.append(
-                np.unique(np.append(np.arange(0, group.levels.size, stride), group.levels.size - 1))
+    def _approach(self) -> _Stage | None:
+        """Grids over what survives, until they hold every level that does; None when numbers are too large."""
+        progress = self.progress
+        groups = self.instance.groups
+        free = bendable(self.instance)
+        left: list[IntArray] = [np.arange(g.levels.size) for g in groups]
+        centre: list[int | None] = [None] * len(groups)
+        start: list[float] | None = None
+        points = POINTS
+        while True:
+            kept = [
+                grid(p.size, points if f else p.size, c) for p, f, c in zip(left, free, centre, strict=True)
+            ]
+            values = [
+                lifted(g.levels[p], g.values[p], k) for g, p, k in zip(groups, left, kept, strict=True)
+            ]
+            # Partial sums are rounded down on the first grid, which only has to tell where to look.
+            positions = [p[k] for p, k in zip(left, kept, strict=True)]
+            sums = MOST_SUMS if start else FIRST_SUMS
+            net = network(self.structure, positions, values=values, most_sums=sums)
+            whole = all(k.size == p.size for k, p in zip(kept, left, strict=True))
+            whole = whole and not (net.relaxed and sums < MOST_SUMS)
+            order = plan(net)
+            if start or whole:
+                self._weak(net, order)
+            # Bounds hold for what is better than the best choice: what is worse may have been dropped.
+            floor = None if not start else self.value
+            tolerance = 1e-9 if whole else 1e-5
+            dual = minimise(
+                net, order, Cuts(), progress, floor=floor, start=start, tolerance=tolerance, rounds=60
             )
-        thin = network(self.structure, positions, most_sums=THINNED_SUMS)
-        dual = minimise(thin, plan(thin), cuts, self.progress, rounds=60, tolerance=1e-5, proves=False)
-        if dual is not None:
-            for choice in dual.choices[-2:]:
-                self.repair.improve(choice, self.progress, 3)
-        # Rounded sums leave costs out, and then cuts are too high to be used elsewhere.
-        return Cuts() if thin.relaxed else cuts, None if dual is None else dual.multipliers
+            if dual is None:
+                return None
+            stage = _Stage(net, order, dual)
+            self._polish(stage, 30 if whole else 5)
+            start = dual.multipliers
+            if whole or progress.closed:
+                return stage
+            progress.check()
+            before = sum(p.size for p in left)
+            try:
+                if net.relaxed and sums < MOST_SUMS:
+                    raise TooManyError  # nothing sharp enough yet to drop levels by
+                rows = survivors([dual.relaxation], [dual.relaxation.scale * (self.value + 1)])
+            except TooManyError:
+                rows = []
+            for found in rows:
+                for v in found.out:
+                    if v < len(groups):
+                        left[v] = left[v][between(kept[v], np.unique(found.at[v]), left[v].size)]
+            if any(p.size == 0 for p in left):
+                progress.prove(self.value)
+                return stage
+            if points == POINTS or sum(p.size for p in left) > 0.6 * before:
+                points *= 2
+            best = progress.choice or dual.choices[-1].tolist()
+            centre = [int(np.abs(p - i).argmin()) for p, i in zip(left, best, strict=True)]
 
     def _polish(self, stage: _Stage, exchanges: int) -> bool:
         better = False
@@ -173,10 +211,10 @@ class _Exact:
         positions, sums = allowed(stage.network, rows)
         return network(self.structure, positions, sums)
 
-    def _reduce(self, stage: _Stage, cuts: Cuts) -> _Stage:
+    def _reduce(self, stage: _Stage) -> _Stage:
         """Drop levels while that pays, re-optimising multipliers and primal in between."""
         progress = self.progress
-        settled = False  # whether the multipliers are the best of this very network
+        settled = True  # whether the multipliers are the best of this very network
         while not progress.closed:
             progress.check()
             before = stage.levels
@@ -192,11 +230,11 @@ class _Exact:
                 if settled:
                     break
                 narrowed = stage.network
-            else:
-                cuts = Cuts()
             order = plan(narrowed) if fresh else stage.plan
             start = stage.dual.multipliers
-            dual = minimise(narrowed, order, cuts, progress, rounds=40, floor=self.value, start=start)
+            dual = minimise(
+                narrowed, order, Cuts(), progress, rounds=40, floor=self.value, start=start
+            )
             if dual is None:
                 break
             settled = True

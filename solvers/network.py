@@ -146,6 +146,7 @@ class Network:
 
     structure: Structure
     positions: list[IntArray]
+    values: list[IntArray]
     domains: list[IntArray]
     relaxed: bool = False
     targets: dict[int, IntArray] = field(default_factory=dict)  # see `sum_targets`, by head
@@ -159,6 +160,7 @@ def network(
     shape: Structure,
     positions: list[IntArray] | None = None,
     sums: dict[int, IntArray] | None = None,
+    values: list[IntArray] | None = None,
     most_sums: int = MOST_SUMS,
 ) -> Network:
     """The network over the allowed positions; `sums` restricts partial sums to values known to matter."""
@@ -167,13 +169,14 @@ def network(
     domains = [g.levels[p] for g, p in zip(groups, kept, strict=True)]
     relaxed = False
     for link in shape.sums:
-        values = np.unique(
+        reached = np.unique(
             np.add.outer(link.base_weight * domains[link.base], link.part_weight * domains[link.part])
         )
         if sums is not None and link.head in sums and not relaxed:
-            values = np.intersect1d(values, sums[link.head], assume_unique=True)
-        if values.size > most_sums:
-            values = values[np.unique(np.linspace(0, values.size - 1, most_sums).astype(np.int64))]
+            reached = np.intersect1d(reached, sums[link.head], assume_unique=True)
+        if reached.size > most_sums:
+            reached = reached[np.unique(np.linspace(0, reached.size - 1, most_sums).astype(np.int64))]
             relaxed = True
-        domains.append(values)
-    return Network(shape, kept, domains, relaxed)
+        domains.append(reached)
+    own = [g.values[p] for g, p in zip(groups, kept, strict=True)] if values is None else values
+    return Network(shape, kept, own, domains, relaxed)

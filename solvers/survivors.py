@@ -57,6 +57,7 @@ def survivors(relaxations: list[Relaxation], thresholds: list[int]) -> list[Rows
     kept, tried = 0, 0
     for number in reversed(range(len(buckets))):
         bucket = buckets[number]
+        first.check()
         at, context = scopes[number]
         rows, count = _rows(relaxations, thresholds, bucket, at, context)
         tried += count
@@ -114,6 +115,7 @@ def _rows(
         ]
     kept_keys, kept_out, kept_worth = [], [], []
     for key, out in pieces:
+        relaxations[0].check()
         count += key.size
         worth: list[IntArray] = []
         for k, relaxation in enumerate(relaxations):

@@ -2,8 +2,9 @@
 
     python benchmarks/training/step_cost.py --network cifar_resnet56 --batch-size 128 --table OUT.json
 
-Plain steps, teacher passes and distilling steps take turns, so that a busy machine slows all of them alike;
-medians are compared. On a GPU it also measures the throughput of the whole loop with images kept decoded on
+Plain steps, teacher passes and distilling steps take turns, so that a busy machine slows all of them alike. Medians
+are compared: of seconds on a GPU, of CPU seconds over all threads on a CPU, where others' work does not count.
+On a GPU it also measures the throughput of the whole loop with images kept decoded on
 the device, as a fraction of what the same steps reach on random tensors that are already there.
 """
 
@@ -142,15 +143,16 @@ def arguments() -> argparse.Namespace:
 
 def interleaved(calls: dict, device: torch.device, rounds: int) -> dict[str, float]:  # type: ignore[type-arg]
     """Median seconds of every call, taken in turns after five rounds of warming up."""
+    clock = time.perf_counter if device.type == "cuda" else time.process_time
     taken: dict[str, list[float]] = {name: [] for name in calls}
     for turn in range(rounds + 5):
         for name, call in calls.items():
             wait(device)
-            start = time.perf_counter()
+            start = clock()
             call()
             wait(device)
             if turn >= 5:
-                taken[name].append(time.perf_counter() - start)
+                taken[name].append(clock() - start)
     return {name: statistics.median(values) for name, values in taken.items()}
 
 

@@ -7,7 +7,7 @@ Aflalo, Noy, Lin, Friedman, Zelnik-Manor 2020, "Knapsack Pruning with Inner Dist
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -132,5 +132,25 @@ def _kept_channels(feature: Tensor, dim: int, kept: Tensor) -> Tensor:
     return feature.index_select(dim, kept)
 
 
+class _MeanSquare(torch.autograd.Function):
+    """Mean of the squared difference, with one pass over the features on the way back.
+
+    Written out, because the gradients of `mse_loss` and of `mean` are channels-first whatever they are given.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, ours: Tensor, theirs: Tensor) -> Tensor:
+        difference = ours - theirs
+        ctx.save_for_backward(difference)
+        mean: Tensor = torch.linalg.vector_norm(difference).square() / difference.numel()
+        return mean
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (difference,) = ctx.saved_tensors
+        return difference * (gradients[0] * (2 / difference.numel())), None
+
+
 def _distance(ours: Tensor, theirs: Tensor) -> Tensor:
-    return F.mse_loss(ours.float(), theirs.detach().float())
+    distance: Tensor = _MeanSquare.apply(ours.float(), theirs.detach().float())
+    return distance

@@ -33,7 +33,11 @@ NAMES = {
     "slim",
     "trace",
 }
-COMMANDS = {"plan", "sweep", "inspect", "diff", "slim", "verify", "finetune", "evaluate", "iterate", "export", "run"}
+COMMANDS = {
+    *("plan", "sweep", "inspect", "diff", "slim", "verify"),
+    *("finetune", "iterate", "evaluate", "export", "run"),
+    *("solve", "bench"),
+}
 
 
 def test_public_names() -> None:

@@ -54,10 +54,12 @@ def test_kept_channels_keep_their_memory_format() -> None:
         value = loss([ours], logits, [theirs.contiguous(memory_format=layout)], logits)
         (gradient,) = torch.autograd.grad(value, ours)
         assert gradient.is_contiguous(memory_format=layout)
-        values.append(float(value))
+        values.append(float(value.detach()))
         gradients.append(gradient)
     assert values[0] == pytest.approx(values[1])
     torch.testing.assert_close(gradients[0], gradients[1])
+    # Half of the mean of the squared differences is the loss, since the logits agree.
+    torch.testing.assert_close(gradients[0], (ours - theirs[:, [1, 3]]).detach() / ours.numel())
 
 
 @pytest.mark.parametrize(
