@@ -2,9 +2,9 @@
 
     python benchmarks/training/step_cost.py --network cifar_resnet56 --batch-size 128 --table OUT.json
 
-Plain steps, teacher passes and distilling steps take turns, so that a busy machine slows all of them alike. Medians
-are compared: of seconds on a GPU, of CPU seconds over all threads on a CPU, where others' work does not count.
-On a GPU it also measures the throughput of the whole loop with images kept decoded on
+Plain steps, teacher passes and distilling steps take turns, so that a busy machine slows all of them alike.
+Medians are compared: of seconds on a GPU, of CPU seconds over all threads on a CPU, where others' work does
+not count. On a GPU it also measures the throughput of the whole loop with images kept decoded on
 the device, as a fraction of what the same steps reach on random tensors that are already there.
 """
 

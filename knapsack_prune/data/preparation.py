@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -70,14 +71,18 @@ class Preparation:
 
     def normalise(self, images: Tensor) -> Tensor:
         """uint8 (n, c, h, w) on any device to float32, (value / 255 - mean) / std per channel."""
-        mean, std = self._constants(images.device)
-        return torch.addcmul(mean, images.to(torch.float32), std)
+        offset, scale = _constants(self.normalisation, images.device)
+        return torch.addcmul(offset, images.to(torch.float32), scale)
 
     def fill(self) -> list[float]:
         """The pixel value per channel, in [0, 255], that normalises to about zero."""
         return [float(round(255 * mean)) for mean in self.normalisation.mean]
 
-    def _constants(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        mean = torch.tensor(self.normalisation.mean, device=device).view(-1, 1, 1)
-        std = torch.tensor(self.normalisation.std, device=device).view(-1, 1, 1)
-        return -mean / std, 1 / (255 * std)
+
+@cache
+def _constants(normalisation: Normalisation, device: torch.device) -> tuple[Tensor, Tensor]:
+    """`-mean / std` and `1 / (255 std)`, (channels, 1, 1). Made once: a copy to a GPU waits for all that it
+    has to do."""
+    mean = torch.tensor(normalisation.mean).view(-1, 1, 1)
+    std = torch.tensor(normalisation.std).view(-1, 1, 1)
+    return (-mean / std).to(device), (1 / (255 * std)).to(device)
