@@ -35,12 +35,13 @@ from knapsack_prune.allocate import Widths
 from knapsack_prune.data import ImageSource, open_source
 from knapsack_prune.ensemble.members import open_ensemble
 from knapsack_prune.files import write_text
-from knapsack_prune.iterate.method import Distilling, accuracy_of, distil
+from knapsack_prune.iterate.method import Distilling, distil
 from knapsack_prune.iterate.rounds import Rounds, Snapshot, forget_checkpoints
 from knapsack_prune.iterate.settings import RESTART, Pruning, distillation, retraining
 from knapsack_prune.models import Network, load_network
 from knapsack_prune.plan_file import Plan
 from knapsack_prune.slimming.slim import slim
+from knapsack_prune.training.ensembles import accuracy_of
 from knapsack_prune.training.files import read_json, write_json
 from knapsack_prune.training.finetune import finetune
 from knapsack_prune.training.session import Session
