@@ -18,8 +18,8 @@ from knapsack_prune.ensemble import EnsembleAccuracy, open_ensemble
 from knapsack_prune.ensemble.teaching import companions
 from knapsack_prune.errors import RequestError
 from knapsack_prune.fingerprint import weights_digest
-from knapsack_prune.iterate.method import accuracy_of, record_with
 from knapsack_prune.models import Network
+from knapsack_prune.training.ensembles import accuracy_of, record_with
 from knapsack_prune.training.session import Session
 from knapsack_prune.training.settings import Conduct, RunSettings
 

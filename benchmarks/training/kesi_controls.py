@@ -1,0 +1,323 @@
+"""Equal-epoch controls for KESI: what each of its parts is worth, from one parent to one final budget.
+
+On the shipped digits (minutes on a CPU):
+
+    python benchmarks/training/kesi_controls.py --table benchmarks/results/kesi_controls_digits -o DIR
+
+ResNet-56 on CIFAR-10 at the paper's point, on a GPU, and ResNet-20 on a CPU:
+
+    python benchmarks/training/kesi_controls.py --network cifar_resnet56 --checkpoint FILE --data DIR/cifar10 \
+        --device cuda --precision bf16 --adapt-epochs 20 --epochs 40 --table TABLE -o DIR
+    python benchmarks/training/kesi_controls.py --network cifar_resnet20 --checkpoint FILE --data DIR/cifar10-small \
+        --device cpu --adapt-epochs 10 --epochs 8 --table TABLE -o DIR
+
+Every method trains for (rounds + 1) * epochs. Those that distil do so in the last `epochs`; those that do not train on
+with labels, by their own learning rate. Methods of one seed share the rounds they have in common. Finished runs are
+found again in the output directory and an interrupted one continues, so that the same call carries on; the table is
+written from the finished runs after each of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import statistics
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from knapsack_prune.allocate import Widths
+from knapsack_prune.data import ImageSource, open_source
+from knapsack_prune.ensemble.members import open_ensemble
+from knapsack_prune.files import write_text
+from knapsack_prune.iterate.method import Distilling, distil
+from knapsack_prune.iterate.rounds import Rounds, Snapshot, forget_checkpoints
+from knapsack_prune.iterate.settings import RESTART, Pruning, distillation, retraining
+from knapsack_prune.models import Network, load_network
+from knapsack_prune.plan_file import Plan
+from knapsack_prune.slimming.slim import slim
+from knapsack_prune.training.ensembles import accuracy_of
+from knapsack_prune.training.files import read_json, write_json
+from knapsack_prune.training.finetune import finetune
+from knapsack_prune.training.session import Session
+from knapsack_prune.training.settings import Conduct, OptimizerSettings, RunSettings
+
+METHODS = {
+    "scratch": "from scratch at the plan's widths, one-cycle",
+    "one-shot-small": "one-shot, small fixed rate",
+    "iterative-small": "iterative, small fixed rate",
+    "iterative-cycle": "iterative, one-cycle",
+    "single-teacher": "+ distilled from the parent alone",
+    "ensemble": "+ distilled from the ensemble (KESI)",
+    "ensemble-inner": "+ distilled from the ensemble, with inner distillation",
+}
+
+
+class Laboratory:
+    """One parent, one dataset, one budget; a method of a seed is a directory with `result.json`."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options = options
+        self.network = load_network(options.network, checkpoint=options.checkpoint)
+        self.source: ImageSource = open_source(str(options.data) if options.data else "digits")
+        self.common = {
+            "batch_size": options.batch_size,
+            "precision": options.precision,
+            "channels_last": options.device == "cuda",
+            "compile": options.compile,
+        }
+        conduct = Conduct(options.device, cache=True, resume=True, progress=False)
+        self.session = Session(self.source, self.network.input_shape, retraining(1, **self.common), conduct)
+        self._adapt()
+        small = OptimizerSettings("sgd", options.small_rate, 1e-4, "constant", 0.0)
+        self.rates = {"cycle": RESTART, "small": small}
+
+    def _adapt(self) -> None:
+        """Fine-tune the parent on the images, once, where asked for."""
+        options, path = self.options, self.options.output / "parent.safetensors"
+        if options.adapt_epochs and not path.exists():
+            optimizer = OptimizerSettings("sgd", 0.01, 5e-4)
+            settings = retraining(options.adapt_epochs, optimizer=optimizer, **self.common)
+            trained = self.session.train(
+                self.network.model, settings, options.output / "adapt", {"parent": options.network}
+            )
+            save_file(trained.network.state_dict(), path)
+        if path.exists():
+            self.network.model.load_state_dict(load_file(path))
+
+    def pruning(self) -> Pruning:
+        """The same for every seed, so that what varies is training."""
+        options = self.options
+        return Pruning(
+            options.budget, options.rounds, options.importance, widths=Widths(1, options.min_channels)
+        )
+
+    def rounds(self, rate: str, seed: int, folder: Path) -> Rounds:
+        """The rounds of a seed at a learning rate."""
+        settings = retraining(self.options.epochs, seed, optimizer=self.rates[rate], **self.common)
+        return Rounds(self.network, self.source, folder, self.pruning(), settings, self.session)
+
+    def snapshots(self, rate: str, seed: int) -> tuple[Path, tuple[Snapshot, ...]]:
+        """All rounds, finished now if they were not."""
+        folder = self.options.output / f"rounds-{rate}-{seed}"
+        return folder, self.rounds(rate, seed, folder).run()
+
+    def train(self, plan: Plan, start: nn.Module, folder: Path, settings: RunSettings) -> None:
+        """Train with labels alone."""
+        if not (folder / "result.json").exists():
+            finetune(
+                self.network.model, plan, self.source, folder, settings, start=start, session=self.session
+            )
+            forget_checkpoints(folder)
+
+    def scratch(self, seed: int, folder: Path) -> None:
+        """New weights at the widths of the iterative plan, for all epochs."""
+        _, snapshots = self.snapshots("cycle", seed)
+        plan = snapshots[-1].plan
+        fresh = fresh_copy(self.network, seed)
+        settings = retraining(self.total, seed, optimizer=self.rates["cycle"], **self.common)
+        self.train(plan, slim(fresh, plan, check=False), folder, settings)
+
+    @property
+    def total(self) -> int:
+        """Epochs of every method."""
+        return (self.options.rounds + 1) * self.options.epochs
+
+    def one_shot(self, seed: int, folder: Path) -> None:
+        """Pruned at once, then trained for all epochs at the small rate."""
+        path = self.options.output / "one-shot.json"
+        if not path.exists():
+            self.rounds("small", seed, self.options.output / "unused").one_shot().save(path)
+        plan = Plan.load(path)
+        settings = retraining(self.total, seed, optimizer=self.rates["small"], **self.common)
+        self.train(plan, slim(self.network.model, plan), folder, settings)
+
+    def iterative(self, rate: str) -> Callable[[int, Path], None]:
+        """All rounds, and one more phase of the same kind without pruning."""
+
+        def work(seed: int, folder: Path) -> None:
+            last = self.snapshots(rate, seed)[1][-1]
+            settings = retraining(self.options.epochs, seed, optimizer=self.rates[rate], **self.common)
+            self.train(last.plan, last.network, folder, settings)
+
+        return work
+
+    def distilled(self, kind: str) -> Callable[[int, Path], None]:
+        """All rounds with one-cycle restarts, then distillation."""
+
+        def work(seed: int, folder: Path) -> None:
+            directory, snapshots = self.snapshots("cycle", seed)
+            settings = distillation(self.options.epochs, seed, **self.common)
+            if kind == "ensemble-inner":
+                inner = replace(settings.objective, distill="kept", gamma=self.options.gamma)
+                settings = replace(settings, objective=inner)
+            if kind == "single-teacher":
+                if not (folder / "result.json").exists():
+                    last = snapshots[-1]
+                    finetune(
+                        self.network.model,
+                        last.plan,
+                        self.source,
+                        folder,
+                        settings,
+                        start=last.network,
+                        session=self.session,
+                    )
+                    forget_checkpoints(folder)
+                return
+            taught = Distilling(settings)
+            distil(self.network, self.source, directory, folder, snapshots[-1], taught, self.session)
+            path = directory / "ensemble-accuracy.json"
+            if not path.exists():
+                ensemble = open_ensemble(directory, lambda plan, classes: self.network.model)
+                write_json(path, accuracy_of(ensemble, self.session).record())
+
+        return work
+
+    def method(self, name: str) -> Callable[[int, Path], None]:
+        """What does a method's work."""
+        if name == "scratch":
+            return self.scratch
+        if name == "one-shot-small":
+            return self.one_shot
+        if name.startswith("iterative-"):
+            return self.iterative(name.removeprefix("iterative-"))
+        return self.distilled(name)
+
+
+def main() -> None:
+    """Run what is missing, then write the table."""
+    options = arguments()
+    options.output.mkdir(parents=True, exist_ok=True)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    laboratory = Laboratory(options)
+    todo = [(seed, name) for seed in options.seeds for name in METHODS]
+    done = 0
+    for seed, name in todo:
+        folder = options.output / "methods" / f"{name}-{seed}"
+        if (folder / "result.json").exists():
+            continue
+        if options.runs is not None and done == options.runs:
+            break
+        laboratory.method(name)(seed, folder)
+        done += 1
+        print(f"seed {seed}, {name}: {read_json(folder / 'result.json')['accuracy']}", flush=True)
+        write_tables(options, laboratory)
+    write_tables(options, laboratory)
+    missing = [
+        name
+        for seed, name in todo
+        if not (options.output / "methods" / f"{name}-{seed}" / "result.json").exists()
+    ]
+    print(f"{len(missing)} of {len(todo)} runs are missing")
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--network", help="by name; the embedded digits network if left out")
+    parser.add_argument("--checkpoint", type=Path, help="the parent's weights")
+    parser.add_argument("--data", type=Path, help="image folder with train and test; the digits if left out")
+    parser.add_argument("--budget", type=float, default=0.385, help="FLOPs kept at most, of the parent's")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--importance", default="l1")
+    parser.add_argument("--min-channels", type=int, default=1)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--adapt-epochs", type=int, default=0, help="fine-tune the parent first")
+    parser.add_argument("--epochs", type=int, default=8, help="per round, and of the last phase")
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--small-rate", type=float, default=1e-3, help="a last rate of usual training")
+    parser.add_argument("--gamma", type=float, default=1.0, help="weight of inner distillation")
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 leaves torch's choice")
+    parser.add_argument("--runs", type=int, help="at most so many of the missing runs in this call")
+    parser.add_argument("--table", type=Path, required=True, help="write TABLE.csv and TABLE.md")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="networks and results of every run")
+    return parser.parse_args()
+
+
+def fresh_copy(network: Network, seed: int) -> nn.Module:
+    """The parent's architecture with new random weights."""
+    return load_network(network.name, input_shape=network.input_shape, seed=seed).model
+
+
+def write_tables(options: argparse.Namespace, laboratory: Laboratory) -> None:
+    """The table of all finished runs: one CSV row a run, and mean and deviation over seeds."""
+    rows, record = [], None
+    for name in METHODS:
+        for seed in options.seeds:
+            path = options.output / "methods" / f"{name}-{seed}" / "result.json"
+            if path.exists():
+                record = json.loads(path.read_text())
+                rows.append(
+                    {
+                        "method": name,
+                        "seed": seed,
+                        "kept_fraction": round(record["flops"]["student"] / record["flops"]["parent"], 5),
+                        "parameters": record["parameters"]["student"],
+                        "parent": round(100 * record["accuracy"]["parent"], 3),
+                        "accuracy": round(100 * record["accuracy"]["after"], 3),
+                    }
+                )
+    if record is None:
+        return
+    options.table.parent.mkdir(parents=True, exist_ok=True)
+    with options.table.with_suffix(".csv").open("w") as stream:
+        table = csv.DictWriter(stream, fieldnames=list(rows[0]), lineterminator="\n")
+        table.writeheader()
+        table.writerows(rows)
+    images = "the UCI digits" if options.data is None else f"`{options.data.name}` (CIFAR-10 as JPEG)"
+    lines = [
+        f"# {laboratory.network.name} on {images}: KESI and its controls at equal epochs",
+        "",
+        f"{record['train_images']:,} training and {record['test_images']:,} test images; every method trains for "
+        f"{laboratory.total} epochs at batch {options.batch_size}: {options.rounds} rounds of {options.epochs} and a "
+        f"last phase of {options.epochs}. Final budget {100 * options.budget:g} % of the parent's FLOPs, importance "
+        f"`{options.importance}`, at least {options.min_channels} channels a layer. One-cycle up to 0.1, small fixed "
+        f"rate {options.small_rate:g}; distillation by Adam up to 0.001, T = 5, no labels; inner distillation with "
+        f"gamma {options.gamma:g}. The last epoch counts. {record['device']}, torch {record['versions']['torch']}.",
+        "",
+        f"One test image is {100 / record['test_images']:.2f} points."
+        + (
+            ""
+            if options.data is None
+            else " Not comparable with published CIFAR-10 figures; differences are."
+        ),
+        "",
+        "| method | top-1 %, mean ± deviation | seeds | to the parent | parameters |",
+        "|---|---|---|---|---|",
+    ]
+    for name, text in METHODS.items():
+        chosen = [row for row in rows if row["method"] == name]
+        if chosen:
+            values = [row["accuracy"] for row in chosen]
+            deviation = f"{statistics.stdev(values):.2f}" if len(values) > 1 else "-"
+            mean = statistics.mean(values)
+            lines.append(
+                f"| {text} | {mean:.2f} ± {deviation} | {len(values)} | {mean - chosen[0]['parent']:+.2f} | "
+                f"{chosen[0]['parameters']:,} |"
+            )
+    found = [
+        json.loads(path.read_text())["top1"]
+        for seed in options.seeds
+        if (path := options.output / f"rounds-cycle-{seed}" / "ensemble-accuracy.json").exists()
+    ]
+    if found:
+        lines += [
+            "",
+            f"The ensembles themselves: {100 * statistics.mean(found):.2f} % (mean of {len(found)}).",
+        ]
+    lines += ["", f"Parent: {100 * record['accuracy']['parent']:.2f} %.", ""]
+    write_text(options.table.with_suffix(".md"), "\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()
