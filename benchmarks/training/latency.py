@@ -31,7 +31,17 @@ def main() -> None:
     """Measure every network at every budget, and write the table."""
     args = arguments()
     device = torch.device(args.device)
-    rows = []
+    head = [
+        "# Slim networks against their parents, end to end",
+        "",
+        f"{device_name(device)}, torch {torch.__version__}; widths rounded to {args.round_to}; median "
+        f"milliseconds per batch.",
+        "",
+        "| network | FLOPs kept at most | FLOPs ratio | run by | batch | parent ms | slim ms | times as "
+        "fast |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    rows: list[str] = []
     for name in args.networks:
         network = load_network(name)
         for budget in args.budgets:
@@ -51,18 +61,7 @@ def main() -> None:
                     f"{before / after:.2f} |"
                 )
                 print(rows[-1], flush=True)
-    head = [
-        "# Slim networks against their parents, end to end",
-        "",
-        f"{device_name(device)}, torch {torch.__version__}; widths rounded to {args.round_to}; median "
-        f"milliseconds per batch.",
-        "",
-        "| network | FLOPs kept at most | FLOPs ratio | run by | batch | parent ms | slim ms | times as "
-        "fast |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    args.table.parent.mkdir(parents=True, exist_ok=True)
-    write_text(args.table, "\n".join([*head, *rows, ""]))
+            write_text(args.table, "\n".join([*head, *rows, ""]))
 
 
 def arguments() -> argparse.Namespace:

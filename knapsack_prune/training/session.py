@@ -204,6 +204,10 @@ class Session:
             average,
         )
         result = trainer.run()
+        if settings.compile:
+            # Compiled code is kept per function, for few variants: without this, the networks of later runs of the
+            # session would find no room and run uncompiled.
+            torch.compiler.reset()
         trained.load_state_dict(result.state)
         self.accelerator.free_memory()
         return Trained(trained.cpu().eval(), result, data.schedule.images, data.batches.unreadable())
