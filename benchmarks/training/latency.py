@@ -10,21 +10,24 @@ not change the time.
 from __future__ import annotations
 
 import argparse
+import statistics
 import tempfile
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from plans import plan_for
-from torch import nn
+from torch import Tensor, nn
 
-from knapsack_prune.export import SUFFIXES, export_network
+from knapsack_prune.export import SUFFIXES, export_network, load_exported
 from knapsack_prune.files import write_text
-from knapsack_prune.latency_clock import time_call
 from knapsack_prune.models import load_network
 from knapsack_prune.slimming.slim import slim
 from knapsack_prune.training.finetune import device_name
 
 BATCHES = (1, 32)
+GPU_BATCHES = (1, 32, 256)
 
 
 def main() -> None:
@@ -50,17 +53,15 @@ def main() -> None:
             ratio = sum(layer.flops_before for layer in plan.layers) / sum(
                 layer.flops_after for layer in plan.layers
             )
-            found = {
-                kind: measure(net, network.input_shape, device, args.seconds)
-                for kind, net in (("parent", network.model), ("slim", small))
-            }
-            for way, batch in found["parent"]:
-                before, after = found["parent"][way, batch], found["slim"][way, batch]
-                rows.append(
-                    f"| {name} | {budget:g} | {ratio:.2f} | {way} | {batch} | {before:.3f} | {after:.3f} | "
-                    f"{before / after:.2f} |"
-                )
-                print(rows[-1], flush=True)
+            runners = prepared({"parent": network.model, "slim": small}, network.input_shape, device)
+            for way, pair in runners.items():
+                for batch in BATCHES if device.type == "cpu" else GPU_BATCHES:
+                    before, after = in_turns(pair, batch, network.input_shape, device, args.seconds)
+                    rows.append(
+                        f"| {name} | {budget:g} | {ratio:.2f} | {way} | {batch} | {before:.3f} | {after:.3f} | "
+                        f"{before / after:.2f} |"
+                    )
+                    print(rows[-1], flush=True)
             write_text(args.table, "\n".join([*head, *rows, ""]))
 
 
@@ -77,37 +78,56 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def measure(
-    network: nn.Module, input_shape: tuple[int, ...], device: torch.device, seconds: float
-) -> dict[tuple[str, int], float]:
-    """Milliseconds by way of running and batch size."""
+def prepared(
+    networks: dict[str, nn.Module], input_shape: tuple[int, ...], device: torch.device
+) -> dict[str, list[Callable[[Tensor], object]]]:
+    """By way of running: a function for the parent and one for the slim network."""
     if device.type == "cpu":
         found = {}
         with tempfile.TemporaryDirectory() as folder:
             for kind, suffix in SUFFIXES.items():
-                exported = export_network(
-                    network, input_shape, Path(folder) / f"network{suffix}", kind, BATCHES, seconds
-                )
-                found |= {(kind, batch): timing.median_ms for batch, timing in exported.timings.items()}
+                paths = [Path(folder) / f"{name}{suffix}" for name in networks]
+                for path, network in zip(paths, networks.values(), strict=True):
+                    export_network(network, input_shape, path, kind, batches=())
+                found[str(kind)] = [load_exported(path) for path in paths]
         return found
-    return measure_gpu(network, input_shape, device, seconds)
+    moved = [
+        network.eval().to(device=device, dtype=torch.bfloat16, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        for network in networks.values()
+    ]
+    compiled = [torch.compile(network) for network in moved]
+    return {"eager, bf16": list(moved), "compiled, bf16": compiled}
 
 
 @torch.no_grad()
-def measure_gpu(
-    network: nn.Module, input_shape: tuple[int, ...], device: torch.device, seconds: float
-) -> dict[tuple[str, int], float]:
-    """Half precision, channels last: eager, and compiled into CUDA graphs."""
-    moved = network.eval().to(device=device, dtype=torch.bfloat16, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    found = {}
-    for batch in (*BATCHES, 256):
-        images = torch.randn(batch, *input_shape, device=device, dtype=torch.bfloat16)
-        images = images.contiguous(memory_format=torch.channels_last)
-        compiled = torch.compile(moved, mode="reduce-overhead")
-        for way, run in (("eager", moved), ("compiled", compiled)):
-            timing = time_call(lambda run=run, images=images: run(images), device, seconds, warmup=10)  # type: ignore[misc]
-            found[way, batch] = timing.median_ms
-    return found
+def in_turns(
+    pair: list[Callable[[Tensor], object]],
+    batch: int,
+    input_shape: tuple[int, ...],
+    device: torch.device,
+    seconds: float,
+) -> tuple[float, float]:
+    """Median milliseconds of parent and slim network, called in turns so that a busy machine slows both alike."""
+    images = torch.randn(batch, *input_shape, device=device)
+    if device.type == "cuda":
+        images = images.to(torch.bfloat16, memory_format=torch.channels_last)
+    taken: list[list[float]] = [[], []]
+    end = time.perf_counter() + seconds
+    while len(taken[0]) < 15 or time.perf_counter() < end:
+        for times, run in zip(taken, pair, strict=True):
+            wait(device)
+            start = time.perf_counter()
+            run(images)
+            wait(device)
+            times.append(1000 * (time.perf_counter() - start))
+    before, after = (statistics.median(times[5:]) for times in taken)
+    return before, after
+
+
+def wait(device: torch.device) -> None:
+    """Until the device is idle."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
 
 
 if __name__ == "__main__":
