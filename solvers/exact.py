@@ -385,7 +385,12 @@ class _Exact:
         rows = survivors(relaxations, thresholds)
         if any(r.key.size == 0 for r in rows):
             return None
-        return Pareto(relaxations, thresholds, rows, self.progress, beam=beam).run()
+        found = Pareto(relaxations, thresholds, rows, self.progress, beam=beam).run()
+        if found is not None and self.instance.value(found) < threshold:
+            # Its bound passed, its value does not: a choice like any other, and nothing is worth the threshold.
+            self.progress.offer(found)
+            return None
+        return found
 
     def _around(self, dual: Dual, net: Network, order: Plan) -> list[Relaxation]:
         """The best relaxation again on this network, and some with multipliers around its own.
