@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -68,7 +69,8 @@ def main() -> None:
     scores = scores_of(graph, network, options)
     # The same problem with every other group held whole, through its own allowed widths.
     inner = trace(network.model, example, keep=others)
-    inner_scores = scores_of(inner, network, options)
+    by_name = dict(zip((group.name for group in graph.groups), scores.values, strict=True))
+    inner_scores = replace(scores, values=tuple(by_name[group.name] for group in inner.groups))
     assert all(is_inner(group.name) for group in inner.groups)
     everything = sum(float(values.sum()) for values in scores.values)
     outside = everything - sum(float(values.sum()) for values in inner_scores.values)
