@@ -47,10 +47,11 @@ def run(instance: Instance, progress: Progress) -> Result:
     """Solve to proof, or as far as the limits allow; Ctrl-C ends the run with the best choice and bound so
     far.
     """
-    why = proof_of_infeasibility(instance)
-    if why:
-        return progress.infeasible(why)
+    why: str | None = None
     try:
+        why = proof_of_infeasibility(instance)
+        if why:
+            return progress.infeasible(why)
         start = cheap_choice(instance)
         if start is not None:
             progress.offer(start.tolist())

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import threading
 import time
 from pathlib import Path
 
@@ -113,16 +110,19 @@ def test_time_limit_is_obeyed() -> None:
         assert result.status in (Status.FEASIBLE, Status.OPTIMAL)
 
 
-def test_interruption_returns_the_best_so_far() -> None:
-    instance = shapes.dense_concatenation().instance("dense", 0.2, 1, seed=2, params_budget=0.22)
-    timer = threading.Timer(3.0, os.kill, (os.getpid(), signal.SIGINT))
-    timer.start()
-    try:
-        result = solve(instance, "exact", Limits(seconds=60, threads=1))
-    finally:
-        timer.cancel()
+def test_interruption_returns_the_best_so_far(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C while survivors are collected: by then there is a choice and a bound."""
+    from solvers import exact
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(exact, "survivors", interrupted)
+    instance = SHAPES["star"]().instance("star", 0.5, 1, seed=2)
+    result = solve(instance, "exact", Limits(seconds=60, threads=1))
     assert result.status is Status.FEASIBLE
-    assert result.seconds < 30
+    assert result.gap is not None
+    assert result.gap < 0.05
     assert any("interrupted" in note for note in result.notes)
 
 
