@@ -225,9 +225,7 @@ def main() -> None:
     parser.add_argument("--only", default="*", help="glob over names")
     parser.add_argument("--budgets", default="0.3,0.5,0.7")
     parser.add_argument("--time-limit", type=float, default=10.0, help="seconds for the solver, per plan")
-    parser.add_argument(
-        "--memory", type=float, default=14.0, help="GB of address space"
-    )
+    parser.add_argument("--memory", type=float, default=14.0, help="GB of address space")
     parser.add_argument("--timeout", type=float, default=900.0, help="seconds per network")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -5,8 +5,7 @@
 Planning only, without training: in every round the paper's schedule keeps given widths in the inner convolutions of
 each stage; the knapsack gets exactly the FLOPs (fvcore's multiply-adds) that this costs. It may choose among the same
 inner convolutions alone, or among all groups. All three rank filters by the same scores of the same parent, so that
-what differs is how many filters each layer keeps. What importance says about accuracy is for `kesi_controls.py`, which
-trains networks of both kinds of widths.
+what differs is how many filters each layer keeps. Importance is not accuracy: no network is trained here.
 """
 
 from __future__ import annotations
