@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import sys
 from pathlib import Path
 
@@ -98,14 +97,14 @@ def compare(records: list[Record]) -> str:
         if not reached:
             continue
         gap, winner = min(reached, key=lambda pair: (pair[0], time_to_gap(pair[1], pair[0])))
-        gap = math.nextafter(gap, 1.0)
-        their, our = min(time_to_gap(winner, gap), limit), time_to_gap(exact, gap)
-        if their > 1.0 and math.isfinite(our):
+        gap += 1e-15  # gaps are rounded: let the run that reached this one reach it
+        their, our = (min(time_to_gap(run, gap), limit) for run in (winner, exact))
+        if their > 1.0:
             theirs.append(their)
             ours.append(our)
-        ratio = their / our if our > 0 and math.isfinite(our) else math.nan
+        ratio = their / max(our, 1e-3)
         lines.append(
-            f"| {name} | {winner.solver} | {_percent(gap)} | {their:.2f} | {our:.3f} | {ratio:.0f} "
+            f"| {name} | {winner.solver} | {_percent(gap)} | {their:.2f} | {our:.3f} | {ratio:.1f} "
             f"| {lost[0]} | {lost[1]} |"
         )
     ratios = [a / max(b, 1e-3) for a, b in zip(theirs, ours, strict=True)]
@@ -127,7 +126,7 @@ def _lost(record: Record | None, best: int | None) -> str:
 
 
 def _percent(share: float) -> str:
-    return f"{100 * share:.3g} %"
+    return "0" if share < 1e-12 else f"{100 * share:.3g} %"
 
 
 def best_known(records: list[Record], path: Path) -> None:

@@ -16,7 +16,7 @@ from typing import Any, Union
 import numpy as np
 
 from .conjugate import Conjugate
-from .instance import IntArray
+from .instance import Instance, IntArray
 from .network import Network, Sum
 from .ordering import Bucket, Plan
 
@@ -30,7 +30,7 @@ def numbers(network: Network, multipliers: Sequence[float]) -> tuple[list[int], 
     """Numerators and the scale for real multipliers; the scale is 0 when the magnitudes leave no room."""
     instance = network.instance
     worth = sum(int(np.abs(v).max()) for v in network.values if v.size) + 1
-    costs = most_costs(network)
+    costs = most_costs(instance)
     whole = worth + sum(
         math.ceil(m * (c + r.budget)) for m, c, r in zip(multipliers, costs, instance.resources, strict=True)
     )
@@ -38,9 +38,8 @@ def numbers(network: Network, multipliers: Sequence[float]) -> tuple[list[int], 
     return [round(m * scale) for m in multipliers], scale
 
 
-def most_costs(network: Network) -> list[int]:
+def most_costs(instance: Instance) -> list[int]:
     """An upper bound on each resource's cost: every term and table at its largest."""
-    instance = network.instance
     top = [g.levels.size - 1 for g in instance.groups]
     most = []
     for resource, cost in zip(instance.resources, instance.costs(top), strict=True):

@@ -47,10 +47,14 @@ def run(instance: Instance, progress: Progress) -> Result:
     """Solve to proof, or as far as the limits allow; Ctrl-C ends the run with the best choice and bound so
     far.
     """
-    why = proof_of_infeasibility(instance)
-    if why:
-        return progress.infeasible(why)
+    why: str | None = None
     try:
+        why = proof_of_infeasibility(instance)
+        if why:
+            return progress.infeasible(why)
+        start = cheap_choice(instance)
+        if start is not None:
+            progress.offer(start.tolist())
         why = _Exact(instance, progress).run()
     except OutOfTimeError:
         pass
@@ -87,9 +91,7 @@ class _Exact:
     def run(self) -> str | None:
         """Why the instance is infeasible; None when it is not, or not known to be."""
         progress = self.progress
-        full = network(self.structure)
-        order = plan(full)
-        why = self._start(full, order)
+        why = self._start()
         if why or progress.closed:
             return why
         stage = self._approach()
@@ -103,7 +105,8 @@ class _Exact:
                 self._branch(stage)
         if not why and not progress.closed:
             progress.check()
-            positions = full.positions if stage is None else stage.network.positions
+            everything = [np.arange(g.levels.size) for g in self.instance.groups]
+            positions = everything if stage is None else stage.network.positions
             if solve_core(positions, progress) and progress.value is None:
                 why = "no choice is within every budget at once (proved by CP-SAT on what the bound leaves)"
         return why
@@ -124,13 +127,12 @@ class _Exact:
                 f"ties are too wide for tables: {count} products bounded linearly, a weaker first bound"
             )
 
-    def _start(self, full: Network, order: Plan) -> str | None:
+    def _start(self) -> str | None:
         """A first choice; or a proof that one resource alone cannot be met, where tables hide it."""
         progress = self.progress
-        start = cheap_choice(self.instance)
-        if start is not None:
-            progress.offer(start.tolist())
-        elif max(most_costs(full), default=0) < 2**59:
+        if progress.value is None and max(most_costs(self.instance), default=0) < 2**59:
+            full = network(self.structure)
+            order = plan(full)
             for r, resource in enumerate(self.instance.resources):
                 prices = [int(r == k) for k in range(len(self.instance.resources))]
                 cheapest = Relaxation(full, order, prices, 0, progress.check)
@@ -385,7 +387,12 @@ class _Exact:
         rows = survivors(relaxations, thresholds)
         if any(r.key.size == 0 for r in rows):
             return None
-        return Pareto(relaxations, thresholds, rows, self.progress, beam=beam).run()
+        found = Pareto(relaxations, thresholds, rows, self.progress, beam=beam).run()
+        if found is not None and self.instance.value(found) < threshold:
+            # Its bound passed, its value does not: a choice like any other, and nothing is worth the threshold.
+            self.progress.offer(found)
+            return None
+        return found
 
     def _around(self, dual: Dual, net: Network, order: Plan) -> list[Relaxation]:
         """The best relaxation again on this network, and some with multipliers around its own.

@@ -75,7 +75,10 @@ class Pareto:
         self.until = progress.seconds + max(0.2, SHARE * progress.remaining)
 
     def run(self) -> tuple[int, ...] | None:
-        """Positions (G,) in the instance of the best choice worth the threshold; None when there is none."""
+        """Positions (G,) of the best choice whose bound passes; None when there is none.
+
+        Its value may still be below the threshold, and then no choice is worth the threshold.
+        """
         for number in range(len(self.plan.buckets)):
             self.lists.append(self._bucket(number))
         roots = self.plan.roots

@@ -5,14 +5,14 @@
 Planning only, without training: in every round the paper's schedule keeps given widths in the inner convolutions of
 each stage; the knapsack gets exactly the FLOPs (fvcore's multiply-adds) that this costs. It may choose among the same
 inner convolutions alone, or among all groups. All three rank filters by the same scores of the same parent, so that
-what differs is how many filters each layer keeps. What importance says about accuracy is for `kesi_controls.py`, which
-trains networks of both kinds of widths.
+what differs is how many filters each layer keeps. Importance is not accuracy: no network is trained here.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -68,7 +68,8 @@ def main() -> None:
     scores = scores_of(graph, network, options)
     # The same problem with every other group held whole, through its own allowed widths.
     inner = trace(network.model, example, keep=others)
-    inner_scores = scores_of(inner, network, options)
+    by_name = dict(zip((group.name for group in graph.groups), scores.values, strict=True))
+    inner_scores = replace(scores, values=tuple(by_name[group.name] for group in inner.groups))
     assert all(is_inner(group.name) for group in inner.groups)
     everything = sum(float(values.sum()) for values in scores.values)
     outside = everything - sum(float(values.sum()) for values in inner_scores.values)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from solvers import Limits, Status, solve
+from solvers import Instance, Limits, Status, solve
 from solvers.arena import shapes
 from solvers.conjugate import Conjugate
 from solvers.elimination import Relaxation, numbers
@@ -41,7 +39,7 @@ def test_networks_are_proved_and_the_same_every_time(name: str, budgets: tuple[f
 
 @pytest.mark.parametrize("name", ["star", "dense", "inverted"])
 def test_exact_agrees_with_cp_sat(name: str) -> None:
-    instance = SHAPES[name]().instance(name, 0.4, 8, seed=1)
+    instance = SHAPES[name]().instance(name, 0.5, 2, seed=1)
     exact, other = (solve(instance, s, Limits(seconds=5)) for s in ("exact", "cp_sat"))
     assert exact.status is Status.OPTIMAL
     assert other.value is not None
@@ -91,7 +89,7 @@ def test_raised_grid_bounds_all_levels(values: list[int], price: int) -> None:
 
 def test_wide_ties_weaken_the_bound_and_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
     """Eight groups, each tied to each, no table of more than 64 entries: still solved, but with a note."""
-    from solvers import Factor, Group, Instance, Resource, Term, ordering
+    from solvers import Factor, Group, Resource, Term, ordering
 
     monkeypatch.setattr(ordering.plan, "__defaults__", (64, 2**33))
     groups = [Group(f"g{i}", np.arange(1, 5), 10 * np.arange(1, 5) - i) for i in range(8)]
@@ -108,18 +106,32 @@ def test_time_limit_is_obeyed() -> None:
     for seconds in (0.3, 1.0):
         began = time.perf_counter()
         result = solve(instance, "exact", Limits(seconds=seconds, threads=1))
-        assert time.perf_counter() - began < 1.1 * seconds + 1.0  # a second for a busy machine
+        assert time.perf_counter() - began < 1.1 * seconds + 5.0  # seconds for a busy machine
         assert result.status in (Status.FEASIBLE, Status.OPTIMAL)
 
 
-def test_interruption_returns_the_best_so_far() -> None:
-    instance = shapes.dense_concatenation((12, 24), 32).instance("dense", 0.4, 1, seed=2, params_budget=0.42)
-    timer = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
-    timer.start()
-    try:
-        result = solve(instance, "exact", Limits(seconds=60, threads=1))
-    finally:
-        timer.cancel()
+def test_interruption_returns_the_best_so_far(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C while survivors are collected: by then there is a choice and a bound."""
+    from solvers import exact
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(exact, "survivors", interrupted)
+    instance = SHAPES["star"]().instance("star", 0.5, 1, seed=2)
+    result = solve(instance, "exact", Limits(seconds=60, threads=1))
     assert result.status is Status.FEASIBLE
-    assert result.seconds < 20
+    assert result.gap is not None
+    assert result.gap < 0.05
     assert any("interrupted" in note for note in result.notes)
+
+
+def test_a_choice_below_the_threshold_is_no_proof() -> None:
+    """DenseNet-201 in steps of 32: a choice found below the threshold asked for was once taken for the optimum.
+
+    CP-SAT proves 839260700; the bound under the best multiplier is 839378576.
+    """
+    path = Path(__file__).parents[2] / "benchmarks" / "instances" / "densenet201-f35-r32.json.xz"
+    result = solve(Instance.load(path), "exact", Limits(seconds=60, threads=1))
+    assert result.status is Status.OPTIMAL
+    assert result.value == 839260700

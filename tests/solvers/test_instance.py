@@ -195,7 +195,7 @@ def test_contradictory_results_cannot_be_made() -> None:
         {"status": Status.INFEASIBLE, "choice": (), "value": None, "bound": 3, "costs": ()},
         {"status": Status.NO_SOLUTION_FOUND, "choice": (0,), "value": None, "bound": None, "costs": ()},
     ):
-        with pytest.raises(SolverError, match="^result: "):
+        with pytest.raises(SolverError, match=r"^result: "):
             Result(**wrong, **good)  # type: ignore[arg-type]
 
 
@@ -226,7 +226,7 @@ def test_verify_trusts_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("seconds", [0.0, -1.0, float("nan"), float("inf")])
 def test_limits(seconds: float) -> None:
-    with pytest.raises(SolverError, match="time limit: .* is not a number of seconds above 0"):
+    with pytest.raises(SolverError, match=r"time limit: .* is not a number of seconds above 0"):
         Limits(seconds=seconds)
 
 

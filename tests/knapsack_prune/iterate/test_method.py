@@ -83,7 +83,7 @@ def test_rounds_leave_snapshots_of_the_original_parent(done: Path) -> None:
     flops = record["parent"]["flops"]
     assert record["budgets"] == list(geometric_budgets(flops, int(0.4 * flops), 2))
     for plan, limit, planned in zip(plans, record["budgets"], record["flops"], strict=True):
-        assert 0.99 * limit <= planned == plan.budgets[0].planned <= limit
+        assert 0.98 * limit <= planned == plan.budgets[0].planned <= limit
         kp.slim(parent, plan)  # the gate holds for the original parent
     assert plans[1].importance.criterion == "l1, scored in round 2"
     kept = [[set(group.kept) for group in plan.groups] for plan in plans]
@@ -131,22 +131,23 @@ def test_a_finished_run_is_found_again_and_another_request_refused(done: Path, t
         go(tmp_path / "run", pruning={"flops_budget": 0.5})
 
 
-def test_kill_at_any_moment_ends_in_the_same_weights(done: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "sign", [pytest.param("rounds/1/summary.csv", marks=pytest.mark.slow), "rounds/2/checkpoints"]
+)
+def test_kill_at_any_moment_ends_in_the_same_weights(done: Path, tmp_path: Path, sign: str) -> None:
     output = tmp_path / "run"
     code = (
         "import sys; from pathlib import Path; import torch; torch.set_num_threads(1);"
         "from tests.knapsack_prune.iterate.test_method import go; go(Path(sys.argv[1]))"
     )
     root = str(Path(__file__).parents[3])
-    for sign in ("rounds/1/summary.csv", "rounds/2/checkpoints"):
-        child = subprocess.Popen([sys.executable, "-W", "ignore", "-c", code, str(output)], cwd=root)
-        for _ in range(3000):
-            if (output / sign).exists() or child.poll() is not None:
-                break
-            time.sleep(0.02)
-        os.kill(child.pid, signal.SIGKILL)
-        child.wait()
-        assert not (output / "result.json").exists()
+    child = subprocess.Popen([sys.executable, "-W", "ignore", "-c", code, str(output)], cwd=root)
+    while not (output / sign).exists() and child.poll() is None:
+        time.sleep(0.02)
+    os.kill(child.pid, signal.SIGKILL)
+    child.wait()
+    assert (output / sign).exists()
+    assert not (output / "result.json").exists()
     go(output)
     for part in ("rounds/1", "rounds/2", "final"):
         ours, theirs = (load_file(folder / part / "model.safetensors") for folder in (output, done))
@@ -213,7 +214,7 @@ def test_commands(done: Path, tmp_path: Path, run: Run) -> None:  # noqa: F811
         (("--teacher", "parent"), "give ensemble:DIR"),
         (("--teacher", f"ensemble:{done}"), "--logit-weight 0"),
         (("--teacher", f"ensemble:{tmp_path}", "--logit-weight", "1"), "is no ensemble"),
-        (("--teacher", *taught, "--record-outputs"), "1 kinds are on (crop)"),
+        (("--teacher", *taught, "--record-outputs"), "2 kinds are on (crop, mirror)"),
         (("--record-outputs",), "no ensemble"),
     ):
         ended = run("finetune", final, "-o", tmp_path / "wrong", *arguments, *wrong)
