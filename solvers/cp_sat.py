@@ -180,6 +180,10 @@ def _position(source: Any, literals: list[Any]) -> int:
 
 
 def _floor(bound: float) -> int:
-    """The largest integer certainly not below an integer bound that was stored as a float."""
-    # Above 2**53 the float may have been rounded down from the integer proved: step to the next float.
-    return math.floor(bound) if abs(bound) < 2**53 else math.floor(math.nextafter(bound, math.inf))
+    """The largest integer certainly not below an integer bound that CP-SAT passed through floats.
+
+    CP-SAT divides the objective by common factors and shifts it; scaled back, 131 may read 130.99999999999997.
+    Rounding up by a few units in the last place only ever weakens the bound.
+    """
+    slack = 1e-9 + 64 * (math.nextafter(abs(bound), math.inf) - abs(bound))
+    return math.floor(bound + slack)

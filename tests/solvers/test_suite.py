@@ -207,6 +207,14 @@ def test_many_random_instances_agree_with_brute_force(instance: Instance) -> Non
     _agrees(instance, ("exact", "cp_sat", "highs", "scip", "dp"))
 
 
+def test_a_bound_that_cp_sat_scales_back_is_not_rounded_below_the_optimum() -> None:
+    """77 + max(0, 54) = 131: CP-SAT divides by 54 and reads its bound back as 130.99999999999997."""
+    groups = [Group("a", [0], [77]), Group("b", [0, 1, 2], [0, 0, 54])]
+    for threads in (1, 2):
+        result = solve(Instance("shifted", groups, []), "cp_sat", Limits(seconds=5, threads=threads))
+        assert (result.status, result.value, result.bound) == (Status.OPTIMAL, 131, 131)
+
+
 @pytest.mark.parametrize("kind", pisinger.CLASSES)
 def test_linear_classes_agree_with_or_tools(kind: str) -> None:
     """0/1 knapsacks: the dynamic program, `exact` and OR-Tools' own dynamic program find the same value."""
