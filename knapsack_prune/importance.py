@@ -80,6 +80,8 @@ def score(
             compares as they are, then weigh alike. Not for `random`, which knows no layers.
         progress: called with the number of examples after every batch.
 
+    Scores are the same whatever the number of threads: on the CPU gradients are taken in one thread.
+
     Memory: criteria on weights take none beyond one layer's. Data-driven ones take one gradient per parameter
     (as much as the parameters), one accumulator of the same size for `taylor` (one number per filter for the
     others), and the activations of one batch.
@@ -243,14 +245,18 @@ def _gradient_scores(
 def _differentiable(model: nn.Module, tensors: Sequence[Tensor]) -> Iterator[None]:
     """Evaluation mode, with gradients for `tensors` only; everything is put back."""
     wanted = {id(tensor) for tensor in tensors}
+    # On the CPU, sums are split among threads: with one, the last bit of a score does not depend on their number.
+    threads = torch.get_num_threads()
     before = {name: tensor.requires_grad for name, tensor in model.named_parameters()}
     training = {name: module.training for name, module in model.named_modules()}
     for tensor in model.parameters():
         tensor.requires_grad_(id(tensor) in wanted)
     model.eval()
+    torch.set_num_threads(1)
     try:
         yield
     finally:
+        torch.set_num_threads(threads)
         for name, tensor in model.named_parameters():
             tensor.requires_grad_(before[name])
         for name, module in model.named_modules():

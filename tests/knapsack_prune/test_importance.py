@@ -85,6 +85,22 @@ def test_scoring_leaves_the_network_as_it_was(criterion: str) -> None:
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
 
+@pytest.mark.parametrize("criterion", DATA_CRITERIA)
+def test_scores_do_not_depend_on_the_number_of_threads(criterion: str) -> None:
+    model = enliven(ZOO["residual"]())
+    graph = kp.trace(model, EXAMPLE)
+    threads = torch.get_num_threads()
+    found = []
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            found.append(kp.score(graph, model, criterion, data=batches()).values)
+            assert torch.get_num_threads() == count
+    finally:
+        torch.set_num_threads(threads)
+    assert all(np.array_equal(a, b) for a, b in zip(*found, strict=True))
+
+
 def test_random_is_seeded() -> None:
     graph = kp.trace(ZOO["plain"](), EXAMPLE)
     first, again, other = (kp.score(graph, ZOO["plain"](), "random", seed=seed).values for seed in (1, 1, 2))
