@@ -16,10 +16,8 @@ from knapsack_prune.cost import UNITS, check_polynomial, total
 from knapsack_prune.errors import RequestError
 from knapsack_prune.importance import Batches, Scores, score
 from knapsack_prune.plan_file import (
-    AttributePart,
     BudgetPart,
     FrozenPart,
-    FullWidthPart,
     GroupPart,
     ImportancePart,
     LayerPart,
@@ -30,6 +28,7 @@ from knapsack_prune.plan_file import (
     SolverPart,
     StagePart,
 )
+from knapsack_prune.slimming.followers import attribute_parts, full_width_parts
 from knapsack_prune.slimming.probe import trace
 
 Terms = Sequence[CostTerm | TabulatedTerm]
@@ -231,25 +230,8 @@ def _assemble(
             )
             for frozen in graph.frozen
         ),
-        attributes=tuple(
-            AttributePart(
-                module=found.module,
-                attribute=found.attribute,
-                item=found.item,
-                before=len(found.owner.groups),
-                after=int(found.owner.kept(keep).sum()),
-            )
-            for found in graph.attributes
-        ),
-        full_width=tuple(
-            FullWidthPart(
-                module=found.module,
-                dim=found.dim,
-                size=len(found.owner.groups),
-                kept=tuple(np.flatnonzero(found.owner.kept(keep)).tolist()),
-            )
-            for found in graph.full_width
-        ),
+        attributes=attribute_parts(graph, keep),
+        full_width=full_width_parts(graph, keep),
         mixing=tuple(
             MixingPart(module=found.module, operator=found.operator)
             for found in graph.mixing

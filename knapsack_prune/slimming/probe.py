@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from knapsack_prune.channels import ChannelGraph
-from knapsack_prune.plan_file import AttributePart, FullWidthPart
+from knapsack_prune.slimming.followers import attribute_parts, full_width_parts
 from knapsack_prune.slimming.slicing import Cuts, cut_copy
 from knapsack_prune.tracing.trace import trace_channels
 
@@ -95,25 +95,8 @@ def _trial_cuts(model: nn.Module, graph: ChannelGraph) -> Cuts:
             (name, dim): torch.tensor([index for index in range(shapes[name][dim]) if index not in lost])
             for (name, dim), lost in gone.items()
         },
-        attributes=[
-            AttributePart(
-                module=found.module,
-                attribute=found.attribute,
-                item=found.item,
-                before=len(found.owner.groups),
-                after=int(found.owner.kept(keep).sum()),
-            )
-            for found in graph.attributes
-        ],
-        full_width=[
-            FullWidthPart(
-                module=found.module,
-                dim=found.dim,
-                size=len(found.owner.groups),
-                kept=tuple(np.flatnonzero(found.owner.kept(keep)).tolist()),
-            )
-            for found in graph.full_width
-        ],
+        attributes=attribute_parts(graph, keep),
+        full_width=full_width_parts(graph, keep),
     )
 
 

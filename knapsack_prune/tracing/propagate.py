@@ -13,7 +13,7 @@ from torch.fx import Node
 from knapsack_prune.channels import IntArray
 from knapsack_prune.stages import TrunkFeature, choose_stages, cut_points
 from knapsack_prune.tracing import rules_contraction, rules_elementwise, rules_layers, rules_movement
-from knapsack_prune.tracing.context import Context, Parameter, Rule, Value, short_name
+from knapsack_prune.tracing.context import Context, Parameter, Rule, Value
 from knapsack_prune.tracing.ids import Ids
 from knapsack_prune.tracing.ledger import Ledger
 
@@ -187,6 +187,3 @@ def _flat(value: Any) -> list[Any]:
     if isinstance(value, dict):
         return [item for part in value.values() for item in _flat(part)]
     return [value]
-
-
-__all__ = ["RULES", "propagate", "short_name"]
