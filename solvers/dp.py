@@ -22,6 +22,7 @@ MOST_STATES = 4_000_000
 LARGEST = 2**60
 EXPLORED = 40  # groups in the first, truncated search for a choice that meets the bound
 EXPLORED_STATES = 20_000
+EXCHANGES = 50  # of the most promising pairs, looked at for one that does not move the same group twice
 SPREAD = (0.9, 0.97, 0.99, 1.01, 1.03, 1.1)  # further multipliers, relative to the best
 
 
@@ -85,6 +86,7 @@ class _Lists:
     def run(self) -> None:
         best, multiplier = self._minimise()
         self.progress.prove(max(best.total // best.scale, self.progress.value or -(2**62)))
+        self._exchange()
         self._explore(best)
         if not self.progress.closed:
             self._count()
@@ -156,6 +158,29 @@ class _Lists:
             slack -= int(self.cost[move] - self.cost[chosen[self.group[move]]])
             chosen[self.group[move]] = move
         self.progress.offer((chosen - self.starts).tolist())
+
+    def _exchange(self) -> None:
+        """Pairs of moves that gain most within the slack, until none gains: often they meet the bound."""
+        while self.progress.choice and not self.progress.closed:
+            self.progress.check()
+            base = self.starts + np.array(self.progress.choice, dtype=np.int64)
+            slack = self.budget - int(self.cost[base].sum())
+            gain = self.value - self.value[base][self.group]
+            more = self.cost - self.cost[base][self.group]
+            order = np.argsort(more, kind="stable")
+            best = np.maximum.accumulate(gain[order])
+            holder = np.maximum.accumulate(np.where(gain[order] == best, np.arange(order.size), 0))
+            room = np.searchsorted(more[order], slack - more, side="right") - 1
+            promise = np.where(room >= 0, gain + best[np.maximum(room, 0)], -1)
+            for first in np.argsort(-promise, kind="stable")[:EXCHANGES].tolist():
+                second = int(order[holder[room[first]]])
+                if promise[first] > 0 and self.group[first] != self.group[second]:
+                    chosen = base.copy()
+                    chosen[self.group[[first, second]]] = first, second
+                    self.progress.offer((chosen - self.starts).tolist())
+                    break
+            else:
+                return
 
     def _count(self) -> None:
         """A bound from how many groups can leave their cheapest level at all (Martello and Toth 1997).

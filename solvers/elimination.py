@@ -90,6 +90,9 @@ class Relaxation:
             low_u, low_v = int(network.domains[u][0]), int(network.domains[v][0])
             self.unary[u] -= q * low_v * network.domains[u]
             self.unary[v] -= q * low_u * (network.domains[v] - low_v)
+        for u, v in plan.settled:
+            q = self.products.pop((min(u, v), max(u, v)))
+            self.unary[u] -= q * int(network.domains[v][0]) * network.domains[u]
         self.tables: dict[tuple[int, int], IntArray] = {}
         for p, resource in zip(numerators, instance.resources, strict=True):
             for costs in resource.tables:

@@ -1,5 +1,6 @@
 """The default solver: Lagrangian bound by elimination, then exact search on the little that it leaves open.
 
+0. Where no cost ties groups, the lists of `dp` mostly prove the optimum at once. Else:
 1. Multipliers: minimise the dual function, first on a thinned set of levels, then on all (`dual`,
    `elimination`).
 2. Primal: repair, fill and exchange from the relaxed problem's choices (`repair`).
@@ -21,11 +22,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from .core import solve_core
+from .dp import solve_linear
 from .dual import Cuts, Dual, minimise
 from .elimination import Relaxation, most_costs, numbers
+from .errors import SolverError
 from .feasibility import cheap_choice, proof_of_infeasibility
 from .instance import Instance, IntArray
-from .lift import bendable, between, grid, lifted
+from .lift import bendable, between, grids, lifted
+from .linear import linear_costs
 from .network import MOST_SUMS, Network, network, structure
 from .ordering import Plan, plan
 from .pareto import Pareto
@@ -34,7 +38,7 @@ from .repair import Repair
 from .result import Result
 from .survivors import TooManyError, allowed, survivors
 
-POINTS = 12  # levels per group in the first grid; the next ones have twice as many
+POINTS = 8  # levels per group in the first grid; the next ones have twice as many
 FIRST_SUMS = 2000  # values per partial sum there
 FIRST_STEP = 128  # the first threshold lies this fraction of the gap below the bound
 BEAM = 20_000  # partial assignments kept when the lists grow too long
@@ -55,12 +59,26 @@ def run(instance: Instance, progress: Progress) -> Result:
         start = cheap_choice(instance)
         if start is not None:
             progress.offer(start.tolist())
-        why = _Exact(instance, progress).run()
+        _solve_separate(instance, progress)
+        if not progress.closed:
+            why = _Exact(instance, progress).run()
     except OutOfTimeError:
         pass
     except KeyboardInterrupt:
         progress.note("interrupted: this is the best choice and bound until then")
     return progress.infeasible(why) if why else progress.result()
+
+
+def _solve_separate(instance: Instance, progress: Progress) -> None:
+    """Where no cost ties groups, dynamic programming is the better way; it may give up, but loses nothing."""
+    try:
+        linear = linear_costs(instance, "exact")
+    except SolverError:
+        return
+    try:
+        solve_linear(instance, linear, progress)
+    except OutOfTimeError:
+        progress.check()
 
 
 @dataclass
@@ -155,13 +173,15 @@ class _Exact:
         groups = self.instance.groups
         free = bendable(self.instance)
         left: list[IntArray] = [np.arange(g.levels.size) for g in groups]
-        centre: list[int | None] = [None] * len(groups)
         start: list[float] | None = None
         points = POINTS
         while True:
-            kept = [
-                grid(p.size, points if f else p.size, c) for p, f, c in zip(left, free, centre, strict=True)
-            ]
+            thinned = grids(
+                [g.levels[p] for g, p in zip(groups, left, strict=True)],
+                [g.values[p] for g, p in zip(groups, left, strict=True)],
+                points,
+            )
+            kept = [t if f else np.arange(p.size) for t, p, f in zip(thinned, left, free, strict=True)]
             values = [lifted(g.levels[p], g.values[p], k) for g, p, k in zip(groups, left, kept, strict=True)]
             # Partial sums are rounded down on the first grid, which only has to tell where to look.
             positions = [p[k] for p, k in zip(left, kept, strict=True)]
@@ -202,8 +222,6 @@ class _Exact:
                 return stage
             if points == POINTS or sum(p.size for p in left) > 0.6 * before:
                 points *= 2
-            best = progress.choice or dual.choices[-1].tolist()
-            centre = [int(np.abs(p - i).argmin()) for p, i in zip(left, best, strict=True)]
 
     def _polish(self, stage: _Stage, exchanges: int) -> bool:
         better = False

@@ -110,13 +110,28 @@ class _Items:
         weights = [w // self.divisor for w in self.weights]
         solver.init(self.profits, [weights], [max(0, budget) // self.divisor])
         solver.solve()
+        proven = solver.is_solution_optimal()
+        best = [k for k in range(len(self.steps)) if solver.best_solution_contains(k)]
+        if not proven:
+            # Stopped by the time limit, its search may have seen little: by ratio is then often better.
+            by_ratio = self._by_ratio(budget)
+            best = max(best, by_ratio, key=lambda items: sum(self.profits[k] for k in items))
         taken: dict[int, list[int]] = {}
-        for k, (g, i) in enumerate(self.steps):
-            if solver.best_solution_contains(k):
-                taken.setdefault(g, []).append(i)
+        for k in best:
+            g, i = self.steps[k]
+            taken.setdefault(g, []).append(i)
         steps: dict[int, list[int]] = {}
         for g, i in self.steps:
             steps.setdefault(g, []).append(i)
         for g, some in taken.items():
             choice[g] = steps[g][len(some) - 1]  # as many steps as were taken, the cheapest first
-        return choice, solver.is_solution_optimal()
+        return choice, proven
+
+    def _by_ratio(self, budget: int) -> list[int]:
+        taken, left = [], max(0, budget)
+        ratios = np.array(self.profits) / np.maximum(self.weights, 1e-9)
+        for k in np.argsort(-ratios, kind="stable").tolist():
+            if self.weights[k] <= left:
+                taken.append(k)
+                left -= self.weights[k]
+        return sorted(taken)

@@ -9,9 +9,17 @@ of a better choice when one of its two kept neighbours survives.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
+import numpy.typing as npt
 
 from .instance import Instance, IntArray
+
+FloatArray = npt.NDArray[np.float64]
+
+LEAST = 4  # positions kept of every group
+EVENLY = 0.25  # of a grid's points are spread evenly, against wide gaps where values hardly bend
 
 
 def bendable(instance: Instance) -> list[bool]:
@@ -28,21 +36,48 @@ def bendable(instance: Instance) -> list[bool]:
     return free
 
 
-def grid(count: int, points: int, centre: int | None) -> IntArray:
-    """About `points` of the positions 0 .. count - 1, both ends included: dense around the centre, or at the
-    low end.
+def grids(levels: Sequence[IntArray], values: Sequence[IntArray], points: int) -> list[IntArray]:
+    """Per group some of its positions, about `points` on average, both ends included: more where values bend.
 
-    All of them when that is not many more.
+    A chord over h levels of second difference d lies up to h^2 d / 8 below the values. Steps in proportion to
+    1 / sqrt(d), with one factor for all groups, make that equal everywhere: the least points for the most
+    raise. All positions of a group are kept when that is not many more.
     """
-    if count <= points + points // 2:
-        return np.arange(count)
-    if centre is None:
-        spaced = np.linspace(0, count - 1, points // 2 + 1)
-        dense = np.geomspace(1, count, points // 2) - 1
-        return np.unique(np.rint(np.concatenate([spaced, dense])).astype(np.int64))
-    steps = np.unique(np.rint(np.geomspace(1, count, points // 2)).astype(np.int64)) - 1
-    near = np.concatenate([centre - steps, centre + steps, [0, count - 1]])
-    return np.unique(near[(near >= 0) & (near < count)])
+    bends = [_bend(x, y) for x, y in zip(levels, values, strict=True)]
+    unit = sum(float(b[-1]) for b in bends) / max(1, points * len(bends))
+    found = []
+    for x, bend in zip(levels, bends, strict=True):
+        wanted = LEAST + round(float(bend[-1]) / unit) if unit > 0 else LEAST
+        if bend.size <= wanted + wanted // 2:
+            found.append(np.arange(bend.size))
+            continue
+        evenly = bend + np.linspace(0, EVENLY * max(float(bend[-1]), 1e-300), bend.size)
+        places = np.searchsorted(evenly, np.linspace(0, evenly[-1], wanted)).clip(0, bend.size - 1)
+        found.append(_rounded(x, np.unique(np.concatenate([[0, bend.size - 1], places]))))
+    return found
+
+
+def _rounded(levels: IntArray, places: IntArray) -> IntArray:
+    """Places moved to round levels, multiples of a power of two below the distance to the next.
+
+    Round numbers add up to few different sums, and partial sums are what makes tables large.
+    """
+    at = levels[places]
+    step = 2 ** np.floor(np.log2(np.diff(at))).astype(np.int64)
+    wanted = (at[1:-1] + step[:-1] // 2) // step[:-1] * step[:-1]
+    moved = np.searchsorted(levels, wanted).clip(0, levels.size - 1)
+    return np.unique(np.concatenate([places[:1], moved, places[-1:]]))
+
+
+def _bend(levels: IntArray, values: IntArray) -> FloatArray:
+    """Running sum (L,) of the root of how much the slope falls, per step of one level."""
+    if levels.size < 3:
+        return np.zeros(levels.size)
+    run = np.diff(levels).astype(np.float64)
+    slope = np.diff(values) / run
+    middle = (run[1:] + run[:-1]) / 2
+    roots = np.sqrt(np.abs(np.diff(slope)) / middle) * middle
+    return np.asarray(np.concatenate([[0.0], np.cumsum(roots), [roots.sum()]]))
 
 
 def lifted(levels: IntArray, values: IntArray, kept: IntArray) -> IntArray:

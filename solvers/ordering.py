@@ -12,6 +12,7 @@ is a message, a table over the variables it was tied to. Steps come in four kind
 
 from __future__ import annotations
 
+import heapq
 import math
 from dataclasses import dataclass, field
 
@@ -27,6 +28,7 @@ MOST_ENTRIES = 2**25  # of one message: 256 MB
 MOST_WORK = 2**33  # of one step
 MUCH_WORK = 100_000_000  # of a whole order, from which others are tried
 TRIES = 8
+WIDE = 48  # variables in a message (NumPy allows 64 axes); one as wide is the last resort
 MANY = 24  # products from which a variable is not looked at as the next step after another
 
 
@@ -47,12 +49,17 @@ class Bucket:
 
 @dataclass
 class Plan:
-    """Buckets in the order of elimination, and products given up because no table could hold their ties."""
+    """Buckets in the order of elimination, and products given up because no table could hold their ties.
+
+    `settled` are products with a variable that has one value left, as (other, fixed): they are linear and tie
+    nothing.
+    """
 
     buckets: list[Bucket]
     roots: list[int]
     loose: list[tuple[int, int]]
     work: int
+    settled: list[tuple[int, int]] = field(default_factory=list)
 
 
 def plan(network: Network, most_entries: int = MOST_ENTRIES, most_work: int = MOST_WORK) -> Plan:
@@ -82,8 +89,14 @@ class _Planner:
         self.dense: dict[int, set[int]] = {v: set() for v in self.alive}
         self.relations: dict[int, set[Sum]] = {v: set() for v in self.alive}
         self.most_entries, self.most_work = most_entries, most_work
-        self.scores: dict[int, tuple[float, Bucket]] = {}
+        self.steps: dict[int, Bucket] = {}
+        self.stamps = [0] * len(self.size)  # a variable's entries in the queue with another stamp are stale
+        self.queue: list[tuple[float, int, int]] = []
+        self.settled: list[tuple[int, int]] = []
         for u, v in shape.pairs:
+            if 1 in (network.domains[u].size, network.domains[v].size):
+                self.settled.append((u, v) if network.domains[v].size == 1 else (v, u))
+                continue
             self.links[u].add(v)
             self.links[v].add(u)
         pairs = {t.groups for r in network.instance.resources for t in r.tables if len(t.groups) == 2}
@@ -104,15 +117,18 @@ class _Planner:
         buckets: list[Bucket] = []
         loose: list[tuple[int, int]] = []
         roots = []
+        stale = set(self.alive)
         while self.alive:
-            for v in self.alive:
-                if v not in self.scores:
-                    self.scores[v] = self._score(v)
-            v = min(self.alive, key=lambda v: (self._rank(v), v))
-            bucket = self.scores[v][1]
+            for v in stale:
+                self._queue(v)
+            v = self._cheapest()
+            bucket = self.steps[v]
             too_large = self._entries(bucket.scope) > self.most_entries or bucket.work > self.most_work
-            if too_large and self._loosen(loose):
-                continue
+            too_large = too_large or len(bucket.scope) > WIDE
+            if too_large:
+                stale = self._loosen(loose)
+                if stale:
+                    continue
             number = len(buckets)
             touched = self._eliminate(bucket, number, buckets)
             buckets.append(bucket)
@@ -124,13 +140,21 @@ class _Planner:
                     near |= self._near(u)
                 for link in self.relations[u]:
                     near |= {link.head, link.base, link.part}
-            for u in near | set(bucket.out):
-                self.scores.pop(u, None)
-        return Plan(buckets, roots, loose, sum(b.work for b in buckets))
+            stale = near & self.alive
+        return Plan(buckets, roots, loose, sum(b.work for b in buckets), self.settled)
 
-    def _rank(self, v: int) -> float:
-        score = self.scores[v][0]
-        return score if self.noise is None else score * float(self.noise[v])
+    def _queue(self, v: int) -> None:
+        score, self.steps[v] = self._score(v)
+        self.stamps[v] += 1
+        rank = score if self.noise is None else score * float(self.noise[v])
+        heapq.heappush(self.queue, (rank, v, self.stamps[v]))
+
+    def _cheapest(self) -> int:
+        while True:
+            _, v, stamp = self.queue[0]
+            if v in self.alive and stamp == self.stamps[v]:
+                return v
+            heapq.heappop(self.queue)
 
     def _entries(self, scope: tuple[int, ...] | frozenset[int] | set[int]) -> int:
         entries = 1
@@ -192,6 +216,8 @@ class _Planner:
         scope = set(bucket.scope)
         if len(scope) < 2 or self._known(scope, set(bucket.out)):
             return float(bucket.work), bucket  # the message ties nothing that was not tied before
+        if len(scope) > WIDE:
+            return 2.0**100 * bucket.work, bucket
         gone, work = set(bucket.out), float(bucket.work)
         few = [u for u in bucket.scope if len(self.links[u]) <= MANY]
         for u in sorted(set().union(*(self.links[w] for w in few)) - scope - gone):
@@ -244,19 +270,18 @@ class _Planner:
             self.sender[self._add_function(frozenset(bucket.scope))] = number
         return (touched | set(bucket.scope)) - out
 
-    def _loosen(self, loose: list[tuple[int, int]]) -> bool:
-        """Give up the product that ties the largest pair of the most tied variables; False when none is
-        left.
+    def _loosen(self, loose: list[tuple[int, int]]) -> set[int]:
+        """Give up the product that ties the largest pair of the most tied variables.
+
+        Returns the variables whose steps change by that; none when no product is left.
         """
         pairs = [(u, v) for u in self.alive for v in self.links[u] if u < v]
         if not pairs:
-            return False
+            return set()
         u, v = max(
             pairs, key=lambda p: (len(self.links[p[0]]) + len(self.links[p[1]]), self._entries(set(p)), p)
         )
         self.links[u].discard(v)
         self.links[v].discard(u)
         loose.append((u, v))
-        for w in {u, v} | self._near(u) | self._near(v):
-            self.scores.pop(w, None)
-        return True
+        return ({u, v} | self._near(u) | self._near(v)) & self.alive

@@ -69,6 +69,9 @@ class Pareto:
         self.network: Network = relaxations[0].network
         self.plan = relaxations[0].plan
         self.resources = len(self.network.instance.resources)
+        self.settled: dict[int, list[int]] = {}
+        for u, v in self.plan.settled:
+            self.settled.setdefault(u, []).append(v)
         self.lists: list[Lists | None] = []
         self.truncated = False
         # One run may not eat up the time that smaller steps, a beam or CP-SAT could use better.
@@ -134,6 +137,9 @@ class Pareto:
                     cost[r] += linear[r] * level
                 if square and square[r]:
                     cost[r] += square[r] * level * level
+            for fixed in self.settled.get(v, ()):
+                for r, amount in enumerate(shape.pairs[min(v, fixed), max(v, fixed)]):
+                    cost[r] += amount * int(network.domains[fixed][0]) * level
             if v < shape.count:
                 position = network.positions[v][rows.at[v]]
                 value += instance.groups[v].values[position]
