@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .feasibility import cheap_choice, proof_of_infeasibility
+from .feasibility import cheap_choice, over_budget, proof_of_infeasibility
 from .instance import Instance, IntArray
 from .linear import Linear, linear_costs
 from .progress import OutOfTimeError, Progress
@@ -33,22 +33,26 @@ def run(instance: Instance, progress: Progress) -> Result:
     if why:
         return progress.infeasible(why)
     try:
-        solve_linear(instance, linear, progress)
+        why = solve_linear(instance, linear, progress)
     except OutOfTimeError:
         progress.note("the time limit ended the search")
-    return progress.result()
+    return progress.infeasible(why) if why else progress.result()
 
 
-def solve_linear(instance: Instance, linear: Linear, progress: Progress) -> None:
-    """Bring `progress` to proof, or to where states or time run out; the instance is feasible."""
+def solve_linear(instance: Instance, linear: Linear, progress: Progress) -> str | None:
+    """Bring `progress` to proof, or to where states or time run out; returns why there is no choice at all."""
+    if linear.budget < 0:
+        (resource,) = instance.resources
+        return over_budget(resource, resource.budget - linear.budget)
     start = cheap_choice(instance)
     if start is not None:
         progress.offer(start.tolist())
     highest = [int(g.values.argmax()) for g in instance.groups]
     if progress.offer(highest) and progress.value == instance.trivial_bound():
         progress.prove(instance.trivial_bound())
-        return
+        return None
     _Lists(instance, linear, progress).run()
+    return None
 
 
 @dataclass

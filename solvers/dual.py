@@ -42,11 +42,27 @@ class Cuts:
 
 @dataclass
 class Dual:
-    """The best relaxation found on a network, its multipliers, and the choices met on the way."""
+    """The best relaxation found on a network, its multipliers, and the choices met on the way.
+
+    `cuts` has one cut per choice.
+    """
 
     relaxation: Relaxation
     multipliers: list[float]
     choices: list[IntArray]
+    cuts: Cuts
+
+    def mixed(self) -> IntArray:
+        """The choices (k, G), k at most one more than there are resources, whose cuts meet in the least point.
+
+        A mixture of them is what the relaxed problem takes for a feasible optimum (Geoffrion 1974).
+        """
+        heights = [
+            h + sum(m * s for m, s in zip(self.multipliers, slope, strict=True))
+            for h, slope in zip(self.cuts.heights, self.cuts.slopes, strict=True)
+        ]
+        order = np.argsort(-np.array(heights[-len(self.choices) :]), kind="stable")
+        return np.array([self.choices[k] for k in order[: len(self.multipliers) + 1]])
 
 
 def minimise(
@@ -94,7 +110,7 @@ def minimise(
         cuts.add(exact, height, slope)
         search.learn(exact, promised, best_height - height)
         if height < best_height:
-            best, best_height = Dual(relaxation, exact, choices), height
+            best, best_height = Dual(relaxation, exact, choices, cuts), height
             if proves:
                 bound = relaxation.bound if floor is None else max(floor, relaxation.bound)
                 progress.prove(max(bound, progress.value) if progress.value is not None else bound)

@@ -10,7 +10,8 @@
    the best such is optimal; or there is none, then T - 1 is a new bound and T is lowered. The work depends on
    the distance from the bound to the optimum, not on the quality of the primal.
 5. Branch, where the bound stays apart from the optimum because a stream's width makes the problem non-convex: split
-   the levels of the group with most ties, with multipliers of its own for each part, the best bound first.
+   the levels of a much tied group between the relaxed choices that mix at the best multipliers, with multipliers
+   of its own for each part, the best bound first.
 6. What is then still open goes to CP-SAT, with the best choice as hint, on the levels left (`core`).
 """
 
@@ -26,7 +27,7 @@ from .dp import solve_linear
 from .dual import Cuts, Dual, minimise
 from .elimination import Relaxation, most_costs, numbers
 from .errors import SolverError
-from .feasibility import cheap_choice, proof_of_infeasibility
+from .feasibility import cheap_choice, over_budget, proof_of_infeasibility
 from .instance import Instance, IntArray
 from .lift import bendable, between, grids, lifted
 from .linear import linear_costs
@@ -44,7 +45,9 @@ FIRST_STEP = 128  # the first threshold lies this fraction of the gap below the 
 BEAM = 20_000  # partial assignments kept when the lists grow too long
 MISSES = 2  # searches given up before branching takes over
 CLOSE = 4  # a node is searched when its gap is this many times smaller than the first
-BRANCHING = 0.8  # of the time left is for branching, the rest for CP-SAT
+PROBE = 0.4  # of the time left is for a first try of CP-SAT
+MOST_PROBED = 1200  # levels
+BRANCHING = 0.4  # of the time left is for branching, the rest for CP-SAT
 
 
 def run(instance: Instance, progress: Progress) -> Result:
@@ -59,8 +62,8 @@ def run(instance: Instance, progress: Progress) -> Result:
         start = cheap_choice(instance)
         if start is not None:
             progress.offer(start.tolist())
-        _solve_separate(instance, progress)
-        if not progress.closed:
+        why = _solve_separate(instance, progress)
+        if not why and not progress.closed:
             why = _Exact(instance, progress).run()
     except OutOfTimeError:
         pass
@@ -69,16 +72,20 @@ def run(instance: Instance, progress: Progress) -> Result:
     return progress.infeasible(why) if why else progress.result()
 
 
-def _solve_separate(instance: Instance, progress: Progress) -> None:
-    """Where no cost ties groups, dynamic programming is the better way; it may give up, but loses nothing."""
+def _solve_separate(instance: Instance, progress: Progress) -> str | None:
+    """Where no cost ties groups, dynamic programming is the better way; it may give up, but loses nothing.
+
+    Returns why the instance is infeasible, where it is found to be.
+    """
     try:
         linear = linear_costs(instance, "exact")
     except SolverError:
-        return
+        return None
     try:
-        solve_linear(instance, linear, progress)
+        return solve_linear(instance, linear, progress)
     except OutOfTimeError:
         progress.check()
+    return None
 
 
 @dataclass
@@ -117,6 +124,7 @@ class _Exact:
             stage = self._reduce(stage)
             if not progress.closed and self._is_split(stage):
                 self._branch(stage)
+                self._probe(stage)
             if not progress.closed:
                 why = self._deepen(stage)
             if not why and not progress.closed:
@@ -156,11 +164,7 @@ class _Exact:
                 cheapest = Relaxation(full, order, prices, 0, progress.check)
                 if cheapest.total < 0:
                     least = resource.budget - cheapest.total
-                    return (
-                        f"resource {resource.name!r} costs at least {least}, "
-                        f"over its budget of {resource.budget}; "
-                        f"give it a budget of {least} or more"
-                    )
+                    return over_budget(resource, least)
                 self.repair.improve(cheapest.choice(), progress, 0)
         highest = np.array([g.values.argmax() for g in self.instance.groups], dtype=np.int64)
         if (self.repair.evaluator.costs(highest) <= self.repair.evaluator.budgets).all():
@@ -299,9 +303,16 @@ class _Exact:
         gap = self.progress.bound - self.value
         return gap > 1e-3 * abs(self.progress.bound) and stage.levels > 300
 
+    def _probe(self, stage: _Stage) -> None:
+        """A short run of CP-SAT: where few levels are left it is at times far quicker than any branching."""
+        if stage.levels <= MOST_PROBED and self.progress.value is not None and not self.progress.closed:
+            solve_core(stage.network.positions, self.progress, PROBE)
+
     def _branch(self, stage: _Stage) -> None:
-        """Best-first branch and bound on the levels of the most tied groups; see step 5 of the module's text."""
+        """Best-first branch and bound; see step 5 of the module's text."""
         progress = self.progress
+        if progress.closed:
+            return
         until = progress.seconds + BRANCHING * progress.remaining
         ties = [0] * len(self.structure.instance.groups)
         for pair in self.structure.pairs:
@@ -324,8 +335,11 @@ class _Exact:
                 # One choice: it was offered when its relaxation was solved, or it is infeasible.
                 progress.offer([int(p[0]) for p in node.network.positions])
                 continue
-            group = max(open_, key=lambda g: (ties[g], sizes[g], -g))
-            at = int(np.searchsorted(node.network.positions[group], node.dual.choices[-1][group]))
+            mixed = node.dual.mixed()
+            low, high = mixed.min(axis=0), mixed.max(axis=0)
+            spread = {g: int(np.ptp(np.searchsorted(node.network.positions[g], mixed[:, g]))) for g in open_}
+            group = max(open_, key=lambda g: ((ties[g] + 1) * spread[g] / sizes[g], sizes[g], -g))
+            at = int(np.searchsorted(node.network.positions[group], (low[group] + high[group] + 1) // 2))
             cut = min(max(at, 1), sizes[group] - 1)
             for part in (slice(0, cut), slice(cut, None)):
                 positions = list(node.network.positions)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from .evaluate import Evaluator
-from .instance import Instance, IntArray
+from .instance import Instance, IntArray, Resource
 
 
 def least_costs(instance: Instance) -> tuple[int, ...]:
@@ -25,11 +25,16 @@ def proof_of_infeasibility(instance: Instance) -> str | None:
     """A sentence naming a resource whose least cost exceeds its budget; None when there is none."""
     for resource, least in zip(instance.resources, least_costs(instance), strict=True):
         if least > resource.budget:
-            return (
-                f"resource {resource.name!r} costs at least {least}, over its budget of {resource.budget}; "
-                f"give it a budget of {least} or more"
-            )
+            return over_budget(resource, least)
     return None
+
+
+def over_budget(resource: Resource, least: int) -> str:
+    """That no choice costs less than `least` of a resource, which is more than its budget."""
+    return (
+        f"resource {resource.name!r} costs at least {least}, over its budget of {resource.budget}; "
+        f"give it a budget of {least} or more"
+    )
 
 
 def cheap_choice(instance: Instance) -> IntArray | None:

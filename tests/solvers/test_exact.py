@@ -14,7 +14,7 @@ from solvers import Instance, Limits, Status, solve
 from solvers.arena import shapes
 from solvers.conjugate import Conjugate
 from solvers.elimination import Relaxation, numbers
-from solvers.lift import between, grid, lifted
+from solvers.lift import between, grids, lifted
 from solvers.network import network, structure
 from solvers.ordering import plan
 
@@ -77,7 +77,8 @@ def test_conjugate_is_exact(points: list[tuple[int, int]]) -> None:
 @given(st.lists(st.integers(-1000, 1000), min_size=20, max_size=80), st.integers(0, 200))
 def test_raised_grid_bounds_all_levels(values: list[int], price: int) -> None:
     levels, worth = np.arange(3, 3 + len(values)), np.array(values)
-    kept = grid(levels.size, 6, None)
+    (kept,) = grids([levels], [worth], 6)
+    assert kept[0] == 0 and kept[-1] == levels.size - 1 and (np.diff(kept) > 0).all()
     raised = lifted(levels, worth, kept)
     for cost in (price, -price):
         assert (raised - cost * levels[kept]).max() >= (worth - cost * levels).max()
