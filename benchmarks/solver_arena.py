@@ -1,17 +1,19 @@
 """What the runs of `knapsack-prune bench` show: times to a gap against the baselines, value lost, best known.
 
     knapsack-prune bench benchmarks/instances --solvers exact --time-limit 10 --threads 1 -o OUT/exact
+    knapsack-prune bench benchmarks/instances --solvers knapsack,greedy --time-limit 10 --threads 1 -o OUT/heuristics
     knapsack-prune bench $(python benchmarks/solver_arena.py --subset) \\
-        --solvers exact,cp_sat,highs,scip,knapsack,greedy --time-limit 8 --threads 1 -o OUT/arena
+        --solvers exact,cp_sat,highs,scip,lagrangian,knapsack,greedy,uniform --time-limit 60 --threads 1 -o OUT/arena
     python benchmarks/solver_arena.py OUT
 
-writes `OUT/comparison.md` and brings `benchmarks/instances/best_known.json` up to date.
+writes `OUT/comparison.md` and `OUT/lost.md`, and brings `benchmarks/instances/best_known.json` up to date.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import sys
 from pathlib import Path
 
@@ -62,13 +64,15 @@ def main() -> None:
     if arguments.results is None:
         parser.error("give the folder of results, or --subset")
     arena = read(arguments.results / "arena" / "runs.jsonl")
-    records = arena + read(arguments.results / "exact" / "runs.jsonl")
+    heuristics = read(arguments.results / "heuristics" / "runs.jsonl")
+    records = arena + heuristics + read(arguments.results / "exact" / "runs.jsonl")
     if not arena:
         sys.exit(f"{arguments.results}/arena/runs.jsonl: no runs")
     text = compare(arena)
     (arguments.results / "comparison.md").write_text(text)
     print(text)
     best_known(records, INSTANCES / "best_known.json")
+    (arguments.results / "lost.md").write_text(lost(heuristics, records))
 
 
 def compare(records: list[Record]) -> str:
@@ -116,6 +120,39 @@ def compare(records: list[Record]) -> str:
         "",
         "Lost: value below the best known at the same real budget, relative.",
     ]
+    return "\n".join(lines) + "\n"
+
+
+def lost(heuristics: list[Record], records: list[Record]) -> str:
+    """Per instance, the importance that each heuristic gives away at the same real budget."""
+    best: dict[str, int] = {}
+    for r in records:
+        if r.value is not None:
+            best[r.instance] = max(best.get(r.instance, r.value), r.value)
+    shares: dict[str, dict[str, float]] = {name: {} for name in HEURISTICS}
+    for r in heuristics:
+        if r.value is not None and best[r.instance] > 0:
+            shares[r.solver][r.instance] = (best[r.instance] - r.value) / best[r.instance]
+    lines = [
+        "# Importance lost that could have been kept",
+        "",
+        "Against the best known value (its status is in `best_known.json`), at the same real budget, in percent.",
+        "`knapsack` (fixed unit costs, the paper's) takes one budget and no tables over two groups.",
+        "",
+        "| solver | instances | median | mean | 90th percentile | largest |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, found in shares.items():
+        ranked = sorted(found.values())
+        if ranked:
+            ninth = ranked[min(len(ranked) - 1, int(0.9 * len(ranked)))]
+            middle, mean = statistics.median(ranked), statistics.fmean(ranked)
+            cells = " | ".join(_percent(x) for x in (middle, mean, ninth, ranked[-1]))
+            lines.append(f"| {name} | {len(ranked)} | {cells} |")
+    lines += ["", "| instance | " + " | ".join(HEURISTICS) + " |", "|---" * (1 + len(HEURISTICS)) + "|"]
+    for instance in sorted({i for found in shares.values() for i in found}):
+        cells = (_percent(found[instance]) if instance in found else "" for found in shares.values())
+        lines.append(f"| {instance} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 

@@ -11,6 +11,9 @@ from .progress import Progress
 
 FloatArray = npt.NDArray[np.float64]
 
+MANY = 100_000  # moves of an instance from which several are made at once
+NEARLY = 1.2  # at most this many times less worth than the best of them
+
 
 class Repair:
     """All single moves (one group to another level) of an instance at once, N of them over all groups."""
@@ -86,12 +89,28 @@ class Repair:
             after = weight @ np.maximum(over[:, None] + change, 0)
             removed = excess - after
             loss = np.maximum(-gain.astype(np.float64), 0.0) + 1e-9
-            ratio = np.where(removed > 1e-15, loss / np.maximum(removed, 1e-15), np.inf)
-            move = int(np.argmin(ratio))
-            if not np.isfinite(ratio[move]):
+            merit = np.where(removed > 1e-15, removed / loss, 0.0)
+            if not merit.any():
                 return None
-            choice = self._apply(choice, move)
+            for move in self._best(merit, removed, float(excess)):
+                choice = self._apply(choice, move)
         return None
+
+    def _best(self, merit: FloatArray, amounts: FloatArray, limit: float) -> list[int]:
+        """The move of most merit; in large instances with it those of other groups nearly as good.
+
+        Together they amount to no more than the limit: moves of several groups add up to first order only.
+        """
+        if merit.size < MANY:
+            return [int(np.argmax(merit))]
+        per_group = np.maximum.reduceat(merit, self.starts)
+        good = np.flatnonzero(
+            (merit == per_group[self.group]) & (merit > 0) & (merit >= per_group.max() / NEARLY)
+        )
+        good = good[np.unique(self.group[good], return_index=True)[1]]
+        good = good[np.argsort(-merit[good], kind="stable")]
+        within = int(np.searchsorted(np.cumsum(amounts[good]), limit, side="right"))
+        return [int(move) for move in good[: max(1, within)]]
 
     def _filled(self, choice: IntArray, progress: Progress) -> IntArray:
         """Raise what gains most within the slack until nothing fits; long fills go by gain per cost."""
@@ -103,10 +122,17 @@ class Repair:
             fits = (gain > 0) & (change <= slack[:, None]).all(axis=0)
             if not fits.any() or self._late(progress):
                 break
-            merit = gain.astype(np.float64)
-            if float((slack * weight).min()) > 1e-3:
-                merit = merit / (weight @ np.maximum(change, 0) + 1e-9)
-            choice = self._apply(choice, int(np.argmax(np.where(fits, merit, -np.inf))))
+            merit = np.where(fits, gain, 0).astype(np.float64)
+            room = float((slack * weight).min())
+            if room > (1e-3 if merit.size < MANY else 1e-6):
+                taken = weight @ np.maximum(change, 0)
+                filled = choice
+                for move in self._best(merit / (taken + 1e-9), taken, room / 2):
+                    filled = self._apply(filled, move)
+                if (self.evaluator.costs(filled) <= budgets).all():
+                    choice = filled
+                    continue
+            choice = self._apply(choice, int(np.argmax(merit)))
         return choice
 
     def _exchanged(self, choice: IntArray) -> IntArray | None:

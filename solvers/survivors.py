@@ -113,7 +113,7 @@ def _rows(
             )
             for k in range(0, keys, block)
         ]
-    kept_keys, kept_out, kept_worth = [], [], []
+    kept_keys, kept_out, kept_worth, kept = [], [], [], 0
     for key, out in pieces:
         relaxations[0].check()
         count += key.size
@@ -128,12 +128,13 @@ def _rows(
                 worth = [w[good] for w in worth]
                 total = total[good]
             worth.append(total)
+        kept += key.size
+        if kept > MOST_ROWS:
+            raise TooManyError
         kept_keys.append(key)
         kept_out.append(out)
         kept_worth.append(worth)
     key = np.concatenate(kept_keys) if kept_keys else np.zeros(0, dtype=np.int64)
-    if key.size > MOST_ROWS:
-        raise TooManyError
     positions = {u: where[key] for u, where in at.items()}
     for v in bucket.out:
         positions[v] = np.concatenate([o[v] for o in kept_out]) if kept_out else np.zeros(0, dtype=np.int64)

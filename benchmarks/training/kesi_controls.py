@@ -11,6 +11,11 @@ ResNet-56 on CIFAR-10 at the paper's point, on a GPU, and ResNet-20 on a CPU:
     python benchmarks/training/kesi_controls.py --network cifar_resnet20 --checkpoint FILE --data DIR/cifar10-small \
         --device cpu --adapt-epochs 10 --epochs 8 --table TABLE -o DIR
 
+The paper's hand-written widths against the knapsack's, at the MACs that the former cost:
+
+    python benchmarks/training/kesi_controls.py --network cifar_resnet56 ... --budget by-hand \
+        --methods iterative-cycle ensemble hand-cycle hand-ensemble --table TABLE -o DIR
+
 Every method trains for (rounds + 1) * epochs. Those that distil do so in the last `epochs`; those that do not train on
 with labels, by their own learning rate. Methods of one seed share the rounds they have in common. Finished runs are
 found again in the output directory and an interrupted one continues, so that the same call carries on; the table is
@@ -28,10 +33,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from kesi_widths import schedule_of_round
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from knapsack_prune.allocate import Widths
+from knapsack_prune.cost import total
 from knapsack_prune.data import ImageSource, open_source
 from knapsack_prune.ensemble.members import open_ensemble
 from knapsack_prune.files import write_text
@@ -40,6 +47,7 @@ from knapsack_prune.iterate.rounds import Rounds, Snapshot, forget_checkpoints
 from knapsack_prune.iterate.settings import RESTART, Pruning, distillation, retraining
 from knapsack_prune.models import Network, load_network
 from knapsack_prune.plan_file import Plan
+from knapsack_prune.slimming.probe import trace
 from knapsack_prune.slimming.slim import slim
 from knapsack_prune.training.ensembles import accuracy_of
 from knapsack_prune.training.files import read_json, write_json
@@ -55,7 +63,10 @@ METHODS = {
     "single-teacher": "+ distilled from the parent alone",
     "ensemble": "+ distilled from the ensemble (KESI)",
     "ensemble-inner": "+ distilled from the ensemble, with inner distillation",
+    "hand-cycle": "widths by hand, iterative, one-cycle",
+    "hand-ensemble": "widths by hand, + distilled from their ensemble (KESI)",
 }
+BY_HAND = ("hand-cycle", "hand-ensemble")
 
 
 class Laboratory:
@@ -75,7 +86,14 @@ class Laboratory:
         self.session = Session(self.source, self.network.input_shape, retraining(1, **self.common), conduct)
         self._adapt()
         small = OptimizerSettings("sgd", options.small_rate, 1e-4, "constant", 0.0)
-        self.rates = {"cycle": RESTART, "small": small}
+        self.rates = {"cycle": RESTART, "hand": RESTART, "small": small}
+        self.budget = options.budget if options.budget is not None else self._cost_by_hand()
+
+    def _cost_by_hand(self) -> int:
+        """FLOPs of the network that the paper's last widths leave."""
+        graph = trace(self.network.model, torch.zeros(1, *self.network.input_shape))
+        fixed = schedule_of_round([group.name for group in graph.groups], self.options.rounds).units
+        return total(graph.flops, [fixed.get(group.name, group.size) for group in graph.groups])
 
     def _adapt(self) -> None:
         """Fine-tune the parent on the images, once, where asked for."""
@@ -94,13 +112,26 @@ class Laboratory:
         """The same for every seed, so that what varies is training."""
         options = self.options
         return Pruning(
-            options.budget, options.rounds, options.importance, widths=Widths(1, options.min_channels)
+            self.budget,
+            options.rounds,
+            options.importance,
+            options.normalize,
+            widths=Widths(1, options.min_channels),
         )
 
     def rounds(self, rate: str, seed: int, folder: Path) -> Rounds:
-        """The rounds of a seed at a learning rate."""
+        """The rounds of a seed at a learning rate, or with the widths by hand."""
         settings = retraining(self.options.epochs, seed, optimizer=self.rates[rate], **self.common)
-        return Rounds(self.network, self.source, folder, self.pruning(), settings, self.session)
+        schedule: Callable[[int], Widths] | None = None
+        if rate == "hand":
+            graph = trace(self.network.model, torch.zeros(1, *self.network.input_shape))
+            names = [group.name for group in graph.groups]
+
+            def schedule(number: int) -> Widths:
+                return schedule_of_round(names, number)
+
+        given = (self.network, self.source, folder, self.pruning(), settings, self.session)
+        return Rounds(*given, schedule=schedule)
 
     def snapshots(self, rate: str, seed: int) -> tuple[Path, tuple[Snapshot, ...]]:
         """All rounds, finished now if they were not."""
@@ -151,7 +182,7 @@ class Laboratory:
         """All rounds with one-cycle restarts, then distillation."""
 
         def work(seed: int, folder: Path) -> None:
-            directory, snapshots = self.snapshots("cycle", seed)
+            directory, snapshots = self.snapshots("hand" if kind == "hand-ensemble" else "cycle", seed)
             settings = distillation(self.options.epochs, seed, **self.common)
             if kind == "ensemble-inner":
                 inner = replace(settings.objective, distill="kept", gamma=self.options.gamma)
@@ -185,8 +216,8 @@ class Laboratory:
             return self.scratch
         if name == "one-shot-small":
             return self.one_shot
-        if name.startswith("iterative-"):
-            return self.iterative(name.removeprefix("iterative-"))
+        if name in ("iterative-small", "iterative-cycle", "hand-cycle"):
+            return self.iterative({"hand-cycle": "hand"}.get(name, name.removeprefix("iterative-")))
         return self.distilled(name)
 
 
@@ -197,7 +228,7 @@ def main() -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     laboratory = Laboratory(options)
-    todo = [(seed, name) for seed in options.seeds for name in METHODS]
+    todo = [(seed, name) for seed in options.seeds for name in options.methods]
     done = 0
     for seed, name in todo:
         folder = options.output / "methods" / f"{name}-{seed}"
@@ -224,9 +255,17 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--network", help="by name; the embedded digits network if left out")
     parser.add_argument("--checkpoint", type=Path, help="the parent's weights")
     parser.add_argument("--data", type=Path, help="image folder with train and test; the digits if left out")
-    parser.add_argument("--budget", type=float, default=0.385, help="FLOPs kept at most, of the parent's")
+    parser.add_argument(
+        "--budget",
+        type=lambda text: None if text == "by-hand" else float(text),
+        default=0.385,
+        help="FLOPs kept at most, of the parent's; `by-hand`: what the paper's last widths cost",
+    )
+    standard = [name for name in METHODS if name not in BY_HAND]
+    parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=standard)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--importance", default="l1")
+    parser.add_argument("--normalize", choices=["none", "layer"], default="none")
     parser.add_argument("--min-channels", type=int, default=1)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--adapt-epochs", type=int, default=0, help="fine-tune the parent first")
@@ -242,6 +281,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--table", type=Path, required=True, help="write TABLE.csv and TABLE.md")
     parser.add_argument("-o", "--output", type=Path, required=True, help="networks and results of every run")
     return parser.parse_args()
+
+
+def _budget_text(budget: float) -> str:
+    return f"{100 * budget:g} % of the parent's FLOPs" if budget <= 1 else f"{budget:,} FLOPs"
 
 
 def fresh_copy(network: Network, seed: int) -> nn.Module:
@@ -280,8 +323,9 @@ def write_tables(options: argparse.Namespace, laboratory: Laboratory) -> None:
         "",
         f"{record['train_images']:,} training and {record['test_images']:,} test images; every method trains for "
         f"{laboratory.total} epochs at batch {options.batch_size}: {options.rounds} rounds of {options.epochs} and a "
-        f"last phase of {options.epochs}. Final budget {100 * options.budget:g} % of the parent's FLOPs, importance "
-        f"`{options.importance}`, at least {options.min_channels} channels a layer. One-cycle up to 0.1, small fixed "
+        f"last phase of {options.epochs}. Final budget {_budget_text(laboratory.budget)}, importance "
+        f"`{options.importance}` (normalize: {options.normalize}), at least {options.min_channels} channels a "
+        "layer. One-cycle up to 0.1, small fixed "
         f"rate {options.small_rate:g}; distillation by Adam up to 0.001, T = 5, no labels; inner distillation with "
         f"gamma {options.gamma:g}. The last epoch counts. {record['device']}, torch {record['versions']['torch']}.",
         "",

@@ -38,6 +38,7 @@ def iterate(
         ),
     ] = 5,
     importance: options.Importance = "l1",
+    normalize: options.Normalize = "none",
     samples: options.Samples = 1024,
     round_to: options.RoundTo = 1,
     min_channels: options.MinChannels = 1,
@@ -131,7 +132,7 @@ def iterate(
         raise RequestError("no budget is given: give --flops-budget, the fraction of FLOPs kept at the end")
     check_writable(directory, directory=True)
     budget = parse_budget(flops_budget)
-    ScoringOptions(importance, None, samples, 64, seed).check()
+    ScoringOptions(importance, None, samples, 64, seed, normalize).check()
     network = NetworkOptions(model, weights, checkpoint, input_shape, num_classes, seed).load()
     small = network.name == DEFAULT_NETWORK
     per_round = epochs if epochs is not None else DIGITS_EPOCHS if small else EPOCHS
@@ -158,6 +159,7 @@ def iterate(
                 budget,
                 rounds,
                 importance,
+                normalize,
                 samples,
                 64,
                 Widths(round_to, min_channels),

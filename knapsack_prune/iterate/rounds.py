@@ -173,7 +173,7 @@ class Rounds:
         if pruning.importance in DATA_CRITERIA:
             shape = self._network.input_shape
             data = calibration_loader(self._source, pruning.samples, seed, pruning.batch_size, shape)
-        return score(graph, model, pruning.importance, data=data, seed=seed)
+        return score(graph, model, pruning.importance, data=data, seed=seed, normalize=pruning.normalize)
 
     def _plan(self, graph: ChannelGraph, scores: Scores, limit: int, widths: Widths) -> Plan:
         return plan_from_scores(

@@ -38,6 +38,7 @@ class Pruning:
         flops_budget: of the last round: a fraction of the parent's FLOPs kept (in (0, 1]), or a number above 1.
         rounds: how many; budgets between the parent and the last are a geometric sequence.
         importance: a criterion; scored anew on each round's network.
+        normalize: `none`, or `layer`: each layer's scores divided by their mean.
         samples, batch_size: calibration images, for criteria that need them.
         widths: allowed widths.
         keep: globs of layers that stay whole.
@@ -48,6 +49,7 @@ class Pruning:
     flops_budget: float | int
     rounds: int = 5
     importance: str = "l1"
+    normalize: str = "none"
     samples: int = 1024
     batch_size: int = 64
     widths: Widths = field(default_factory=Widths)
