@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import platform
 import time
 from collections.abc import Callable, Sequence
@@ -104,7 +105,7 @@ def finetune(
     session = session or Session(source, plan.model.input_shape, settings, conduct)
     of_parent, before = session.accuracy(parent), session.accuracy(network)
     identity = {
-        "plan": hashlib.sha256(plan.to_json().encode()).hexdigest(),
+        "plan": _digest(plan),
         "start": weights_digest(network),
         "teacher": weights_digest(parent),
         "teachers": [one.identity() for one in teachers],
@@ -194,3 +195,9 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             found[package] = "not installed"
     return found
+
+
+def _digest(plan: Plan) -> str:
+    """Of everything but the solver's run, whose seconds differ when the same plan is made again."""
+    content = plan.model_dump(mode="json", exclude={"solver"})
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

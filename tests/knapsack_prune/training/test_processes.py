@@ -1,4 +1,4 @@
-"""Two processes train as one does: the same losses, the same scores, one set of files."""
+"""Two processes train as one does: the same losses, the same scores, one set of files; sharded or not."""
 
 from __future__ import annotations
 
@@ -59,3 +59,16 @@ def test_two_processes_are_one_with_twice_the_images_a_step(
     if norm == "plain":  # running statistics are those of the first process, as in torch's own DDP
         assert two["weights"] == pytest.approx(one["weights"], rel=1e-4)
         assert two["accuracy"] == pytest.approx(one["accuracy"], abs=0.03)
+
+
+def test_sharded_over_two_processes_is_the_same_and_resumes(tmp_path: Path) -> None:
+    single = _start(tmp_path / "one", 1, "16", "1", "plain", "sharded")
+    double = _start(tmp_path / "two", 2, "8", "1", "plain", "sharded")
+    one, two = _found(single, tmp_path / "one"), _found(double, tmp_path / "two")
+    for ours, theirs in zip(two["losses"], one["losses"], strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-6)
+    assert two["weights"] == pytest.approx(one["weights"], rel=1e-4)
+    assert two["accuracy"] == pytest.approx(one["accuracy"], abs=0.03)
+    for found in (one, two):
+        assert len(found["tail"]) == len(found["losses"]) // 2
+        assert found["tail"] == found["losses"][len(found["tail"]) :]
