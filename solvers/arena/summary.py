@@ -129,7 +129,7 @@ def _share(part: int, whole: int) -> str:
 
 
 def _gap(gap: float | None) -> str:
-    return "" if gap is None else "0" if gap == 0 else f"{100 * gap:.2g} %"
+    return "" if gap is None else "0" if gap < 1e-12 else f"{100 * gap:.2g} %"
 
 
 def draw(records: list[Record], output: Path) -> list[Path]:

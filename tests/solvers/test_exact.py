@@ -113,12 +113,12 @@ def test_time_limit_is_obeyed() -> None:
 
 def test_interruption_returns_the_best_so_far(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C while survivors are collected: by then there is a choice and a bound."""
-    from solvers import exact
+    from solvers import approach
 
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(exact, "survivors", interrupted)
+    monkeypatch.setattr(approach, "survivors", interrupted)
     instance = SHAPES["star"]().instance("star", 0.5, 1, seed=2)
     result = solve(instance, "exact", Limits(seconds=60, threads=1))
     assert result.status is Status.FEASIBLE
