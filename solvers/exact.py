@@ -124,7 +124,7 @@ def _start(solving: Solving) -> str | None:
 
 
 def _deepen(solving: Solving, stage: Stage) -> str | None:
-    """Lower the threshold from the bound until a choice is found; see step 4 of the module's text."""
+    """Lower the threshold from the bound until a choice is found; step 4 of the module's text."""
     progress = solving.progress
     step, misses = 0, 0
     while not progress.closed and misses < MISSES:
