@@ -111,9 +111,10 @@ class InnerLoss(nn.Module):
         terms = []
         for index, (ours, theirs) in enumerate(zip(features, teacher_features, strict=True)):
             dim = self._dims[index]
+            name = self._teacher_names[index]
             ours = self._select(ours, self._student_names[index], dim)
-            terms.append(_distance(ours, self._select(theirs, self._teacher_names[index], dim)))
-        terms.append(_distance(logits, teacher_logits))
+            terms.append(_distance(ours, self._select(theirs, name, dim), own=name is not None))
+        terms.append(_distance(logits, teacher_logits, own=False))
         weighted = [weight * term for weight, term in zip(self._weights, terms, strict=True)]
         return torch.stack(weighted).mean()
 
@@ -136,21 +137,25 @@ class _MeanSquare(torch.autograd.Function):
     """Mean of the squared difference, with one pass over the features on the way back.
 
     Written out, because the gradients of `mse_loss` and of `mean` are channels-first whatever they are given.
+    What is nobody else's is overwritten: new memory for a feature costs more than the arithmetic on it. A
+    second way back through the same loss is therefore refused by torch, as without `retain_graph`.
     """
 
     @staticmethod
-    def forward(ctx: Any, ours: Tensor, theirs: Tensor) -> Tensor:
-        difference = ours - theirs
+    def forward(ctx: Any, ours: Tensor, theirs: Tensor, own: bool) -> Tensor:
+        difference = theirs.sub_(ours) if own else theirs - ours
         ctx.save_for_backward(difference)
         mean: Tensor = torch.linalg.vector_norm(difference).square() / difference.numel()
         return mean
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         (difference,) = ctx.saved_tensors
-        return difference * (gradients[0] * (2 / difference.numel())), None
+        return difference.mul_(gradients[0] * (-2 / difference.numel())), None, None
 
 
-def _distance(ours: Tensor, theirs: Tensor) -> Tensor:
-    distance: Tensor = _MeanSquare.apply(ours.float(), theirs.detach().float())
+def _distance(ours: Tensor, theirs: Tensor, own: bool) -> Tensor:
+    """Mean squared difference; `own` tells that the second may be overwritten."""
+    target = theirs.detach().float()
+    distance: Tensor = _MeanSquare.apply(ours.float(), target, own or target.dtype != theirs.dtype)
     return distance
