@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 from rich.table import Table
+from torch import nn
 
 from knapsack_prune.cli.console import output
 from knapsack_prune.data import ImageSource
@@ -101,7 +102,7 @@ def parse_devices(names: Sequence[str] | None) -> tuple[torch.device, ...]:
 
 def show_ensemble_of(
     directory: Path,
-    open_source: Callable[[str], ImageSource],
+    open_source: Callable[[str, nn.Module], ImageSource],
     settings: RunSettings,
     conduct: Conduct,
     devices: Sequence[str] | None,
@@ -110,7 +111,8 @@ def show_ensemble_of(
 ) -> None:
     """Evaluate the ensemble in a directory and show what it reaches."""
     ensemble = open_ensemble(directory)
-    source = open_source(ensemble.members[0].plan.model.name)
+    first = ensemble.members[0]
+    source = open_source(first.plan.model.name, first.network)
     ensemble.require(source)
     session = Session(source, ensemble.input_shape, settings, conduct, test_only=True)
     found = accuracy_of(ensemble, session, parse_devices(devices), directory if record else None)

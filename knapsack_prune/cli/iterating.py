@@ -153,7 +153,7 @@ def iterate(
     with quiet_libraries():
         record = whole_method(
             network,
-            open_data(data, network.name, data_root, mean, std),
+            open_data(data, network.name, network.model, data_root, mean, std),
             directory,
             Pruning(
                 budget,

@@ -150,7 +150,7 @@ def _score(network: Network, graph: ChannelGraph, scoring: ScoringOptions, stage
             f"--importance {criterion} needs labelled images: give --data (an ImageFolder, torch/cifar10 or "
             "digits), or choose l1, l2, bn_scale or random"
         )
-    images = open_source(source)
+    images = open_source(source, model=network.model)
     if network.num_classes is not None:
         require_classes(images, network.num_classes)
     loader = calibration_loader(

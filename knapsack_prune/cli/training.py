@@ -119,7 +119,7 @@ def finetune(
     )
     conduct = make_conduct(device, cache, workers, threads, resume, checkpoint_every)
     subject = load_target(target, model, weights, checkpoint, num_classes)
-    source = open_data(data, subject.parent.name, data_root, mean, std)
+    source = open_data(data, subject.parent.name, subject.parent.model, data_root, mean, std)
     beside = teaching(
         teacher, teacher_exclude, member_device, record_outputs, subject.parent, source, settings, conduct
     )
@@ -178,7 +178,7 @@ def evaluate(
     if target is not None and (target / "ensemble.json").is_file():
         show_ensemble_of(
             target,
-            lambda name: open_data(data, name, data_root, mean, std),
+            lambda name, model: open_data(data, name, model, data_root, mean, std),
             settings,
             conduct,
             member_device,
@@ -193,7 +193,7 @@ def evaluate(
     else:
         subject = load_target(target, model, weights, checkpoint, num_classes, parent_weights=False)
         parent, network, name = subject.parent, subject.slim(), str(target)
-    source = open_data(data, parent.name, data_root, mean, std)
+    source = open_data(data, parent.name, parent.model, data_root, mean, std)
     if parent.num_classes is not None:
         require_classes(source, parent.num_classes)
     session = Session(source, parent.input_shape, settings, conduct, test_only=True)

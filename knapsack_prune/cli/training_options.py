@@ -83,12 +83,17 @@ DataRoot = Annotated[
 Mean = Annotated[
     str | None,
     _option(
-        "--mean", IMAGES, "Mean per channel of pixels in [0, 1]; by default the source's.", metavar="M,M,M"
+        "--mean",
+        IMAGES,
+        "Mean per channel of pixels in [0, 1]; the network's or the source's if left out.",
+        metavar="M,M,M",
     ),
 ]
 Std = Annotated[
     str | None,
-    _option("--std", IMAGES, "Deviation per channel; by default the source's.", metavar="S,S,S"),
+    _option(
+        "--std", IMAGES, "Deviation per channel; the network's or the source's if left out.", metavar="S,S,S"
+    ),
 ]
 HeldOut = Annotated[
     float,

@@ -64,12 +64,12 @@ def load_target(
 
 
 def open_data(
-    data: str | None, network: str, root: Path | None, mean: str | None, std: str | None
+    data: str | None, name: str, model: nn.Module, root: Path | None, mean: str | None, std: str | None
 ) -> ImageSource:
-    """Open `--data`; the digits stand in for it where the network is the embedded default."""
-    if data is None and network != DEFAULT_NETWORK:
+    """Open `--data` for a network; the digits stand in for it where that is the embedded default."""
+    if data is None and name != DEFAULT_NETWORK:
         raise RequestError(
-            f"no --data is given for {network}: give an image folder, torch/cifar10 or digits; only "
+            f"no --data is given for {name}: give an image folder, torch/cifar10 or digits; only "
             f"{DEFAULT_NETWORK} comes with data"
         )
     if (mean is None) != (std is None):
@@ -81,7 +81,7 @@ def open_data(
             raise RequestError(
                 f"--mean {mean} and --std {std}: they must have as many numbers, and deviations above 0"
             )
-    return open_source(data or "digits", root, normalisation)
+    return open_source(data or "digits", root, normalisation, model)
 
 
 def _numbers(option: str, text: str) -> tuple[float, ...]:

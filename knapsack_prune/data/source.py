@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from knapsack_prune.data.images import ImageSet, TensorImages
 from knapsack_prune.errors import RequestError
@@ -28,6 +28,13 @@ class Normalisation:
 
 
 IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+def trained_with(model: nn.Module) -> Normalisation:
+    """What a network was trained with: timm's networks carry it; others are taken for ImageNet's."""
+    config = getattr(model, "pretrained_cfg", None) or {}
+    mean, std = config.get("mean"), config.get("std")
+    return Normalisation(tuple(mean), tuple(std)) if mean and std else IMAGENET
 
 
 @dataclass(frozen=True)

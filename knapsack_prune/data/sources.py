@@ -7,16 +7,20 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from torch import nn
 
 from knapsack_prune.data.images import FileImages, TensorImages
-from knapsack_prune.data.source import IMAGENET, TEST_FOLDERS, ImageSource, Normalisation
+from knapsack_prune.data.source import IMAGENET, TEST_FOLDERS, ImageSource, Normalisation, trained_with
 from knapsack_prune.data.torchvision_sets import open_torchvision
 from knapsack_prune.digits import load_digits
 from knapsack_prune.errors import RequestError
 
 
 def open_source(
-    spec: str, root: Path | None = None, normalisation: Normalisation | None = None
+    spec: str,
+    root: Path | None = None,
+    normalisation: Normalisation | None = None,
+    model: nn.Module | None = None,
 ) -> ImageSource:
     """Open what `--data` names.
 
@@ -24,7 +28,9 @@ def open_source(
         spec: `digits`; `torch/NAME` for a torchvision dataset (`torch/cifar10`); else an image folder, either
             `DIR/train/CLASS/*.jpg` with a test folder beside `train`, or `DIR/CLASS/*.jpg` (no test images).
         root: where torchvision datasets lie or are downloaded to; `data` in the working directory if None.
-        normalisation: overrides the source's own (ImageNet's for folders and torchvision datasets).
+        normalisation: overrides all others.
+        model: whose images folders and torchvision datasets are to be; they are normalised as it was trained
+            (timm's networks tell), or by ImageNet's numbers.
 
     Raises:
         RequestError: no such folder or dataset, no classes, or classes without images.
@@ -35,6 +41,8 @@ def open_source(
         source = open_torchvision(spec, root or Path("data"))
     else:
         source = _folder(Path(spec))
+    if normalisation is None and model is not None and spec != "digits":
+        normalisation = trained_with(model)
     return source if normalisation is None else replace(source, normalisation=normalisation)
 
 

@@ -140,7 +140,7 @@ class Run:
             if (data.mean is None) != (data.std is None):
                 raise RequestError("1 of data.mean and data.std is given: both are needed, or neither")
             normalisation = Normalisation(data.mean, data.std) if data.mean and data.std else None
-            self._source = open_source(data.source or "digits", data.root, normalisation)
+            self._source = open_source(data.source or "digits", data.root, normalisation, parent.model)
             if parent.num_classes is not None:
                 require_classes(self._source, parent.num_classes)
         return self._source

@@ -9,9 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
-from knapsack_prune.data import Preparation, open_source, require_classes
+from knapsack_prune.data import Normalisation, Preparation, open_source, require_classes
 from knapsack_prune.data.augment import Augmentation
 from knapsack_prune.data.batches import Delivery, evaluation_batches, training_data
+from knapsack_prune.data.source import IMAGENET
 from knapsack_prune.errors import RequestError
 
 CPU = torch.device("cpu")
@@ -120,6 +121,17 @@ def test_cached_crops_are_windows_of_the_padded_image() -> None:
         assert fits
         shifts.add(fits[0])
     assert len(shifts) > 3
+
+
+def test_images_are_normalised_as_the_network_was_trained(folder: Path) -> None:
+    timm = pytest.importorskip("timm")
+    vit = timm.create_model("vit_tiny_patch16_224", num_classes=2)
+    plain = torch.nn.Linear(1, 1)
+    asked = Normalisation((0.1,) * 3, (0.2,) * 3)
+    assert open_source(str(folder), model=vit).normalisation == Normalisation((0.5,) * 3, (0.5,) * 3)
+    assert open_source(str(folder), model=plain).normalisation == IMAGENET
+    assert open_source(str(folder), normalisation=asked, model=vit).normalisation == asked
+    assert open_source("digits", model=vit).normalisation == open_source("digits").normalisation
 
 
 def test_a_torchvision_dataset_is_opened_by_name(tmp_path: Path) -> None:
