@@ -21,12 +21,10 @@ class Parameter:
     Attributes:
         name: its name in the `state_dict`.
         tensor: its values.
-        trained: whether it is a parameter (buffers that no layer owns carry no channels of their own).
     """
 
     name: str
     tensor: Tensor
-    trained: bool
 
 
 Value = Any

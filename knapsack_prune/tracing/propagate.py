@@ -124,7 +124,7 @@ def _fold(context: Context, inputs: list[Value]) -> Value:
     args = _values((context.args, context.kwargs))
     with torch.no_grad():
         result = context.node.target(*args[0], **args[1])  # type: ignore[operator]
-    return Parameter("", result, False) if isinstance(result, torch.Tensor) else None
+    return Parameter("", result) if isinstance(result, torch.Tensor) else None
 
 
 def _values(value: Any) -> Any:
@@ -151,15 +151,15 @@ def _placeholders(program: ExportedProgram) -> dict[Node, Value]:
     for spec in program.graph_signature.input_specs:
         node = by_name[spec.arg.name]
         if spec.kind is InputKind.PARAMETER and spec.target is not None:
-            values[node] = Parameter(spec.target, program.state_dict[spec.target], True)
+            values[node] = Parameter(spec.target, program.state_dict[spec.target])
         elif spec.kind is InputKind.BUFFER and spec.target is not None:
             source = program.state_dict if spec.persistent else program.constants
-            values[node] = Parameter(spec.target, source[spec.target], False)
+            values[node] = Parameter(spec.target, source[spec.target])
         elif spec.kind is InputKind.CONSTANT_TENSOR and spec.target is not None:
             tensor = program.constants[spec.target]
             # A constant written in the code cannot be sliced: its elements belong to no channel.
             floating = isinstance(tensor, torch.Tensor) and tensor.is_floating_point()
-            values[node] = Ids.none(tensor.shape) if floating else Parameter(spec.target, tensor, False)
+            values[node] = Ids.none(tensor.shape) if floating else Parameter(spec.target, tensor)
         else:
             values[node] = _nothing(node.meta.get("val"))
     return values
