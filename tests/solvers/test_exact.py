@@ -136,3 +136,31 @@ def test_a_choice_below_the_threshold_is_no_proof() -> None:
     result = solve(Instance.load(path), "exact", Limits(seconds=60, threads=1))
     assert result.status is Status.OPTIMAL
     assert result.value == 839260700
+
+
+@pytest.mark.parametrize("name", ["star", "dense"])
+def test_many_moves_at_once_repair_as_well(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in large instances: choices from the relaxation are repaired and filled many groups at a time."""
+    from solvers import repair
+
+    instance = SHAPES[name]().instance(name, 0.4, 2, seed=3)
+    expected = solve(instance, "exact", Limits(seconds=60, threads=1))
+    monkeypatch.setattr(repair, "MANY", 1)
+    found = solve(instance, "exact", Limits(seconds=60, threads=1))
+    assert found.status is Status.OPTIMAL
+    assert found.value == expected.value
+    lagrangian = solve(instance, "lagrangian", Limits(seconds=60, threads=1))
+    assert lagrangian.gap is not None
+    assert lagrangian.gap < 0.02
+
+
+def test_a_network_wider_than_numpy_has_axes() -> None:
+    """A hub tied to a hundred groups, all of which have one level left once the bound is done with them."""
+    from solvers import Factor, Group, Resource, Term
+
+    groups = [Group(f"g{i}", np.arange(1, 4), np.array([5, 9, 12]) * (1 + i % 7)) for i in range(101)]
+    terms = [Term(1 + i % 3, [Factor([0]), Factor([i])]) for i in range(1, 101)]
+    instance = Instance("hub", groups, [Resource("flops", 600, terms)])
+    result = solve(instance, "exact", Limits(seconds=30, threads=1))
+    assert result.status is Status.OPTIMAL
+    assert result.value == solve(instance, "cp_sat", Limits(seconds=30, threads=1)).value
