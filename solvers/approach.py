@@ -38,7 +38,7 @@ def approach(solving: Solving) -> Stage | None:
         net = network(solving.structure, positions, values=values, most_sums=sums)
         whole = all(k.size == p.size for k, p in zip(kept, left, strict=True))
         whole = whole and not (net.relaxed and sums < MOST_SUMS)
-        order = plan(net)
+        order = plan(net, check=progress.check)
         if start or whole:
             _weak(solving, net, order)
         # Bounds hold for what is better than the best choice: what is worse may have been dropped.
@@ -105,7 +105,7 @@ def reduce(solving: Solving, stage: Stage) -> Stage:
             if settled:
                 break
             narrowed = stage.network
-        order = plan(narrowed) if fresh else stage.plan
+        order = plan(narrowed, check=progress.check) if fresh else stage.plan
         start = stage.dual.multipliers
         dual = minimise(narrowed, order, Cuts(), progress, rounds=40, floor=solving.value, start=start)
         if dual is None:

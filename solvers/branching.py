@@ -89,7 +89,7 @@ def _child(solving: Solving, node: Stage, positions: list[IntArray]) -> Stage | 
     net = network(solving.structure, positions)
     if any(d.size == 0 for d in net.domains):
         return None
-    order = plan(net)
+    order = plan(net, check=solving.progress.check)
     start = node.dual.multipliers
     dual = minimise(
         net, order, Cuts(), solving.progress, rounds=25, tolerance=1e-8, proves=False, start=start
@@ -106,7 +106,7 @@ def _child(solving: Solving, node: Stage, positions: list[IntArray]) -> Stage | 
         return stage
     if narrowed is None:
         return None
-    order = plan(narrowed)
+    order = plan(narrowed, check=solving.progress.check)
     again = minimise(
         narrowed,
         order,

@@ -77,13 +77,18 @@ def minimise(
     proves: bool = True,
     start: Sequence[float] | None = None,
 ) -> Dual | None:
-    """Minimise the dual function over this network; None when numbers leave no room or nothing was finished.
+    """Minimise the dual function over this network; None when numbers or tables leave no room.
 
     `cuts` are those known beforehand, and grow; `start` is where to begin with several resources. With
     `proves`, bounds are given to `progress`, raised to `floor` (the network may have lost the choices worth
     at most that much). Without, the network is only a restriction and proves nothing.
     """
     instance = network.instance
+    if plan.too_large:
+        progress.note(
+            "ties are too wide for tables, even with products bounded linearly: no Lagrangian bound"
+        )
+        return None
     best: Dual | None = None
     best_height = math.inf
     choices: list[IntArray] = []

@@ -109,8 +109,8 @@ def _start(solving: Solving) -> str | None:
     progress = solving.progress
     if progress.value is None and max(most_costs(solving.instance), default=0) < 2**59:
         full = network(solving.structure)
-        order = plan(full)
-        for r, resource in enumerate(solving.instance.resources):
+        order = plan(full, check=progress.check)
+        for r, resource in enumerate(() if order.too_large else solving.instance.resources):
             prices = [int(r == k) for k in range(len(solving.instance.resources))]
             cheapest = Relaxation(full, order, prices, 0, progress.check)
             if cheapest.total < 0:

@@ -23,7 +23,7 @@ def run(instance: Instance, progress: Progress) -> Result:
         progress.offer(start.tolist())
     net = network(structure(instance))
     try:
-        dual = minimise(net, plan(net), Cuts(), progress)
+        dual = minimise(net, plan(net, check=progress.check), Cuts(), progress)
         for choice in [] if dual is None else dual.choices[-4:]:
             progress.check()
             repair.improve(choice, progress)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import heapq
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -28,6 +29,8 @@ MOST_ENTRIES = 2**25  # of one message: 256 MB
 MOST_WORK = 2**33  # of one step
 MUCH_WORK = 100_000_000  # of a whole order, from which others are tried
 TRIES = 8
+STRICTER = (2**6, 2**12, 2**18)  # divisors of the limits, tried in turn
+MOST_LOOSE = 100  # products given up by an order worth improving
 WIDE = 48  # variables in a message (NumPy allows 64 axes); one as wide is the last resort
 MANY = 24  # products from which a variable is not looked at as the next step after another
 
@@ -52,7 +55,7 @@ class Plan:
     """Buckets in the order of elimination, and products given up because no table could hold their ties.
 
     `settled` are products with a variable that has one value left, as (other, fixed): they are linear and tie
-    nothing.
+    nothing. `too_large` tells that a step exceeds the limits all the same: it must not be carried out.
     """
 
     buckets: list[Bucket]
@@ -60,18 +63,49 @@ class Plan:
     loose: list[tuple[int, int]]
     work: int
     settled: list[tuple[int, int]] = field(default_factory=list)
+    too_large: bool = False
 
 
-def plan(network: Network, most_entries: int = MOST_ENTRIES, most_work: int = MOST_WORK) -> Plan:
-    """Order greedily by the work of a step and of what it forces next; where that is much, try others too."""
-    best = _Planner(network, most_entries, most_work).run()
+def plan(
+    network: Network,
+    most_entries: int = MOST_ENTRIES,
+    most_work: int = MOST_WORK,
+    *,
+    check: Callable[[], None] = lambda: None,
+) -> Plan:
+    """Order greedily by the work of a step and of what it forces next; where that is much, try others too.
+
+    `check` is called between steps and may raise to end the planning.
+    """
+    # Steps within the limits may leave messages that later meet in one beyond them: be stricter from the start then,
+    # and at once by far where so much is to be given up that the order hardly matters.
+    best = _Planner(network, most_entries, most_work).run(check, MOST_LOOSE)
+    for stricter in STRICTER if len(best.loose) <= MOST_LOOSE else STRICTER[-1:]:
+        best.too_large = _exceeds(best, network, most_entries, most_work)
+        if not best.too_large:
+            break
+        best = _Planner(network, most_entries // stricter, most_work // stricter).run(check)
+    best.too_large = _exceeds(best, network, most_entries, most_work)
     random = np.random.default_rng(0)
-    for _ in range(TRIES if best.work > MUCH_WORK and len(best.buckets) <= 400 else 0):
+    many = best.too_large or len(best.buckets) > 400 or len(best.loose) > MOST_LOOSE
+    for _ in range(TRIES if best.work > MUCH_WORK and not many else 0):
         noise = np.exp(0.7 * random.standard_normal(len(network.domains)))
-        other = _Planner(network, most_entries, most_work, noise).run()
-        if (len(other.loose), other.work) < (len(best.loose), best.work):
+        other = _Planner(network, most_entries, most_work, noise).run(check)
+        better = (len(other.loose), other.work) < (len(best.loose), best.work)
+        if better and not _exceeds(other, network, most_entries, most_work):
             best = other
     return best
+
+
+def _exceeds(found: Plan, network: Network, most_entries: int, most_work: int) -> bool:
+    """Whether a step is beyond the limits, or variables are left that were never eliminated."""
+    if sum(len(b.out) for b in found.buckets) < len(network.domains):
+        return True
+    return any(_entries(network, b.scope) > most_entries or b.work > most_work for b in found.buckets)
+
+
+def _entries(network: Network, scope: tuple[int, ...]) -> int:
+    return math.prod(max(1, network.domains[v].size) for v in scope)
 
 
 class _Planner:
@@ -113,12 +147,14 @@ class _Planner:
             self.dense[v].add(number)
         return number
 
-    def run(self) -> Plan:
+    def run(self, check: Callable[[], None], most_loose: int | None = None) -> Plan:
+        """The order; with `most_loose`, one that breaks off where more products are given up."""
         buckets: list[Bucket] = []
         loose: list[tuple[int, int]] = []
         roots = []
         stale = set(self.alive)
         while self.alive:
+            check()
             for v in stale:
                 self._queue(v)
             v = self._cheapest()
@@ -126,7 +162,9 @@ class _Planner:
             too_large = self._entries(bucket.scope) > self.most_entries or bucket.work > self.most_work
             too_large = too_large or len(bucket.scope) > WIDE
             if too_large:
-                stale = self._loosen(loose)
+                stale = self._loosen(loose, self._excess(bucket))
+                if most_loose is not None and len(loose) > most_loose:
+                    break
                 if stale:
                     continue
             number = len(buckets)
@@ -216,8 +254,8 @@ class _Planner:
         scope = set(bucket.scope)
         if len(scope) < 2 or self._known(scope, set(bucket.out)):
             return float(bucket.work), bucket  # the message ties nothing that was not tied before
-        if len(scope) > WIDE:
-            return 2.0**100 * bucket.work, bucket
+        if len(scope) > WIDE or bucket.work > self.most_work:
+            return 2.0**100 * bucket.work, bucket  # impossible as it is, whatever comes after it
         gone, work = set(bucket.out), float(bucket.work)
         few = [u for u in bucket.scope if len(self.links[u]) <= MANY]
         for u in sorted(set().union(*(self.links[w] for w in few)) - scope - gone):
@@ -270,18 +308,28 @@ class _Planner:
             self.sender[self._add_function(frozenset(bucket.scope))] = number
         return (touched | set(bucket.scope)) - out
 
-    def _loosen(self, loose: list[tuple[int, int]]) -> set[int]:
-        """Give up the product that ties the largest pair of the most tied variables.
+    def _excess(self, bucket: Bucket) -> float:
+        """The share of a step's dimensions by which it is too large, from 0 to 1."""
+        entries = max(self._entries(bucket.scope), bucket.work, 2)
+        return max(0.0, 1.0 - math.log(self.most_entries) / math.log(entries))
 
-        Returns the variables whose steps change by that; none when no product is left.
+    def _loosen(self, loose: list[tuple[int, int]], excess: float) -> set[int]:
+        """Give up products of the most tied variable, those with the most tied others first.
+
+        Half as many as the excess would have go, since one by one would take as many rounds as a clique has
+        pairs. Returns the variables whose steps change by that; none when no product is left.
         """
-        pairs = [(u, v) for u in self.alive for v in self.links[u] if u < v]
-        if not pairs:
+
+        def tied(v: int) -> tuple[int, int, int]:
+            return len(self.links[v]), self.size[v], v
+
+        u = max(self.alive, key=tied)
+        if not self.links[u]:
             return set()
-        u, v = max(
-            pairs, key=lambda p: (len(self.links[p[0]]) + len(self.links[p[1]]), self._entries(set(p)), p)
-        )
-        self.links[u].discard(v)
-        self.links[v].discard(u)
-        loose.append((u, v))
-        return ({u, v} | self._near(u) | self._near(v)) & self.alive
+        near = self._near(u)
+        for v in sorted(self.links[u], key=tied, reverse=True)[: 1 + int(len(self.links[u]) * excess / 2)]:
+            near |= self._near(v)
+            self.links[u].discard(v)
+            self.links[v].discard(u)
+            loose.append((min(u, v), max(u, v)))
+        return (near | {u}) & self.alive

@@ -18,8 +18,8 @@ def search(solving: Solving, stage: Stage, threshold: int, beam: int | None = No
     narrowed = narrow(solving, stage, threshold)
     if narrowed is None:
         return None
-    order = plan(narrowed)
-    if narrowed.relaxed or order.loose:
+    order = plan(narrowed, check=solving.progress.check)
+    if narrowed.relaxed or order.loose or order.too_large:
         raise TooManyError
     relaxations = _around(solving, stage.dual, narrowed, order)
     thresholds = [r.scale * threshold for r in relaxations]

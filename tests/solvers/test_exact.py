@@ -164,3 +164,17 @@ def test_a_network_wider_than_numpy_has_axes() -> None:
     result = solve(instance, "exact", Limits(seconds=30, threads=1))
     assert result.status is Status.OPTIMAL
     assert result.value == solve(instance, "cp_sat", Limits(seconds=30, threads=1)).value
+
+
+def test_a_clique_too_wide_for_any_table_keeps_to_time_and_memory() -> None:
+    """Eighty groups, each tied to each: most products are bounded linearly, and the planning of that is quick."""
+    from solvers import Factor, Group, Resource, Term
+
+    groups = [Group(f"g{i}", np.arange(1, 4), np.array([5, 9, 12]) * (1 + i % 7)) for i in range(80)]
+    terms = [Term(1 + (i + j) % 3, [Factor([i]), Factor([j])]) for i in range(80) for j in range(i)]
+    instance = Instance("clique", groups, [Resource("flops", 20_000, terms)])
+    began = time.perf_counter()
+    result = solve(instance, "exact", Limits(seconds=8, threads=1))
+    assert time.perf_counter() - began < 8.8 + 5.0  # seconds for a busy machine
+    assert result.gap is not None
+    assert any("products bounded linearly" in note for note in result.notes)
