@@ -130,20 +130,25 @@ def lost(heuristics: list[Record], records: list[Record]) -> str:
         if r.value is not None:
             best[r.instance] = max(best.get(r.instance, r.value), r.value)
     shares: dict[str, dict[str, float]] = {name: {} for name in HEURISTICS}
+    stopped: set[tuple[str, str]] = set()
     for r in heuristics:
         if r.value is not None and best[r.instance] > 0:
             shares[r.solver][r.instance] = (best[r.instance] - r.value) / best[r.instance]
+            if r.seconds >= 0.95 * r.time_limit:
+                stopped.add((r.solver, r.instance))
     lines = [
         "# Importance lost that could have been kept",
         "",
         "Against the best known value (its status is in `best_known.json`), at the same real budget, in percent.",
-        "`knapsack` (fixed unit costs, the paper's) takes one budget and no tables over two groups.",
+        "`knapsack` (fixed unit costs, the paper's) takes one budget and no tables over two groups. A star marks a run",
+        f"stopped by its time limit of {max((r.time_limit for r in heuristics), default=0):g} s; the summary leaves "
+        "those out.",
         "",
         "| solver | instances | median | mean | 90th percentile | largest |",
         "|---|---|---|---|---|---|",
     ]
     for name, found in shares.items():
-        ranked = sorted(found.values())
+        ranked = sorted(share for instance, share in found.items() if (name, instance) not in stopped)
         if ranked:
             ninth = ranked[min(len(ranked) - 1, int(0.9 * len(ranked)))]
             middle, mean = statistics.median(ranked), statistics.fmean(ranked)
@@ -151,7 +156,10 @@ def lost(heuristics: list[Record], records: list[Record]) -> str:
             lines.append(f"| {name} | {len(ranked)} | {cells} |")
     lines += ["", "| instance | " + " | ".join(HEURISTICS) + " |", "|---" * (1 + len(HEURISTICS)) + "|"]
     for instance in sorted({i for found in shares.values() for i in found}):
-        cells = (_percent(found[instance]) if instance in found else "" for found in shares.values())
+        cells = (
+            _percent(found[instance]) + "*" * ((name, instance) in stopped) if instance in found else ""
+            for name, found in shares.items()
+        )
         lines.append(f"| {instance} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 

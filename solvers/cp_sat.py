@@ -77,7 +77,8 @@ def solve_model(
         return "infeasible"
     if status in (cp_model.OPTIMAL, cp_model.FEASIBLE):
         progress.offer([_position(solver, literals) for literals in model.literals])
-    bounded(solver.best_objective_bound)
+        # Stopped before it knows anything, CP-SAT answers 0, which is no bound; what it had was called back.
+        bounded(solver.best_objective_bound)
     return "optimal" if status == cp_model.OPTIMAL else "open"
 
 

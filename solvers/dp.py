@@ -115,7 +115,7 @@ class _Lists:
         low = (int(self.value[at.chosen].sum()), int(self.cost[at.chosen].sum()))
         best, where = at, 0.0
         high: tuple[int, int] | None = None
-        point = low[0] / max(1, low[1])
+        point = (abs(low[0]) + 1) / max(1, low[1])  # values may be negative, multipliers are not
         for _ in range(200):
             at = self._at(point)
             value, cost = int(self.value[at.chosen].sum()), int(self.cost[at.chosen].sum())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -128,6 +130,22 @@ def test_exact_finds_what_makes_tables_infeasible() -> None:
     result = solve(instance, "exact", LIMITS)
     assert result.status is Status.INFEASIBLE
     assert "'latency' costs at least 6, over its budget of 3" in result.notes[0]
+
+
+def test_separate_costs_with_values_below_zero() -> None:
+    """Only a level of negative value fits, and a price per level makes the others' negative too."""
+    group = Group("g", [2, 7, 8, 9], [0, -1, 0, 66])
+    flops = Resource("flops", 59, [Term(6, [Factor([0])])], [Table([0], [48, 13, 36, 6])])
+    instance = Instance("below", [group], [flops])
+    for name in ("exact", "dp", "brute_force"):
+        assert solve(instance, name, LIMITS).value == -1
+
+
+def test_cp_sat_stopped_before_it_knows_anything_proves_nothing() -> None:
+    path = Path(__file__).parents[2] / "benchmarks" / "instances" / "resnet18-f35-r1.json.xz"
+    result = solve(Instance.load(path), "cp_sat", Limits(seconds=0.05, threads=1))
+    assert result.bound is not None
+    assert result.bound >= 928_371_802  # the optimum, as `exact` proves it; CP-SAT's own answer is then 0
 
 
 @st.composite
