@@ -1,7 +1,7 @@
 """What the runs of `knapsack-prune bench` show: times to a gap against the baselines, value lost, best known.
 
     knapsack-prune bench benchmarks/instances --solvers exact --time-limit 10 --threads 1 -o OUT/exact
-    knapsack-prune bench benchmarks/instances --solvers knapsack,greedy --time-limit 10 --threads 1 -o OUT/heuristics
+    knapsack-prune bench benchmarks/instances --solvers knapsack,greedy --time-limit 4 --threads 1 -o OUT/heuristics
     knapsack-prune bench $(python benchmarks/solver_arena.py --subset) \\
         --solvers exact,cp_sat,highs,scip,lagrangian,knapsack,greedy,uniform --time-limit 60 --threads 1 -o OUT/arena
     python benchmarks/solver_arena.py OUT

@@ -89,28 +89,23 @@ def _weak(solving: Solving, net: Network, order: Plan) -> None:
 def reduce(solving: Solving, stage: Stage) -> Stage:
     """Drop levels while that pays, re-optimising multipliers and primal in between."""
     progress = solving.progress
-    settled = True  # whether the multipliers are the best of this very network
     while not progress.closed:
         progress.check()
         before = stage.levels
         try:
             narrowed = narrow(solving, stage, solving.value + 1)
         except TooManyError:
-            narrowed = stage.network
+            break
         if narrowed is None:
             progress.prove(solving.value)
             break
-        fresh = sum(p.size for p in narrowed.positions) < 0.9 * before
-        if not fresh:
-            if settled:
-                break
-            narrowed = stage.network
-        order = plan(narrowed, check=progress.check) if fresh else stage.plan
+        if sum(p.size for p in narrowed.positions) >= 0.9 * before:
+            break
+        order = plan(narrowed, check=progress.check)
         start = stage.dual.multipliers
         dual = minimise(narrowed, order, Cuts(), progress, rounds=40, floor=solving.value, start=start)
         if dual is None:
             break
-        settled = True
         stage = Stage(narrowed, order, dual)
         solving.polish(stage.dual, 30)
     return stage

@@ -10,7 +10,6 @@ from .dual import Cuts, minimise
 from .instance import IntArray
 from .network import network
 from .ordering import plan
-from .progress import OutOfTimeError
 from .search import search
 from .stage import Solving, Stage, narrow
 from .survivors import TooManyError
@@ -64,7 +63,10 @@ def branch(solving: Solving, stage: Stage) -> None:
         for part in (slice(0, cut), slice(cut, None)):
             positions = list(node.network.positions)
             positions[group] = positions[group][part]
-            child = _child(solving, node, positions)
+            try:
+                child = _child(solving, node, positions)
+            except TooManyError:
+                return  # this part stays open: whatever comes after branching has to settle it
             if child is None or child.dual.relaxation.bound <= solving.value:
                 continue
             own = min(bound, child.dual.relaxation.bound)
@@ -85,7 +87,10 @@ def branch(solving: Solving, stage: Stage) -> None:
 
 
 def _child(solving: Solving, node: Stage, positions: list[IntArray]) -> Stage | None:
-    """A part of a node with multipliers of its own, reduced; None when it holds nothing better."""
+    """A part of a node with multipliers of its own, reduced; None when it holds nothing better.
+
+    Raises `TooManyError` when it cannot be bounded at all.
+    """
     net = network(solving.structure, positions)
     if any(d.size == 0 for d in net.domains):
         return None
@@ -95,7 +100,8 @@ def _child(solving: Solving, node: Stage, positions: list[IntArray]) -> Stage | 
         net, order, Cuts(), solving.progress, rounds=25, tolerance=1e-8, proves=False, start=start
     )
     if dual is None:
-        raise OutOfTimeError  # numbers do not change from node to node: only the time can end this
+        solving.progress.check()
+        raise TooManyError
     stage = Stage(net, order, dual)
     if dual.relaxation.bound <= solving.value:
         return stage

@@ -154,16 +154,25 @@ def test_many_moves_at_once_repair_as_well(name: str, monkeypatch: pytest.Monkey
     assert lagrangian.gap < 0.02
 
 
-def test_a_network_wider_than_numpy_has_axes() -> None:
-    """A hub tied to a hundred groups, all of which have one level left once the bound is done with them."""
+def test_a_variable_with_one_value_left_ties_nothing() -> None:
+    """The hub of a star is fixed: its groups are then bounded one by one, and just as exactly."""
     from solvers import Factor, Group, Resource, Term
 
-    groups = [Group(f"g{i}", np.arange(1, 4), np.array([5, 9, 12]) * (1 + i % 7)) for i in range(101)]
-    terms = [Term(1 + i % 3, [Factor([0]), Factor([i])]) for i in range(1, 101)]
-    instance = Instance("hub", groups, [Resource("flops", 600, terms)])
-    result = solve(instance, "exact", Limits(seconds=30, threads=1))
-    assert result.status is Status.OPTIMAL
-    assert result.value == solve(instance, "cp_sat", Limits(seconds=30, threads=1)).value
+    groups = [Group(f"g{i}", np.arange(1, 4), np.array([5, 9, 12]) * (1 + i)) for i in range(4)]
+    terms = [Term(1 + i, [Factor([0]), Factor([i])]) for i in range(1, 4)]
+    instance = Instance("hub", groups, [Resource("flops", 20, terms)])
+    positions = [np.array([1]), *(np.arange(3) for _ in range(3))]
+    net = network(structure(instance), positions)
+    order = plan(net)
+    assert sorted(order.settled) == [(1, 0), (2, 0), (3, 0)]
+    assert all(bucket.scope == () for bucket in order.buckets)
+    numerators, scale = numbers(net, [0.7])
+    relaxed = Relaxation(net, order, numerators, scale)
+    (resource,) = instance.resources
+    choices = [(1, i, j, k) for i in range(3) for j in range(3) for k in range(3)]
+    assert relaxed.total == max(
+        scale * instance.value(c) + numerators[0] * (resource.budget - instance.costs(c)[0]) for c in choices
+    )
 
 
 def test_a_clique_too_wide_for_any_table_keeps_to_time_and_memory() -> None:

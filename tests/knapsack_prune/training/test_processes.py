@@ -65,6 +65,7 @@ def test_sharded_over_two_processes_is_the_same_and_resumes(tmp_path: Path) -> N
     single = _start(tmp_path / "one", 1, "16", "1", "plain", "sharded")
     double = _start(tmp_path / "two", 2, "8", "1", "plain", "sharded")
     one, two = _found(single, tmp_path / "one"), _found(double, tmp_path / "two")
+    assert two["kind"] == "FSDP"
     for ours, theirs in zip(two["losses"], one["losses"], strict=True):
         assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-6)
     assert two["weights"] == pytest.approx(one["weights"], rel=1e-4)

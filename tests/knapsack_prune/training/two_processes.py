@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -105,6 +106,7 @@ def main() -> None:
     content = {
         "losses": found.losses,
         "tail": tail,
+        "kind": AcceleratorState().distributed_type.value,
         "accuracy": found.record["accuracy"],
         "images": found.record["test_images"],
         "scores": [values.tolist() for values in scores.values],
