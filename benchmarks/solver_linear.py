@@ -6,10 +6,10 @@ python benchmarks/solver_linear.py --table benchmarks/results/solvers/linear
 from __future__ import annotations
 
 import argparse
-import csv
 from pathlib import Path
 from typing import Any
 
+from knapsack_prune.files import write_rows, write_text
 from solvers import Limits, solve
 from solvers.arena.pisinger import CLASSES, zero_one
 from solvers.arena.runner import machine, package_version
@@ -48,11 +48,7 @@ def main() -> None:
 
 def write(rows: list[dict[str, Any]], options: argparse.Namespace) -> None:
     """The table as CSV and, per class and range, as Markdown."""
-    options.table.parent.mkdir(parents=True, exist_ok=True)
-    with options.table.with_suffix(".csv").open("w") as stream:
-        table = csv.DictWriter(stream, fieldnames=list(rows[0]), lineterminator="\n")
-        table.writeheader()
-        table.writerows(rows)
+    write_rows(options.table.with_suffix(".csv"), rows)
     lines = [
         f"# Pisinger's 0/1 classes, {options.items:,} items",
         "",
@@ -70,7 +66,7 @@ def write(rows: list[dict[str, Any]], options: argparse.Namespace) -> None:
                 proved = sum(r["status"] == "OPTIMAL" for r in mine)
                 cells.append(f"{max(r['seconds'] for r in mine):.2f} ({proved} of {len(mine)})")
             lines.append(f"| {kind} | {largest:,} | " + " | ".join(cells) + " |")
-    options.table.with_suffix(".md").write_text("\n".join(lines) + "\n")
+    write_text(options.table.with_suffix(".md"), "\n".join([*lines, ""]))
 
 
 if __name__ == "__main__":

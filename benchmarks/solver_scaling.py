@@ -9,12 +9,12 @@ log-normal draws. The address space is limited (`RLIMIT_AS`), so that a run over
 from __future__ import annotations
 
 import argparse
-import csv
 import multiprocessing
 import resource
 from pathlib import Path
 from typing import Any
 
+from knapsack_prune.files import write_rows, write_text
 from solvers import Limits, solve
 from solvers.arena.runner import machine, package_version
 from solvers.arena.shapes import wide_star
@@ -72,11 +72,7 @@ def run(
 
 def write(rows: list[dict[str, Any]], options: argparse.Namespace) -> None:
     """The table as CSV and Markdown."""
-    options.table.parent.mkdir(parents=True, exist_ok=True)
-    with options.table.with_suffix(".csv").open("w") as stream:
-        table = csv.DictWriter(stream, fieldnames=list(rows[0]), lineterminator="\n")
-        table.writeheader()
-        table.writerows(rows)
+    write_rows(options.table.with_suffix(".csv"), rows)
     lines = [
         "# How far `exact` scales",
         "",
@@ -92,7 +88,7 @@ def write(rows: list[dict[str, Any]], options: argparse.Namespace) -> None:
             f"| {row['groups']:,} | {row['levels']:,} | {row['budget']:g} | {row['status']} | {gap} "
             f"| {row['seconds']} | {row['seconds_to_0.1_percent']} | {row['peak_gib']} |"
         )
-    options.table.with_suffix(".md").write_text("\n".join(lines) + "\n")
+    write_text(options.table.with_suffix(".md"), "\n".join([*lines, ""]))
 
 
 if __name__ == "__main__":

@@ -131,10 +131,13 @@ def allocate(
     """Solve the instance and name the units that stay.
 
     Raises:
-        RequestError: the budgets cannot be met (the message tells the smallest feasible ones), or the solver
-            found nothing in its time.
+        RequestError: the budgets cannot be met (the message tells the smallest feasible ones), the solver found
+            nothing in its time, or there is no such solver or limit.
     """
-    result = solvers.solve(instance, solver, limits, report)
+    try:
+        result = solvers.solve(instance, solver, limits, report)
+    except solvers.SolverError as error:
+        raise RequestError(str(error)) from error
     if result.status is solvers.Status.INFEASIBLE:
         raise RequestError(_infeasible(instance))
     if result.status is solvers.Status.NO_SOLUTION_FOUND:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import os
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from knapsack_prune.errors import RequestError
 
@@ -39,6 +43,20 @@ def write_bytes(path: Path, content: bytes) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write text as UTF-8, atomically; errors as in `write_bytes`."""
     write_bytes(path, text.encode())
+
+
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write a CSV file with the keys of the last row as its header; no file if there are no rows.
+
+    Errors as in `write_bytes`.
+    """
+    if not rows:
+        return
+    text = io.StringIO()
+    table = csv.DictWriter(text, fieldnames=list(rows[-1]), lineterminator="\n")
+    table.writeheader()
+    table.writerows(rows)
+    write_text(path, text.getvalue())
 
 
 def read_text(path: Path) -> str:

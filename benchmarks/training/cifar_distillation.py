@@ -12,7 +12,6 @@ do not lie in --plans yet.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import statistics
 from dataclasses import replace
@@ -24,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from knapsack_prune.data import ImageSource, calibration_loader, open_source
 from knapsack_prune.data.augment import Augmentation
 from knapsack_prune.distill import ObjectiveSettings
-from knapsack_prune.files import write_text
+from knapsack_prune.files import write_rows, write_text
 from knapsack_prune.models import Network, load_network
 from knapsack_prune.plan_file import Plan
 from knapsack_prune.training.files import write_json
@@ -160,11 +159,7 @@ def write_tables(options: argparse.Namespace) -> None:
     if not rows:
         return
     record = json.loads(next((options.output / "runs").glob("*/result.json")).read_text())
-    options.table.parent.mkdir(parents=True, exist_ok=True)
-    with options.table.with_suffix(".csv").open("w") as stream:
-        table = csv.DictWriter(stream, fieldnames=list(rows[0]), lineterminator="\n")
-        table.writeheader()
-        table.writerows(rows)
+    write_rows(options.table.with_suffix(".csv"), rows)
     lines = [
         f"# {options.network} on CIFAR-10 (JPEG): cross-entropy alone against inner distillation",
         "",

@@ -25,7 +25,6 @@ written from the finished runs after each of them.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import statistics
 from collections.abc import Callable
@@ -41,7 +40,7 @@ from knapsack_prune.allocate import Widths
 from knapsack_prune.cost import total
 from knapsack_prune.data import ImageSource, open_source
 from knapsack_prune.ensemble.members import open_ensemble
-from knapsack_prune.files import write_text
+from knapsack_prune.files import write_rows, write_text
 from knapsack_prune.iterate.method import Distilling, distil
 from knapsack_prune.iterate.rounds import Rounds, Snapshot, forget_checkpoints
 from knapsack_prune.iterate.settings import RESTART, Pruning, distillation, retraining
@@ -312,11 +311,7 @@ def write_tables(options: argparse.Namespace, laboratory: Laboratory) -> None:
                 )
     if record is None:
         return
-    options.table.parent.mkdir(parents=True, exist_ok=True)
-    with options.table.with_suffix(".csv").open("w") as stream:
-        table = csv.DictWriter(stream, fieldnames=list(rows[0]), lineterminator="\n")
-        table.writeheader()
-        table.writerows(rows)
+    write_rows(options.table.with_suffix(".csv"), rows)
     images = "the UCI digits" if options.data is None else f"`{options.data.name}` (CIFAR-10 as JPEG)"
     lines = [
         f"# {laboratory.network.name} on {images}: KESI and its controls at equal epochs",

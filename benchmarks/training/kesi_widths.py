@@ -11,7 +11,6 @@ what differs is how many filters each layer keeps. Importance is not accuracy: n
 from __future__ import annotations
 
 import argparse
-import csv
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from knapsack_prune.allocate import Widths
 from knapsack_prune.channels import ChannelGraph
 from knapsack_prune.cost import total
 from knapsack_prune.data import calibration_loader
-from knapsack_prune.files import write_text
+from knapsack_prune.files import write_rows, write_text
 from knapsack_prune.importance import DATA_CRITERIA, Scores, score
 from knapsack_prune.iterate.settings import FixedWidths
 from knapsack_prune.models import Network, load_network
@@ -126,11 +125,7 @@ def row(
 
 def write(options: argparse.Namespace, rows: list[dict[str, object]], parent: int) -> None:
     """The table as CSV and Markdown."""
-    options.table.parent.mkdir(parents=True, exist_ok=True)
-    with options.table.with_suffix(".csv").open("w") as stream:
-        table = csv.DictWriter(stream, fieldnames=list(rows[0]), lineterminator="\n")
-        table.writeheader()
-        table.writerows(rows)
+    write_rows(options.table.with_suffix(".csv"), rows)
     lines = [
         f"# {options.network}: the knapsack's widths against the paper's schedule, at the same MACs",
         "",

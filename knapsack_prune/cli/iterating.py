@@ -64,11 +64,17 @@ def iterate(
         float, typer.Option("--lr", help="Largest rate of a round's one-cycle.", rich_help_panel=ROUNDS)
     ] = 0.1,
     start_rate: Annotated[
-        float, typer.Option("--start-lr", help="Its first rate.", rich_help_panel=ROUNDS)
-    ] = 0.01,
+        float | None,
+        typer.Option(
+            "--start-lr", help="Its first rate; a tenth of --lr if left out.", rich_help_panel=ROUNDS
+        ),
+    ] = None,
     end_rate: Annotated[
-        float, typer.Option("--end-lr", help="Its last rate.", rich_help_panel=ROUNDS)
-    ] = 1e-4,
+        float | None,
+        typer.Option(
+            "--end-lr", help="Its last rate; a thousandth of --lr if left out.", rich_help_panel=ROUNDS
+        ),
+    ] = None,
     weight_decay: chosen.WeightDecay = 1e-4,
     distill_epochs: Annotated[
         int | None,
@@ -144,7 +150,9 @@ def iterate(
         "channels_last": channels_last,
         "compile": compile_networks,
     }
-    restart = OptimizerSettings("sgd", rate, weight_decay, "one-cycle", 0.1, start_rate, end_rate)
+    first = rate / 10 if start_rate is None else start_rate
+    last = rate / 1000 if end_rate is None else end_rate
+    restart = OptimizerSettings("sgd", rate, weight_decay, "one-cycle", 0.1, first, last)
     adam = OptimizerSettings(
         "adam", distill_rate, 0.0, "one-cycle", 0.1, distill_rate / 10, distill_rate / 1000
     )
@@ -170,7 +178,13 @@ def iterate(
             ),
             retraining(per_round, seed, optimizer=restart, objective=LABELS_ALONE, **common),
             Distilling(
-                distillation(distill_epochs or per_round, seed, optimizer=adam, objective=taught, **common),
+                distillation(
+                    per_round if distill_epochs is None else distill_epochs,
+                    seed,
+                    optimizer=adam,
+                    objective=taught,
+                    **common,
+                ),
                 exclude_start,
                 record_outputs,
                 parse_devices(member_device),

@@ -88,9 +88,14 @@ def iterate(
     if network.num_classes is not None:
         require_classes(source, network.num_classes)
     conduct = replace(conduct or Conduct(), resume=True)
-    check_request(output, network, source, pruning, retrain, distilling)
+    asked = request(network, source, pruning, retrain, distilling)
+    claimed = is_claimed(output, asked)
     session = Session(source, network.input_shape, retrain, conduct)
     rounds = Rounds(network, source, output, pruning, retrain, session, tell)
+    if not claimed:
+        rounds.begin()  # what is refused leaves the directory free for a better request
+        if session.accelerator.is_main_process:
+            write_json(output / REQUEST, asked)
     snapshots = rounds.run()
     ensemble = open_ensemble(output, lambda plan, classes: network.model)
     tell(f"evaluating {len(ensemble.members)} members together")
@@ -160,20 +165,15 @@ def distil(
     return record
 
 
-def check_request(
-    output: Path,
+def request(
     network: Network,
     source: ImageSource,
     pruning: Pruning,
     retrain: RunSettings,
     distilling: Distilling,
-) -> None:
-    """Write down what is asked, or find that the directory belongs to the same request.
-
-    Raises:
-        RequestError: it belongs to another; the message names what differs.
-    """
-    asked = {
+) -> dict[str, Any]:
+    """What is asked, as it is written down: whatever decides the outcome."""
+    return {
         "parent": weights_digest(network.model),
         "model": network.name,
         "data": {"name": source.name, "classes": len(source.classes), "train": len(source.train.labels)},
@@ -182,13 +182,21 @@ def check_request(
         "distil": distilling.settings.record(),
         "exclude_start": distilling.exclude_start,
     }
+
+
+def is_claimed(output: Path, asked: dict[str, Any]) -> bool:
+    """Whether a directory holds an earlier run of this very request.
+
+    Raises:
+        RequestError: it holds a run of another; the message names what differs.
+    """
     path = output / REQUEST
-    if path.is_file():
-        differing = differences(read_json(path), json.loads(json.dumps(asked)))
-        if differing:
-            raise RequestError(
-                f"{output} holds a run of another request; {len(differing)} settings differ: "
-                f"{'; '.join(differing[:4])}. Give the same request to continue it, or another output directory"
-            )
-    else:
-        write_json(path, asked)
+    if not path.is_file():
+        return False
+    differing = differences(read_json(path), json.loads(json.dumps(asked)))
+    if differing:
+        raise RequestError(
+            f"{output} holds a run of another request; {len(differing)} settings differ: "
+            f"{'; '.join(differing[:4])}. Give the same request to continue it, or another output directory"
+        )
+    return True

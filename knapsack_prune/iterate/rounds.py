@@ -99,6 +99,16 @@ class Rounds:
         parent_cost = total(self._graph.flops, self._graph.sizes)
         self.budgets = geometric_budgets(parent_cost, limit, pruning.rounds)
 
+    def begin(self) -> None:
+        """Prune for the first round, anew, so that what cannot be met is refused before a directory is claimed.
+
+        Raises:
+            RequestError: no plan meets the first or the last budget.
+        """
+        if self._session.accelerator.is_main_process:
+            self._start(1, None)
+        self._session.accelerator.wait_for_everyone()
+
     def run(self) -> tuple[Snapshot, ...]:
         """Do what is missing, from the last complete round and epoch on; the snapshots in order.
 
@@ -129,9 +139,7 @@ class Rounds:
         else:
             begun = folder / "start"
             if main and not (begun / "config.json").is_file():
-                # Kept on disk before training begins: whoever continues finds the very same plan.
-                plan, start = self._prune(number, before)
-                save_slim(start, plan, begun)
+                self._start(number, before)
             self._session.accelerator.wait_for_everyone()
             plan = Plan.load(begun / "plan.json")
             part = plan.budgets[0]
@@ -150,12 +158,19 @@ class Rounds:
         record = read_json(folder / "result.json")
         return Snapshot(f"round-{number}", folder, plan, network, record)
 
+    def _start(self, number: int, before: Snapshot | None) -> None:
+        """Prune, and keep the result on disk: whoever continues finds the very same plan."""
+        plan, start = self._prune(number, before)
+        save_slim(start, plan, self._output / "rounds" / str(number) / "start")
+
     def _prune(self, number: int, before: Snapshot | None) -> tuple[Plan, nn.Module]:
         """The round's plan in the parent's indices, and the network that it leaves of the one before."""
         parent, limit, widths = self._network.model, self.budgets[number - 1], self._schedule(number)
         if before is None:
-            self.one_shot()  # a final budget that cannot be met is refused before anything is trained
-            plan = self._plan(self._graph, self._scores(self._graph, parent, 1), limit, widths)
+            scores = self._scores(self._graph, parent, 1)
+            # A final budget that cannot be met is refused before anything is trained.
+            self._plan(self._graph, scores, self.budgets[-1], self._pruning.widths)
+            plan = self._plan(self._graph, scores, limit, widths)
             return plan, slim(parent, plan)
         graph = narrow(self._graph, before.plan, fingerprint(before.network))
         scores = self._scores(graph, before.network, number)

@@ -21,14 +21,14 @@ from knapsack_prune.data.seeds import derive_seed
 from knapsack_prune.distill.objective import Objective, Student, StudentOutput
 from knapsack_prune.distill.teacher import Teacher
 from knapsack_prune.errors import RequestError
+from knapsack_prune.files import write_rows
+from knapsack_prune.training.board import Board
 from knapsack_prune.training.checkpoints import Checkpoints, Progress
 from knapsack_prune.training.ema import WeightAverage
 from knapsack_prune.training.evaluation import Accuracy, evaluate
 from knapsack_prune.training.files import write_atomically
 from knapsack_prune.training.interrupts import Interrupts
 from knapsack_prune.training.optimizers import build_optimizer
-from knapsack_prune.training.rates import LearningRate
-from knapsack_prune.training.records import Board, write_summary
 from knapsack_prune.training.settings import Conduct, RunSettings
 
 FLUSH_EVERY = 50
@@ -102,14 +102,7 @@ class Trainer:
         self._steps = data.schedule.steps
         self._total = self._steps * settings.epochs
         optimizer = settings.optimizer
-        self._rate = LearningRate(
-            optimizer.schedule,
-            optimizer.rate,
-            optimizer.start_rate,
-            optimizer.end_rate,
-            optimizer.warmup,
-            self._total,
-        )
+        self._rate = optimizer.over(self._total)
         self._checkpoints = Checkpoints(output / "checkpoints", identity)
         self._sharded = accelerator.distributed_type == DistributedType.FSDP
         if self._sharded and average is not None:
@@ -159,7 +152,7 @@ class Trainer:
                 self._epoch(epoch, begun, tuple(history), interrupts, advance)
                 history.append(self._close_epoch(epoch, history))
                 if main:
-                    write_summary(self._output / "summary.csv", history)
+                    write_rows(self._output / "summary.csv", history)
                 self._save(Progress(epoch + 1, 0, tuple(history), {}))
                 if self._agreed(interrupts.asked) and epoch + 1 < self._settings.epochs:
                     raise KeyboardInterrupt

@@ -31,8 +31,12 @@ class LearningRate:
     def __post_init__(self) -> None:
         if not (0 < self.peak < float("inf")):
             raise RequestError(f"learning rate {self.peak} is out of range: it must be above 0")
-        if self.start < 0 or self.end < 0:
-            raise RequestError(f"start and end rate {self.start}, {self.end}: they must be at least 0")
+        for name, rate in (("start", self.start), ("end", self.end)):
+            if not (0 <= rate <= self.peak):
+                raise RequestError(
+                    f"{name} rate {rate} is out of range: it must be at least 0 and at most the learning rate, "
+                    f"{self.peak}"
+                )
         if not (0 <= self.warmup < 1):
             raise RequestError(
                 f"warm-up {self.warmup} is out of range: it is a fraction of the steps, under 1"

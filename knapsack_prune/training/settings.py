@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from math import inf
 from typing import Any, Literal
 
 from knapsack_prune.data.augment import Augmentation
 from knapsack_prune.distill.objective import ObjectiveSettings
 from knapsack_prune.errors import RequestError
-from knapsack_prune.training.rates import RateKind
+from knapsack_prune.training.rates import LearningRate, RateKind
 
 OptimizerKind = Literal["sgd", "adamw", "adam"]
 Precision = Literal["fp32", "bf16"]
@@ -38,7 +39,8 @@ class OptimizerSettings:
     ema: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.weight_decay < 0 or self.clip < 0:
+        self.over(1)  # rates out of range are refused here, before anything is read or trained
+        if not (0 <= self.weight_decay < inf and 0 <= self.clip < inf):
             raise RequestError(
                 f"weight decay {self.weight_decay} and gradient clip {self.clip}: both must be at least 0"
             )
@@ -46,6 +48,10 @@ class OptimizerSettings:
             raise RequestError(
                 f"EMA decay {self.ema} is out of range: it must be at least 0 (off) and under 1"
             )
+
+    def over(self, steps: int) -> LearningRate:
+        """The learning rate over a run of so many optimiser steps."""
+        return LearningRate(self.schedule, self.rate, self.start_rate, self.end_rate, self.warmup, steps)
 
 
 @dataclass(frozen=True)
@@ -80,6 +86,9 @@ class RunSettings:
     def __post_init__(self) -> None:
         if self.epochs < 1:
             raise RequestError(f"{self.epochs} epochs: there must be at least 1")
+        for name, number in (("batch size", self.batch_size), ("accumulated passes", self.accumulate)):
+            if number < 1:
+                raise RequestError(f"{name} {number}: it must be at least 1")
         if not (0 <= self.held_out < 1):
             raise RequestError(
                 f"held-out part {self.held_out} is out of range: it is a fraction of train, under 1"

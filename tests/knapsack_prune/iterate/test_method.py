@@ -25,7 +25,7 @@ from knapsack_prune.errors import RequestError
 from knapsack_prune.iterate.budgets import geometric_budgets
 from knapsack_prune.iterate.method import Distilling, iterate
 from knapsack_prune.iterate.settings import Pruning, distillation, retraining
-from knapsack_prune.training.settings import Conduct
+from knapsack_prune.training.settings import Conduct, OptimizerSettings
 from tests.knapsack_prune.cli.conftest import Run, run  # noqa: F401
 
 CONDUCT = Conduct("cpu", cache=True, progress=False)
@@ -176,14 +176,42 @@ def test_exclusion_labels_inner_distillation_and_recorded_outputs(done: Path, tm
     )
 
 
-def test_budget_that_cannot_be_met_is_refused_before_training(tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match="smallest feasible"):
-        go(tmp_path / "run", pruning={"flops_budget": 0.0001})
-    assert not (tmp_path / "run" / "rounds").exists()
+def test_a_refused_request_leaves_the_directory_free(tmp_path: Path) -> None:
+    wrong: tuple[tuple[dict[str, Any], str], ...] = (
+        ({"flops_budget": 0.0001}, "smallest feasible"),
+        ({"flops_budget": 1.0}, "nothing would be removed"),
+        ({"rounds": 0}, "--rounds 0"),
+        ({"solver": "none"}, "'none' is unknown"),
+    )
+    for pruning, words in wrong:
+        with pytest.raises(RequestError, match=words):
+            go(tmp_path / "run", pruning=pruning)
+        assert not (tmp_path / "run").exists()
+
+
+def test_settings_out_of_range_are_refused_where_they_are_made() -> None:
     with pytest.raises(RequestError, match="2 kinds are on"):
         Distilling(distillation(1), record=True)
     with pytest.raises(RequestError, match="logit weight 0"):
         Distilling(distillation(1, objective=ObjectiveSettings(distill="none")))
+    for wrong, words in (
+        ({"rate": float("nan")}, "learning rate nan"),
+        ({"rate": 0.01, "start_rate": 0.1}, "start rate 0.1"),
+        ({"end_rate": 5.0}, "end rate 5.0"),
+        ({"weight_decay": float("nan")}, "weight decay nan"),
+    ):
+        with pytest.raises(RequestError, match=words):
+            OptimizerSettings(**wrong)
+    with pytest.raises(RequestError, match="batch size 0"):
+        retraining(1, batch_size=0)
+
+
+def test_a_start_that_an_unclaimed_request_left_is_not_used(tmp_path: Path) -> None:
+    # Killed between the first plan and the request's file: the next request may be another one.
+    go(tmp_path / "killed", pruning={"flops_budget": 0.3, "rounds": 1})
+    shutil.copytree(tmp_path / "killed" / "rounds" / "1", tmp_path / "run" / "rounds" / "1" / "start")
+    record = go(tmp_path / "run", pruning={"flops_budget": 0.6, "rounds": 1})
+    assert record["flops"][0] > 0.55 * record["parent"]["flops"]
 
 
 def test_commands(done: Path, tmp_path: Path, run: Run) -> None:  # noqa: F811

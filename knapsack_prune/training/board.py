@@ -1,25 +1,9 @@
-"""What a run writes down while it goes: `summary.csv` and TensorBoard."""
+"""TensorBoard files of a run."""
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-from knapsack_prune.files import write_text
-
-
-def write_summary(path: Path, history: Sequence[dict[str, Any]]) -> None:
-    """One row per finished epoch, rewritten whole each time."""
-    if not history:
-        return
-    text = io.StringIO()
-    table = csv.DictWriter(text, fieldnames=list(history[-1]), lineterminator="\n")
-    table.writeheader()
-    table.writerows(history)
-    write_text(path, text.getvalue())
 
 
 class Board:
