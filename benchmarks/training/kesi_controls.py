@@ -25,13 +25,12 @@ written from the finished runs after each of them.
 from __future__ import annotations
 
 import argparse
-import json
-import statistics
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import torch
+from kesi_table import BY_HAND, METHODS, write_tables
 from kesi_widths import schedule_of_round
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -40,7 +39,6 @@ from knapsack_prune.allocate import Widths
 from knapsack_prune.cost import total
 from knapsack_prune.data import ImageSource, open_source
 from knapsack_prune.ensemble.members import open_ensemble
-from knapsack_prune.files import write_rows, write_text
 from knapsack_prune.iterate.method import Distilling, distil
 from knapsack_prune.iterate.rounds import Rounds, Snapshot, forget_checkpoints
 from knapsack_prune.iterate.settings import RESTART, Pruning, distillation, retraining
@@ -53,19 +51,6 @@ from knapsack_prune.training.files import read_json, write_json
 from knapsack_prune.training.finetune import finetune
 from knapsack_prune.training.session import Session
 from knapsack_prune.training.settings import Conduct, OptimizerSettings, RunSettings
-
-METHODS = {
-    "scratch": "from scratch at the plan's widths, one-cycle",
-    "one-shot-small": "one-shot, small fixed rate",
-    "iterative-small": "iterative, small fixed rate",
-    "iterative-cycle": "iterative, one-cycle",
-    "single-teacher": "+ distilled from the parent alone",
-    "ensemble": "+ distilled from the ensemble (KESI)",
-    "ensemble-inner": "+ distilled from the ensemble, with inner distillation",
-    "hand-cycle": "widths by hand, iterative, one-cycle",
-    "hand-ensemble": "widths by hand, + distilled from their ensemble (KESI)",
-}
-BY_HAND = ("hand-cycle", "hand-ensemble")
 
 
 class Laboratory:
@@ -238,8 +223,8 @@ def main() -> None:
         laboratory.method(name)(seed, folder)
         done += 1
         print(f"seed {seed}, {name}: {read_json(folder / 'result.json')['accuracy']}", flush=True)
-        write_tables(options, laboratory)
-    write_tables(options, laboratory)
+        write_tables(options, laboratory.network.name, laboratory.budget, laboratory.total)
+    write_tables(options, laboratory.network.name, laboratory.budget, laboratory.total)
     missing = [
         name
         for seed, name in todo
@@ -282,80 +267,9 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _budget_text(budget: float) -> str:
-    return f"{100 * budget:g} % of the parent's FLOPs" if budget <= 1 else f"{budget:,} FLOPs"
-
-
 def fresh_copy(network: Network, seed: int) -> nn.Module:
     """The parent's architecture with new random weights."""
     return load_network(network.name, input_shape=network.input_shape, seed=seed).model
-
-
-def write_tables(options: argparse.Namespace, laboratory: Laboratory) -> None:
-    """The table of all finished runs: one CSV row a run, and mean and deviation over seeds."""
-    rows, record = [], None
-    for name in METHODS:
-        for seed in options.seeds:
-            path = options.output / "methods" / f"{name}-{seed}" / "result.json"
-            if path.exists():
-                record = json.loads(path.read_text())
-                rows.append(
-                    {
-                        "method": name,
-                        "seed": seed,
-                        "kept_fraction": round(record["flops"]["student"] / record["flops"]["parent"], 5),
-                        "parameters": record["parameters"]["student"],
-                        "parent": round(100 * record["accuracy"]["parent"], 3),
-                        "accuracy": round(100 * record["accuracy"]["after"], 3),
-                    }
-                )
-    if record is None:
-        return
-    write_rows(options.table.with_suffix(".csv"), rows)
-    images = "the UCI digits" if options.data is None else f"`{options.data.name}` (CIFAR-10 as JPEG)"
-    lines = [
-        f"# {laboratory.network.name} on {images}: KESI and its controls at equal epochs",
-        "",
-        f"{record['train_images']:,} training and {record['test_images']:,} test images; every method trains for "
-        f"{laboratory.total} epochs at batch {options.batch_size}: {options.rounds} rounds of {options.epochs} and a "
-        f"last phase of {options.epochs}. Final budget {_budget_text(laboratory.budget)}, importance "
-        f"`{options.importance}` (normalize: {options.normalize}), at least {options.min_channels} channels a "
-        "layer. One-cycle up to 0.1, small fixed "
-        f"rate {options.small_rate:g}; distillation by Adam up to 0.001, T = 5, no labels; inner distillation with "
-        f"gamma {options.gamma:g}. The last epoch counts. {record['device']}, torch {record['versions']['torch']}.",
-        "",
-        f"One test image is {100 / record['test_images']:.2f} points."
-        + (
-            ""
-            if options.data is None
-            else " Not comparable with published CIFAR-10 figures; differences are."
-        ),
-        "",
-        "| method | top-1 %, mean ± deviation | seeds | to the parent | parameters |",
-        "|---|---|---|---|---|",
-    ]
-    for name, text in METHODS.items():
-        chosen = [row for row in rows if row["method"] == name]
-        if chosen:
-            values = [row["accuracy"] for row in chosen]
-            deviation = f"{statistics.stdev(values):.2f}" if len(values) > 1 else "-"
-            mean = statistics.mean(values)
-            lines.append(
-                f"| {text} | {mean:.2f} ± {deviation} | {len(values)} | {mean - chosen[0]['parent']:+.2f} | "
-                f"{chosen[0]['parameters']:,} |"
-            )
-    found = [
-        json.loads(path.read_text())["top1"]
-        for seed in options.seeds
-        if (path := options.output / f"rounds-cycle-{seed}" / "ensemble-accuracy.json").exists()
-    ]
-    if found:
-        lines += [
-            "",
-            f"The ensembles themselves: {100 * statistics.mean(found):.2f} % (mean of {len(found)}).",
-        ]
-    lines += ["", f"Parent: {100 * record['accuracy']['parent']:.2f} %.", ""]
-    write_text(options.table.with_suffix(".md"), "\n".join(lines))
 
 
 if __name__ == "__main__":
