@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # KESI and its controls with ResNet-56 on CIFAR-10 at the paper's point, then the paper's widths against the knapsack's:
 #     benchmarks/training/gpu_kesi.sh CIFAR10_FOLDER RESNET56_CHECKPOINT OUTPUT [EPOCHS]
-# Plans are made on the way, so that ortools and fvcore are needed. 27 times EPOCHS passes over the data for each of three
-# seeds; stopped, it continues where it was when called again.
+# Plans are made on the way by `exact`, which needs SciPy but neither ortools nor fvcore; without fvcore, slim networks'
+# outputs are checked and their FLOPs are not recounted. 27 times EPOCHS passes over the data for each of three seeds, and
+# 12 times for the second table; stopped, it continues where it was when called again.
 set -euo pipefail
 data=$1 checkpoint=$2 output=$3 epochs=${4:-8}
 here=$(cd "$(dirname "$0")" && pwd)

@@ -141,7 +141,7 @@ class Laboratory:
     @property
     def total(self) -> int:
         """Epochs of every method."""
-        return (self.options.rounds + 1) * self.options.epochs
+        return int((self.options.rounds + 1) * self.options.epochs)
 
     def one_shot(self, seed: int, folder: Path) -> None:
         """Pruned at once, then trained for all epochs at the small rate."""
