@@ -135,7 +135,9 @@ def _write_pt2(network: nn.Module, example: Tensor, path: Path) -> None:
 
 
 def _load_pt2(path: Path) -> Runner:
-    with path.open("rb") as stream:
+    with path.open("rb") as stream, warnings.catch_warnings():
+        # torch 2.11 makes tensors from bytes that it never writes to, and warns that it could.
+        warnings.filterwarnings("ignore", "The given buffer is not writable", UserWarning)
         module = torch.export.load(stream).module()
 
     def run(images: Tensor) -> Tensor:
