@@ -132,7 +132,12 @@ def test_a_finished_run_is_found_again_and_another_request_refused(done: Path, t
 
 
 @pytest.mark.parametrize(
-    "sign", [pytest.param("rounds/1/summary.csv", marks=pytest.mark.slow), "rounds/2/checkpoints"]
+    "sign",
+    [
+        pytest.param("rounds/1/summary.csv", marks=pytest.mark.slow),
+        "rounds/2/checkpoints",
+        pytest.param("final/checkpoints", marks=pytest.mark.slow),
+    ],
 )
 def test_kill_at_any_moment_ends_in_the_same_weights(done: Path, tmp_path: Path, sign: str) -> None:
     output = tmp_path / "run"
