@@ -21,6 +21,7 @@ METHODS = {
     "hand-ensemble": "widths by hand, + distilled from their ensemble (KESI)",
 }
 BY_HAND = ("hand-cycle", "hand-ensemble")
+RATES = {"small": "small fixed rate", "cycle": "one-cycle", "hand": "widths by hand, one-cycle"}
 COMPARED = (
     ("iterative-cycle", "iterative-small"),
     ("iterative-cycle", "scratch"),
@@ -87,16 +88,30 @@ def write_tables(options: argparse.Namespace, network: str, budget: float, epoch
                 f"{statistics.mean(row['parameters'] for row in chosen):,.0f} |"
             )
     lines += ["", *differences(rows)]
-    for rate, text in (("cycle", "The ensembles"), ("hand", "The ensembles of the widths by hand")):
-        found = [
-            100 * json.loads(path.read_text())["top1"]
-            for seed in options.seeds
-            if (path := options.output / f"rounds-{rate}-{seed}" / "ensemble-accuracy.json").exists()
-        ]
-        if found:
-            lines += ["", f"{text} themselves: {spread(found)} % ({len(found)} seeds)."]
+    lines += ["", *snapshots(options)]
     lines += ["", f"Parent: {100 * record['accuracy']['parent']:.2f} %.", ""]
     write_text(options.table.with_suffix(".md"), "\n".join(lines))
+
+
+def snapshots(options: argparse.Namespace) -> list[str]:
+    """Accuracy after every round, before the last phase, and of the ensembles."""
+    heads = " | ".join(f"round {number}" for number in range(1, options.rounds + 1))
+    lines = [f"| snapshots | {heads} | ensemble | seeds |", "|---" * (options.rounds + 3) + "|"]
+    for rate, text in RATES.items():
+        folders = [options.output / f"rounds-{rate}-{seed}" for seed in options.seeds]
+        last = f"rounds/{options.rounds}/result.json"
+        done = [folder for folder in folders if (folder / last).exists()]
+        if not done:
+            continue
+        cells = []
+        for number in range(1, options.rounds + 1):
+            paths = [folder / "rounds" / str(number) / "result.json" for folder in done]
+            cells.append(spread([100 * json.loads(path.read_text())["accuracy"]["after"] for path in paths]))
+        found = [path for folder in done if (path := folder / "ensemble-accuracy.json").exists()]
+        together = [100 * json.loads(path.read_text())["top1"] for path in found]
+        cells.append(spread(together) if together else "")
+        lines.append(f"| {text} | {' | '.join(cells)} | {len(done)} |")
+    return lines if len(lines) > 2 else []
 
 
 def spread(values: list[float]) -> str:
