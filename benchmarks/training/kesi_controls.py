@@ -1,20 +1,17 @@
 """Equal-epoch controls for KESI: what each of its parts is worth, from one parent to one final budget.
 
-On the shipped digits (minutes on a CPU):
+The tables that lie in `benchmarks/results`: the shipped digits (minutes on a CPU), and ResNet-20 on a CPU:
 
-    python benchmarks/training/kesi_controls.py --table benchmarks/results/kesi_controls_digits -o DIR
-
-ResNet-56 on CIFAR-10 at the paper's point, on a GPU, and ResNet-20 on a CPU:
-
-    python benchmarks/training/kesi_controls.py --network cifar_resnet56 --checkpoint FILE --data DIR/cifar10 \
-        --device cuda --precision bf16 --adapt-epochs 20 --epochs 40 --table TABLE -o DIR
+    python benchmarks/training/kesi_controls.py --importance taylor --device cpu --threads 1 \
+        --table benchmarks/results/kesi_controls_digits -o DIR
     python benchmarks/training/kesi_controls.py --network cifar_resnet20 --checkpoint FILE --data DIR/cifar10-small \
-        --device cpu --adapt-epochs 10 --epochs 8 --table TABLE -o DIR
+        --adapt-epochs 10 --importance taylor --epochs 8 --device cpu --precision bf16 --threads 1 --table TABLE -o DIR
 
-The paper's hand-written widths against the knapsack's, at the MACs that the former cost:
+The paper's hand-written widths against the knapsack's, at the MACs that the former cost; as above, with:
 
-    python benchmarks/training/kesi_controls.py --network cifar_resnet56 ... --budget by-hand \
-        --methods iterative-cycle ensemble hand-cycle hand-ensemble --table TABLE -o DIR
+    --epochs 2 --budget by-hand --methods iterative-cycle ensemble hand-cycle hand-ensemble
+
+ResNet-56 on CIFAR-10 at the paper's point, on a GPU: `gpu_kesi.sh`.
 
 Every method trains for (rounds + 1) * epochs. Those that distil do so in the last `epochs`; those that do not train on
 with labels, by their own learning rate. Methods of one seed share the rounds they have in common. Finished runs are
@@ -123,7 +120,7 @@ class Laboratory:
         return folder, self.rounds(rate, seed, folder).run()
 
     def train(self, plan: Plan, start: nn.Module, folder: Path, settings: RunSettings) -> None:
-        """Train with labels alone."""
+        """Train, once; where the settings ask for a teacher, it is the parent alone."""
         if not (folder / "result.json").exists():
             finetune(
                 self.network.model, plan, self.source, folder, settings, start=start, session=self.session
@@ -172,18 +169,7 @@ class Laboratory:
                 inner = replace(settings.objective, distill="kept", gamma=self.options.gamma)
                 settings = replace(settings, objective=inner)
             if kind == "single-teacher":
-                if not (folder / "result.json").exists():
-                    last = snapshots[-1]
-                    finetune(
-                        self.network.model,
-                        last.plan,
-                        self.source,
-                        folder,
-                        settings,
-                        start=last.network,
-                        session=self.session,
-                    )
-                    forget_checkpoints(folder)
+                self.train(snapshots[-1].plan, snapshots[-1].network, folder, settings)
                 return
             taught = Distilling(settings)
             distil(self.network, self.source, directory, folder, snapshots[-1], taught, self.session)

@@ -30,7 +30,7 @@ class LearningRate:
 
     def __post_init__(self) -> None:
         if not (0 < self.peak < float("inf")):
-            raise RequestError(f"learning rate {self.peak} is out of range: it must be above 0")
+            raise RequestError(f"learning rate {self.peak} is out of range: it must be above 0 and finite")
         for name, rate in (("start", self.start), ("end", self.end)):
             if not (0 <= rate <= self.peak):
                 raise RequestError(

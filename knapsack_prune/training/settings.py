@@ -42,7 +42,7 @@ class OptimizerSettings:
         self.over(1)  # rates out of range are refused here, before anything is read or trained
         if not (0 <= self.weight_decay < inf and 0 <= self.clip < inf):
             raise RequestError(
-                f"weight decay {self.weight_decay} and gradient clip {self.clip}: both must be at least 0"
+                f"weight decay {self.weight_decay} and gradient clip {self.clip}: both must be at least 0 and finite"
             )
         if not (0 <= self.ema < 1):
             raise RequestError(
