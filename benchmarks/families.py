@@ -80,14 +80,14 @@ def measure(name: str, budgets: list[float], time_limit: float) -> dict[str, Any
     import torch
 
     import solvers
-    from knapsack_prune.allocate import build_instance
-    from knapsack_prune.cost import check_polynomial, total
-    from knapsack_prune.importance import score
-    from knapsack_prune.models import load_network
-    from knapsack_prune.planner import plan_from_scores
-    from knapsack_prune.slimming.gate import check_slim
-    from knapsack_prune.slimming.probe import trace
+    from knapsack_prune.costs.counting import check_polynomial, total
+    from knapsack_prune.networks import load_network
+    from knapsack_prune.planning.allocation import build_instance
+    from knapsack_prune.planning.planner import plan_from_scores
+    from knapsack_prune.slimming.equivalence import check_slim
     from knapsack_prune.slimming.slicing import sliced_copy
+    from knapsack_prune.tracing.trial import trace
+    from knapsack_prune.values.criteria import score
 
     base = peak()
     network = load_network(name)

@@ -113,9 +113,9 @@ def real(name: str, checkpoint: Path | None) -> Iterator[tuple[Instance, dict[st
     import torch
 
     import knapsack_prune as kp
-    from knapsack_prune.allocate import Widths, build_instance
-    from knapsack_prune.cost import total
-    from knapsack_prune.importance import Scores, score
+    from knapsack_prune.costs.counting import total
+    from knapsack_prune.planning.allocation import Widths, build_instance
+    from knapsack_prune.values.criteria import Scores, score
 
     loaded = kp.load_network(None if name == "digits_resnet14" else name, checkpoint=checkpoint, seed=0)
     graph = kp.trace(loaded.model, torch.zeros(1, *loaded.input_shape))

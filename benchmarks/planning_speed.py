@@ -23,10 +23,10 @@ PARTS = """
 import json, sys, time, warnings
 warnings.filterwarnings("ignore")
 import torch, torchvision
-from knapsack_prune.allocate import build_instance
-from knapsack_prune.cost import check_polynomial, total
-from knapsack_prune.importance import score
-from knapsack_prune.slimming.probe import trace
+from knapsack_prune.planning.allocation import build_instance
+from knapsack_prune.costs.counting import check_polynomial, total
+from knapsack_prune.values.criteria import score
+from knapsack_prune.tracing.trial import trace
 torch.manual_seed(0)
 model = torchvision.models.get_model(sys.argv[1], weights=None).eval()
 example = torch.zeros(1, 3, 224, 224)

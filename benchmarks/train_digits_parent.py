@@ -18,8 +18,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from knapsack_prune.digits import load_digits
-from knapsack_prune.models.digits_resnet import DigitsResNet
+from knapsack_prune.data.digits import load_digits
+from knapsack_prune.networks.digits_resnet import DigitsResNet
 
 
 def shift(images: Tensor, generator: torch.Generator) -> Tensor:

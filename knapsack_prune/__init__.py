@@ -13,49 +13,49 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from knapsack_prune.channels import ChannelGraph as ChannelGraph
     from knapsack_prune.data import ImageSource as ImageSource
     from knapsack_prune.data import calibration_loader as calibration_loader
     from knapsack_prune.data import open_source as open_source
     from knapsack_prune.errors import RequestError as RequestError
-    from knapsack_prune.export import export_network as export_network
-    from knapsack_prune.importance import Scores as Scores
-    from knapsack_prune.importance import score as score
-    from knapsack_prune.models import Network as Network
-    from knapsack_prune.models import load_network as load_network
-    from knapsack_prune.plan_file import Plan as Plan
-    from knapsack_prune.plan_file import plan_schema as plan_schema
-    from knapsack_prune.planner import plan as plan
-    from knapsack_prune.slimming.probe import trace as trace
+    from knapsack_prune.export.exporting import export_network as export_network
+    from knapsack_prune.graph.channel_graph import ChannelGraph as ChannelGraph
+    from knapsack_prune.networks import Network as Network
+    from knapsack_prune.networks import load_network as load_network
+    from knapsack_prune.planning.plan_file import Plan as Plan
+    from knapsack_prune.planning.plan_file import plan_schema as plan_schema
+    from knapsack_prune.planning.planner import plan as plan
     from knapsack_prune.slimming.slim import load_slim as load_slim
     from knapsack_prune.slimming.slim import save_slim as save_slim
     from knapsack_prune.slimming.slim import slim as slim
+    from knapsack_prune.tracing.trial import trace as trace
     from knapsack_prune.training.finetune import finetune as finetune
     from knapsack_prune.training.settings import Conduct as Conduct
     from knapsack_prune.training.settings import RunSettings as RunSettings
+    from knapsack_prune.values.criteria import Scores as Scores
+    from knapsack_prune.values.criteria import score as score
 
 # No public name may be that of a module of this package: importing the module would replace the name.
 _HOMES = {
-    "ChannelGraph": "channels",
+    "ChannelGraph": "graph.channel_graph",
     "Conduct": "training.settings",
     "ImageSource": "data",
-    "Network": "models",
-    "Plan": "plan_file",
+    "Network": "networks",
+    "Plan": "planning.plan_file",
     "RequestError": "errors",
     "RunSettings": "training.settings",
-    "Scores": "importance",
+    "Scores": "values.criteria",
     "calibration_loader": "data",
-    "export_network": "export",
+    "export_network": "export.exporting",
     "finetune": "training.finetune",
-    "load_network": "models",
+    "load_network": "networks",
     "load_slim": "slimming.slim",
     "open_source": "data",
-    "plan": "planner",
-    "plan_schema": "plan_file",
+    "plan": "planning.planner",
+    "plan_schema": "planning.plan_file",
     "save_slim": "slimming.slim",
-    "score": "importance",
+    "score": "values.criteria",
     "slim": "slimming.slim",
-    "trace": "slimming.probe",
+    "trace": "tracing.trial",
 }
 
 __all__ = [

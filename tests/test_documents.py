@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from knapsack_prune.cli import load_commands
-from knapsack_prune.plan_file import plan_schema
+from knapsack_prune.planning.plan_file import plan_schema
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

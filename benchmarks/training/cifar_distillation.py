@@ -22,10 +22,10 @@ from safetensors.torch import load_file, save_file
 
 from knapsack_prune.data import ImageSource, calibration_loader, open_source
 from knapsack_prune.data.augment import Augmentation
-from knapsack_prune.distill import ObjectiveSettings
 from knapsack_prune.files import write_rows, write_text
-from knapsack_prune.models import Network, load_network
-from knapsack_prune.plan_file import Plan
+from knapsack_prune.networks import Network, load_network
+from knapsack_prune.planning.plan_file import Plan
+from knapsack_prune.training.distillation import ObjectiveSettings
 from knapsack_prune.training.files import write_json
 from knapsack_prune.training.finetune import finetune
 from knapsack_prune.training.session import Session

@@ -32,17 +32,17 @@ from kesi_widths import schedule_of_round
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from knapsack_prune.allocate import Widths
-from knapsack_prune.cost import total
+from knapsack_prune.costs.counting import total
 from knapsack_prune.data import ImageSource, open_source
-from knapsack_prune.ensemble.members import open_ensemble
 from knapsack_prune.iterate.method import Distilling, distil
 from knapsack_prune.iterate.rounds import Rounds, Snapshot, forget_checkpoints
 from knapsack_prune.iterate.settings import RESTART, Pruning, distillation, retraining
-from knapsack_prune.models import Network, load_network
-from knapsack_prune.plan_file import Plan
-from knapsack_prune.slimming.probe import trace
+from knapsack_prune.networks import Network, load_network
+from knapsack_prune.planning.allocation import Widths
+from knapsack_prune.planning.plan_file import Plan
 from knapsack_prune.slimming.slim import slim
+from knapsack_prune.tracing.trial import trace
+from knapsack_prune.training.ensemble.members import open_ensemble
 from knapsack_prune.training.ensembles import accuracy_of
 from knapsack_prune.training.files import read_json, write_json
 from knapsack_prune.training.finetune import finetune

@@ -16,17 +16,17 @@ from pathlib import Path
 
 import torch
 
-from knapsack_prune.allocate import Widths
-from knapsack_prune.channels import ChannelGraph
-from knapsack_prune.cost import total
+from knapsack_prune.costs.counting import total
 from knapsack_prune.data import calibration_loader
 from knapsack_prune.files import write_rows, write_text
-from knapsack_prune.importance import DATA_CRITERIA, Scores, score
+from knapsack_prune.graph.channel_graph import ChannelGraph
 from knapsack_prune.iterate.settings import FixedWidths
-from knapsack_prune.models import Network, load_network
-from knapsack_prune.plan_file import Plan
-from knapsack_prune.planner import plan_from_scores
-from knapsack_prune.slimming.probe import trace
+from knapsack_prune.networks import Network, load_network
+from knapsack_prune.planning.allocation import Widths
+from knapsack_prune.planning.plan_file import Plan
+from knapsack_prune.planning.planner import plan_from_scores
+from knapsack_prune.tracing.trial import trace
+from knapsack_prune.values.criteria import DATA_CRITERIA, Scores, score
 
 SCHEDULE = {
     "layer1": (14, 12, 10, 9, 8),

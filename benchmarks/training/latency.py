@@ -20,9 +20,9 @@ import torch
 from plans import plan_for
 from torch import Tensor, nn
 
-from knapsack_prune.export import SUFFIXES, export_network, load_exported
+from knapsack_prune.export.exporting import SUFFIXES, export_network, load_exported
 from knapsack_prune.files import write_text
-from knapsack_prune.models import load_network
+from knapsack_prune.networks import load_network
 from knapsack_prune.slimming.slim import slim
 from knapsack_prune.training.finetune import device_name
 

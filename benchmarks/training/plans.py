@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 
 from knapsack_prune.data import CalibrationLoader
-from knapsack_prune.models import Network
-from knapsack_prune.plan_file import Plan
+from knapsack_prune.networks import Network
+from knapsack_prune.planning.plan_file import Plan
 
 
 def plan_for(
@@ -23,7 +23,7 @@ def plan_for(
     rounding = f"-r{round_to}" if round_to > 1 else ""
     path = directory / f"{network.name}-{importance}{rounding}-{budget:g}.json"
     if not path.exists():
-        from knapsack_prune.planner import plan
+        from knapsack_prune.planning.planner import plan
 
         made = plan(
             network.model,

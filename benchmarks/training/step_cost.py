@@ -23,10 +23,16 @@ from plans import plan_for
 from torch import Tensor, nn
 
 from knapsack_prune.data import Normalisation, from_tensors
-from knapsack_prune.distill import NetworkTeacher, Objective, ObjectiveSettings, StageMatch, TeacherOutput
-from knapsack_prune.distill.objective import Student, StudentOutput
-from knapsack_prune.models import load_network
+from knapsack_prune.networks import load_network
 from knapsack_prune.slimming.slim import slim
+from knapsack_prune.training.distillation import (
+    NetworkTeacher,
+    Objective,
+    ObjectiveSettings,
+    StageMatch,
+    TeacherOutput,
+)
+from knapsack_prune.training.distillation.objective import Student, StudentOutput
 from knapsack_prune.training.finetune import device_name
 from knapsack_prune.training.optimizers import build_optimizer
 from knapsack_prune.training.session import Session

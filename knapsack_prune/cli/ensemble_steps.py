@@ -14,12 +14,12 @@ from torch import nn
 
 from knapsack_prune.cli.console import output
 from knapsack_prune.data import ImageSource
-from knapsack_prune.distill.teacher import Teacher
-from knapsack_prune.ensemble import EnsembleAccuracy, open_ensemble
-from knapsack_prune.ensemble.teaching import companions
 from knapsack_prune.errors import RequestError
-from knapsack_prune.fingerprint import weights_digest
-from knapsack_prune.models import Network
+from knapsack_prune.networks import Network
+from knapsack_prune.networks.fingerprint import weights_digest
+from knapsack_prune.training.distillation.teacher import Teacher
+from knapsack_prune.training.ensemble import EnsembleAccuracy, open_ensemble
+from knapsack_prune.training.ensemble.teaching import companions
 from knapsack_prune.training.ensembles import accuracy_of, record_with
 from knapsack_prune.training.session import Session
 from knapsack_prune.training.settings import Conduct, RunSettings

@@ -119,19 +119,19 @@ def iterate(
 
     Interrupted, the same command continues where it was.
     """
-    from knapsack_prune.allocate import Widths
-    from knapsack_prune.budget import parse_budget
     from knapsack_prune.cli.ensemble_steps import parse_devices
     from knapsack_prune.cli.preparing import NetworkOptions, ScoringOptions, check_writable, quiet_libraries
     from knapsack_prune.cli.training import make_conduct
     from knapsack_prune.cli.training_steps import open_data
     from knapsack_prune.data.augment import Augmentation
-    from knapsack_prune.distill.objective import ObjectiveSettings
     from knapsack_prune.errors import RequestError
     from knapsack_prune.iterate.method import Distilling
     from knapsack_prune.iterate.method import iterate as whole_method
     from knapsack_prune.iterate.settings import LABELS_ALONE, Pruning, distillation, retraining
-    from knapsack_prune.models import DEFAULT_NETWORK
+    from knapsack_prune.networks import DEFAULT_NETWORK
+    from knapsack_prune.planning.allocation import Widths
+    from knapsack_prune.settings.budget import parse_budget
+    from knapsack_prune.training.distillation.objective import ObjectiveSettings
     from knapsack_prune.training.settings import OptimizerSettings
 
     if flops_budget is None:

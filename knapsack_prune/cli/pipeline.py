@@ -40,11 +40,11 @@ def run(
 
     import torch
 
-    from knapsack_prune.budget import parse_budget
     from knapsack_prune.cli.preparing import check_writable, quiet_libraries
     from knapsack_prune.cli.training_steps import show_result, show_run
     from knapsack_prune.pipeline.config import EMBEDDED_RUN, read_config
     from knapsack_prune.pipeline.run import Run
+    from knapsack_prune.settings.budget import parse_budget
 
     check_writable(directory, directory=True)
     found = EMBEDDED_RUN if config is None else read_config(config)

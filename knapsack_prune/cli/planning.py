@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from knapsack_prune.budget import parse_budget, parse_budgets
 from knapsack_prune.cli import options
 from knapsack_prune.cli.app import app
 from knapsack_prune.cli.console import Stages, notes, output, stages
 from knapsack_prune.errors import RequestError
+from knapsack_prune.settings.budget import parse_budget, parse_budgets
 
 if TYPE_CHECKING:
-    from knapsack_prune.allocate import Widths
     from knapsack_prune.cli.preparing import Prepared
     from knapsack_prune.cli.tables import FrontPoint
-    from knapsack_prune.plan_file import Plan
+    from knapsack_prune.planning.allocation import Widths
+    from knapsack_prune.planning.plan_file import Plan
 
 
 @app.command()
@@ -57,10 +57,10 @@ def plan(
     Without --model, the trained digits network shipped with the package is planned.
     """
     requested = _requested(flops_budget, params_budget)
-    from knapsack_prune.allocate import Widths, build_instance
     from knapsack_prune.cli.preparing import NetworkOptions, ScoringOptions, check_writable, prepare
     from knapsack_prune.cli.tables import show_plan
-    from knapsack_prune.planner import budget_limits
+    from knapsack_prune.planning.allocation import Widths, build_instance
+    from knapsack_prune.planning.planner import budget_limits
 
     for path in (plan_output, export_instance):
         if path is not None:
@@ -133,11 +133,11 @@ def sweep(
     """
     flops = parse_budgets(budgets)
     params = None if params_budget is None else parse_budget(params_budget)
-    from knapsack_prune.allocate import Widths
     from knapsack_prune.cli.preparing import NetworkOptions, ScoringOptions, check_writable, prepare
     from knapsack_prune.cli.tables import FrontPoint, front_csv, show_front
     from knapsack_prune.files import write_text
-    from knapsack_prune.planner import budget_limits
+    from knapsack_prune.planning.allocation import Widths
+    from knapsack_prune.planning.planner import budget_limits
 
     if directory is not None:
         check_writable(directory, directory=True)
@@ -190,7 +190,7 @@ def _solve(
     seed: int,
     progress: Stages,
 ) -> Plan:
-    from knapsack_prune.planner import plan_from_scores
+    from knapsack_prune.planning.planner import plan_from_scores
 
     progress.enter("solving")
 

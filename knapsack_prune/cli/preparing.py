@@ -12,19 +12,19 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from knapsack_prune.channels import ChannelGraph
 from knapsack_prune.cli.console import Stages, notes
-from knapsack_prune.cost import check_polynomial
+from knapsack_prune.costs.counting import check_polynomial
 from knapsack_prune.errors import RequestError
-from knapsack_prune.importance import CRITERIA, DATA_CRITERIA, NORMALIZATIONS, Scores, score
-from knapsack_prune.models import DEFAULT_NETWORK, Network, load_network
-from knapsack_prune.planner import check_prunable
-from knapsack_prune.slimming.probe import trace
+from knapsack_prune.graph.channel_graph import ChannelGraph
+from knapsack_prune.networks import DEFAULT_NETWORK, Network, load_network
+from knapsack_prune.planning.planner import check_prunable
+from knapsack_prune.tracing.trial import trace
+from knapsack_prune.values.criteria import CRITERIA, DATA_CRITERIA, NORMALIZATIONS, Scores, score
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from knapsack_prune.plan_file import Plan
+    from knapsack_prune.planning.plan_file import Plan
 
 
 @dataclass(frozen=True, slots=True)

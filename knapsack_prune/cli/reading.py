@@ -14,7 +14,7 @@ from knapsack_prune.cli.options import PlanFile
 from knapsack_prune.errors import RequestError
 
 if TYPE_CHECKING:
-    from knapsack_prune.plan_file import GroupPart, Plan
+    from knapsack_prune.planning.plan_file import GroupPart, Plan
 
 
 @app.command()
@@ -26,7 +26,7 @@ def inspect(
 ) -> None:
     """Show a plan: budgets, proof, groups, layers, and everything that is frozen with its reason."""
     from knapsack_prune.cli.tables import show_plan
-    from knapsack_prune.plan_file import Plan
+    from knapsack_prune.planning.plan_file import Plan
 
     plan = Plan.load(plan_file)
     if as_json:
@@ -42,7 +42,7 @@ def diff(
     as_json: Annotated[bool, typer.Option("--json", help="Print the differences as JSON.")] = False,
 ) -> None:
     """Compare two plans of one network: costs, and per group what only one of them keeps."""
-    from knapsack_prune.plan_file import Plan
+    from knapsack_prune.planning.plan_file import Plan
 
     one, other = Plan.load(first), Plan.load(second)
     if one.model.fingerprint != other.model.fingerprint:

@@ -15,8 +15,8 @@ from knapsack_prune.cli.console import Stages, notes, output, stages
 from knapsack_prune.errors import RequestError
 
 if TYPE_CHECKING:
-    from knapsack_prune.models import Network
-    from knapsack_prune.plan_file import Plan
+    from knapsack_prune.networks import Network
+    from knapsack_prune.planning.plan_file import Plan
 
 
 @app.command()
@@ -43,7 +43,7 @@ def slim(
     again).
     """
     from knapsack_prune.cli.preparing import NetworkOptions, check_writable, quiet_libraries
-    from knapsack_prune.plan_file import Plan
+    from knapsack_prune.planning.plan_file import Plan
     from knapsack_prune.slimming.slim import check_fingerprint, save_slim
     from knapsack_prune.slimming.slim import slim as make_slim
 
@@ -81,7 +81,7 @@ def verify(
     from rich.table import Table
 
     from knapsack_prune.cli.preparing import NetworkOptions
-    from knapsack_prune.plan_file import Plan
+    from knapsack_prune.planning.plan_file import Plan
 
     found = Plan.load(plan_file)
     with stages() as progress:
@@ -100,14 +100,14 @@ def _verified(path: Path, plan: Plan, parent: Network, progress: Stages) -> list
     """What was checked and found, in order; the first claim that does not hold is a `RequestError`."""
     import torch
 
-    from knapsack_prune.allocate import ranked
     from knapsack_prune.cli.preparing import quiet_libraries
-    from knapsack_prune.cost import count_params, total
-    from knapsack_prune.importance import DATA_CRITERIA, WEIGHT_CRITERIA, score
-    from knapsack_prune.slimming.gate import check_slim
-    from knapsack_prune.slimming.probe import trace
+    from knapsack_prune.costs.counting import count_params, total
+    from knapsack_prune.planning.allocation import ranked
+    from knapsack_prune.slimming.equivalence import check_slim
     from knapsack_prune.slimming.slicing import sliced_copy
     from knapsack_prune.slimming.slim import check_fingerprint
+    from knapsack_prune.tracing.trial import trace
+    from knapsack_prune.values.criteria import DATA_CRITERIA, WEIGHT_CRITERIA, score
 
     check_fingerprint(parent.model, plan)
     checks = [("fingerprint", plan.model.fingerprint)]
@@ -191,7 +191,7 @@ def _verified(path: Path, plan: Plan, parent: Network, progress: Stages) -> list
 @contextmanager
 def _holds(path: Path) -> Iterator[None]:
     """A slim network that is not what its plan says becomes a refusal of the plan."""
-    from knapsack_prune.slimming.gate import GateError
+    from knapsack_prune.slimming.equivalence import GateError
 
     try:
         yield

@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from knapsack_prune.plan_file import BudgetPart, FrozenPart, GroupPart, Plan, SolverPart
+from knapsack_prune.planning.plan_file import BudgetPart, FrozenPart, GroupPart, Plan, SolverPart
 
 FLOPS_NOTE = "FLOPs are fvcore's: one per multiply-add."
 EXAMPLES = 3

@@ -88,7 +88,7 @@ def finetune(
     from knapsack_prune.cli.ensemble_steps import teaching
     from knapsack_prune.cli.training_steps import load_target, open_data, show_result
     from knapsack_prune.data.augment import Augmentation
-    from knapsack_prune.distill.objective import ObjectiveSettings
+    from knapsack_prune.training.distillation.objective import ObjectiveSettings
     from knapsack_prune.training.finetune import finetune as train
     from knapsack_prune.training.settings import OptimizerSettings, RunSettings
 
@@ -227,7 +227,7 @@ def export(
     """Export to ONNX and torch.export with a dynamic batch, check against PyTorch's output, and time it."""
     from knapsack_prune.cli.preparing import NetworkOptions, check_writable
     from knapsack_prune.cli.training_steps import export_formats, load_target, show_exports
-    from knapsack_prune.export import export_network
+    from knapsack_prune.export.exporting import export_network
     from knapsack_prune.training.files import write_json
 
     formats = export_formats(format_)

@@ -16,9 +16,9 @@ from torch import nn
 from knapsack_prune.cli.preparing import NetworkOptions
 from knapsack_prune.data import ImageSource, Normalisation, open_source
 from knapsack_prune.errors import RequestError
-from knapsack_prune.export import SUFFIXES, Exported, ExportFormat
-from knapsack_prune.models import DEFAULT_NETWORK, Network
-from knapsack_prune.plan_file import Plan
+from knapsack_prune.export.exporting import SUFFIXES, Exported, ExportFormat
+from knapsack_prune.networks import DEFAULT_NETWORK, Network
+from knapsack_prune.planning.plan_file import Plan
 from knapsack_prune.slimming.slim import load_slim, slim
 from knapsack_prune.training.evaluation import Accuracy
 

@@ -9,10 +9,10 @@ from typing import Literal
 import torch
 from torch import nn
 
+from knapsack_prune.data.digits import load_digits
 from knapsack_prune.data.images import FileImages, TensorImages
 from knapsack_prune.data.source import IMAGENET, TEST_FOLDERS, ImageSource, Normalisation, trained_with
 from knapsack_prune.data.torchvision_sets import open_torchvision
-from knapsack_prune.digits import load_digits
 from knapsack_prune.errors import RequestError
 
 

@@ -14,9 +14,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from knapsack_prune.channels import IntArray
 from knapsack_prune.errors import RequestError
-from knapsack_prune.plan_file import (
+from knapsack_prune.graph.channel_graph import IntArray
+from knapsack_prune.planning.plan_file import (
     AttributePart,
     BudgetPart,
     FullWidthPart,

@@ -11,14 +11,14 @@ from typing import Any
 import torch
 
 from knapsack_prune.data import ImageSource, require_classes
-from knapsack_prune.ensemble.members import open_ensemble
-from knapsack_prune.ensemble.teaching import companions
 from knapsack_prune.errors import RequestError
-from knapsack_prune.fingerprint import weights_digest
 from knapsack_prune.iterate.rounds import Rounds, Snapshot, Tell, forget_checkpoints
 from knapsack_prune.iterate.settings import Pruning
-from knapsack_prune.models import Network
+from knapsack_prune.networks import Network
+from knapsack_prune.networks.fingerprint import weights_digest
 from knapsack_prune.training.checkpoints import differences
+from knapsack_prune.training.ensemble.members import open_ensemble
+from knapsack_prune.training.ensemble.teaching import companions
 from knapsack_prune.training.ensembles import accuracy_of, record_with, require_plain
 from knapsack_prune.training.files import read_json, write_json
 from knapsack_prune.training.finetune import finetune

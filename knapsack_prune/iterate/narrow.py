@@ -12,9 +12,9 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from knapsack_prune.channels import ChannelGraph, Group, IntArray, Owner
 from knapsack_prune.errors import RequestError
-from knapsack_prune.plan_file import Plan
+from knapsack_prune.graph.channel_graph import ChannelGraph, Group, IntArray, Owner
+from knapsack_prune.planning.plan_file import Plan
 
 
 def narrow(graph: ChannelGraph, plan: Plan, fingerprint: str) -> ChannelGraph:

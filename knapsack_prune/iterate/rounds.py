@@ -11,28 +11,28 @@ from typing import Any
 import torch
 from torch import nn
 
-from knapsack_prune.allocate import Widths
-from knapsack_prune.channels import ChannelGraph
-from knapsack_prune.cost import total
+from knapsack_prune.costs.counting import total
 from knapsack_prune.data import ImageSource, calibration_loader
 from knapsack_prune.data.seeds import derive_seed
-from knapsack_prune.ensemble.manifest import Manifest, MemberEntry
-from knapsack_prune.fingerprint import fingerprint
-from knapsack_prune.importance import DATA_CRITERIA, Scores, score
+from knapsack_prune.graph.channel_graph import ChannelGraph
 from knapsack_prune.iterate.budgets import geometric_budgets
 from knapsack_prune.iterate.compose import compose
 from knapsack_prune.iterate.narrow import narrow
 from knapsack_prune.iterate.settings import FixedWidths, Pruning
 from knapsack_prune.iterate.widen import widen
-from knapsack_prune.models import Network
-from knapsack_prune.plan_file import Plan
-from knapsack_prune.planner import budget_limits, check_prunable, plan_from_scores
-from knapsack_prune.slimming.probe import trace
+from knapsack_prune.networks import Network
+from knapsack_prune.networks.fingerprint import fingerprint
+from knapsack_prune.planning.allocation import Widths
+from knapsack_prune.planning.plan_file import Plan
+from knapsack_prune.planning.planner import budget_limits, check_prunable, plan_from_scores
 from knapsack_prune.slimming.slim import load_slim, save_slim, slim
+from knapsack_prune.tracing.trial import trace
+from knapsack_prune.training.ensemble.manifest import Manifest, MemberEntry
 from knapsack_prune.training.files import read_json
 from knapsack_prune.training.finetune import finetune
 from knapsack_prune.training.session import Session
 from knapsack_prune.training.settings import RunSettings
+from knapsack_prune.values.criteria import DATA_CRITERIA, Scores, score
 
 PARENT = "parent"
 Tell = Callable[[str], None]

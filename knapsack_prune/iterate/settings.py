@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from knapsack_prune.allocate import Widths
-from knapsack_prune.channels import Group, IntArray
-from knapsack_prune.distill.objective import ObjectiveSettings
 from knapsack_prune.errors import RequestError
+from knapsack_prune.graph.channel_graph import Group, IntArray
+from knapsack_prune.planning.allocation import Widths
+from knapsack_prune.training.distillation.objective import ObjectiveSettings
 from knapsack_prune.training.settings import OptimizerSettings, RunSettings
 
 RESTART = OptimizerSettings(

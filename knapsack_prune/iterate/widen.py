@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from knapsack_prune.errors import RequestError
-from knapsack_prune.plan_file import Plan
+from knapsack_prune.planning.plan_file import Plan
 from knapsack_prune.slimming.slicing import kept_indices
 
 

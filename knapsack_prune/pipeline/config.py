@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from knapsack_prune.distill.objective import ObjectiveSettings
 from knapsack_prune.errors import RequestError
+from knapsack_prune.training.distillation.objective import ObjectiveSettings
 from knapsack_prune.training.settings import Conduct, OptimizerSettings, RunSettings
 
 

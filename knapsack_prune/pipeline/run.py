@@ -14,10 +14,10 @@ from torch import nn
 
 from knapsack_prune.data import ImageSource, Normalisation, calibration_loader, open_source, require_classes
 from knapsack_prune.errors import RequestError
-from knapsack_prune.models import DEFAULT_NETWORK, Network, load_network
+from knapsack_prune.networks import DEFAULT_NETWORK, Network, load_network
 from knapsack_prune.pipeline.config import RunConfig
 from knapsack_prune.pipeline.stamps import Stamps, stage_key
-from knapsack_prune.plan_file import Plan
+from knapsack_prune.planning.plan_file import Plan
 from knapsack_prune.slimming.slim import load_slim, save_slim, slim
 from knapsack_prune.training.files import write_json
 
@@ -146,7 +146,7 @@ class Run:
         return self._source
 
     def _plan(self) -> list[Path]:
-        from knapsack_prune.planner import plan
+        from knapsack_prune.planning.planner import plan
 
         section, parent = self._config.plan, self.parent()
         images = None
@@ -221,7 +221,7 @@ class Run:
         return [path]
 
     def _export(self) -> list[Path]:
-        from knapsack_prune.export import SUFFIXES, export_network
+        from knapsack_prune.export.exporting import SUFFIXES, export_network
 
         section, folder = self._config.export, self._directory / "exported"
         shape = self.parent().input_shape

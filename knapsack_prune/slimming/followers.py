@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from knapsack_prune.channels import ChannelGraph
-from knapsack_prune.plan_file import AttributePart, FullWidthPart
+from knapsack_prune.graph.channel_graph import ChannelGraph
+from knapsack_prune.planning.plan_file import AttributePart, FullWidthPart
 
 Keep = Sequence[npt.NDArray[np.bool_]]
 """Per group, shape (units,): which units are kept."""

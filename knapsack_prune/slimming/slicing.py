@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from knapsack_prune.errors import RequestError
-from knapsack_prune.plan_file import AttributePart, FullWidthPart, Plan, SlicePart
+from knapsack_prune.planning.plan_file import AttributePart, FullWidthPart, Plan, SlicePart
 from knapsack_prune.slimming.attention import replacement
 from knapsack_prune.slimming.full_width import FullWidth
 

@@ -12,9 +12,9 @@ from torch import nn
 
 from knapsack_prune.errors import RequestError
 from knapsack_prune.files import read_text, write_text
-from knapsack_prune.fingerprint import fingerprint
-from knapsack_prune.plan_file import Plan
-from knapsack_prune.slimming.gate import check_slim
+from knapsack_prune.networks.fingerprint import fingerprint
+from knapsack_prune.planning.plan_file import Plan
+from knapsack_prune.slimming.equivalence import check_slim
 from knapsack_prune.slimming.slicing import sliced_copy
 
 SLIM_FORMAT = {"format": "knapsack-prune-slim", "version": 1}

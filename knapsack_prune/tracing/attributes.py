@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 from torch import nn
 
-from knapsack_prune.channels import IntArray, Owner, SizeAttribute
+from knapsack_prune.graph.channel_graph import IntArray, Owner, SizeAttribute
 from knapsack_prune.tracing.ledger import Constant, Ledger
 
 

@@ -7,7 +7,7 @@ import numpy.typing as npt
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from knapsack_prune.channels import IntArray
+from knapsack_prune.graph.channel_graph import IntArray
 from knapsack_prune.tracing.ids import NONE
 from knapsack_prune.tracing.ledger import Ledger
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from knapsack_prune.channels import IntArray, Role
+from knapsack_prune.graph.channel_graph import IntArray, Role
 from knapsack_prune.tracing.ids import NONE, Ids
 
 

@@ -10,12 +10,12 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 from torch.fx import Node
 
-from knapsack_prune.channels import IntArray
-from knapsack_prune.stages import TrunkFeature, choose_stages, cut_points
+from knapsack_prune.graph.channel_graph import IntArray
 from knapsack_prune.tracing import rules_contraction, rules_elementwise, rules_layers, rules_movement
 from knapsack_prune.tracing.context import Context, Parameter, Rule, Value
 from knapsack_prune.tracing.ids import Ids
 from knapsack_prune.tracing.ledger import Ledger
+from knapsack_prune.tracing.stages import TrunkFeature, choose_stages, cut_points
 
 RULES: dict[str, Rule] = {
     **rules_elementwise.RULES,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import nn
 
-from knapsack_prune.channels import (
+from knapsack_prune.graph.channel_graph import (
     ChannelGraph,
     CostTerm,
     Form,
@@ -23,7 +23,7 @@ from knapsack_prune.channels import (
     StageFeature,
     TabulatedTerm,
 )
-from knapsack_prune.fingerprint import fingerprint
+from knapsack_prune.networks.fingerprint import fingerprint
 from knapsack_prune.tracing.attributes import size_attributes
 from knapsack_prune.tracing.classes import unit_classes
 from knapsack_prune.tracing.ids import NONE

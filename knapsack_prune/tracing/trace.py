@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from knapsack_prune.channels import ChannelGraph
 from knapsack_prune.errors import RequestError
+from knapsack_prune.graph.channel_graph import ChannelGraph
 from knapsack_prune.tracing.ledger import Ledger
 from knapsack_prune.tracing.propagate import propagate
 from knapsack_prune.tracing.resolve import resolve

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import torch
 
-from knapsack_prune.distill.teacher import Teacher
-from knapsack_prune.ensemble.evaluation import EnsembleAccuracy, evaluate_members
-from knapsack_prune.ensemble.members import Ensemble, Lineup
-from knapsack_prune.ensemble.outputs import RecordedOutputs, record_outputs, recorded_file
-from knapsack_prune.ensemble.teaching import Recorder
 from knapsack_prune.errors import RequestError
+from knapsack_prune.training.distillation.teacher import Teacher
+from knapsack_prune.training.ensemble.evaluation import EnsembleAccuracy, evaluate_members
+from knapsack_prune.training.ensemble.members import Ensemble, Lineup
+from knapsack_prune.training.ensemble.outputs import RecordedOutputs, record_outputs, recorded_file
+from knapsack_prune.training.ensemble.teaching import Recorder
 from knapsack_prune.training.session import Session
 from knapsack_prune.training.settings import RunSettings
 

@@ -17,11 +17,11 @@ import torch
 from torch import nn
 
 from knapsack_prune.data.source import ImageSource, require_classes
-from knapsack_prune.distill.teacher import EnsembleTeacher, NetworkTeacher, Teacher
 from knapsack_prune.errors import RequestError
-from knapsack_prune.fingerprint import weights_digest
-from knapsack_prune.plan_file import Plan
+from knapsack_prune.networks.fingerprint import weights_digest
+from knapsack_prune.planning.plan_file import Plan
 from knapsack_prune.slimming.slim import check_fingerprint, save_slim, slim
+from knapsack_prune.training.distillation.teacher import EnsembleTeacher, NetworkTeacher, Teacher
 from knapsack_prune.training.evaluation import Accuracy
 from knapsack_prune.training.files import write_json
 from knapsack_prune.training.masks import hold_masks, release_masks

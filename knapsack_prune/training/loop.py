@@ -18,12 +18,12 @@ from torch.optim import Optimizer
 from knapsack_prune.data.augment import Mixer
 from knapsack_prune.data.batches import EvaluationBatches, TrainingData
 from knapsack_prune.data.seeds import derive_seed
-from knapsack_prune.distill.objective import Objective, Student, StudentOutput
-from knapsack_prune.distill.teacher import Teacher
 from knapsack_prune.errors import RequestError
 from knapsack_prune.files import write_rows
 from knapsack_prune.training.board import Board
 from knapsack_prune.training.checkpoints import Checkpoints, Progress
+from knapsack_prune.training.distillation.objective import Objective, Student, StudentOutput
+from knapsack_prune.training.distillation.teacher import Teacher
 from knapsack_prune.training.ema import WeightAverage
 from knapsack_prune.training.evaluation import Accuracy, evaluate
 from knapsack_prune.training.files import write_atomically

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from knapsack_prune.errors import RequestError
-from knapsack_prune.plan_file import Plan
+from knapsack_prune.planning.plan_file import Plan
 from knapsack_prune.slimming.slicing import removed_slices
 
 

@@ -26,11 +26,11 @@ from knapsack_prune.data.preparation import Preparation
 from knapsack_prune.data.sampling import hold_out
 from knapsack_prune.data.seeds import derive_seed
 from knapsack_prune.data.source import ImageSource
-from knapsack_prune.distill.features import StageMatch
-from knapsack_prune.distill.inner import target_variances
-from knapsack_prune.distill.objective import Objective, Student
-from knapsack_prune.distill.teacher import Teacher
 from knapsack_prune.errors import RequestError
+from knapsack_prune.training.distillation.features import StageMatch
+from knapsack_prune.training.distillation.inner import target_variances
+from knapsack_prune.training.distillation.objective import Objective, Student
+from knapsack_prune.training.distillation.teacher import Teacher
 from knapsack_prune.training.ema import WeightAverage
 from knapsack_prune.training.evaluation import Accuracy, evaluate
 from knapsack_prune.training.loop import Trainer, TrainingResult

@@ -7,8 +7,8 @@ from math import inf
 from typing import Any, Literal
 
 from knapsack_prune.data.augment import Augmentation
-from knapsack_prune.distill.objective import ObjectiveSettings
 from knapsack_prune.errors import RequestError
+from knapsack_prune.training.distillation.objective import ObjectiveSettings
 from knapsack_prune.training.rates import LearningRate, RateKind
 
 OptimizerKind = Literal["sgd", "adamw", "adam"]

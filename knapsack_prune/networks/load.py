@@ -1,0 +1,139 @@
+"""`load_network`: one name and a few options to one network in eval mode, with all that is known about it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Final
+
+import torch
+from torch import nn
+
+from knapsack_prune.errors import RequestError
+from knapsack_prune.networks import sources
+from knapsack_prune.networks.checkpoint import load_checkpoint
+from knapsack_prune.networks.collection import COLLECTION
+from knapsack_prune.networks.collection import input_shape as collection_shape
+
+DEFAULT_NETWORK: Final = "digits_resnet14"
+EMBEDDED: Final = "embedded"
+CHECKPOINT_MARK: Final = "checkpoint:"
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """A loaded network in eval mode.
+
+    `weights` is the tag of its weights: torchvision's or timm's, `embedded`, `checkpoint:FILE`, or None where
+    no weights were asked for. `input_shape` is one input without the batch dimension. `num_classes` is None
+    where only the network's maker knows it. `note` says in words where the weights come from.
+    """
+
+    model: nn.Module
+    name: str
+    weights: str | None
+    input_shape: tuple[int, ...]
+    num_classes: int | None
+    note: str
+
+
+def load_network(
+    name: str | None = None,
+    *,
+    weights: str | None = None,
+    checkpoint: Path | None = None,
+    input_shape: tuple[int, ...] | None = None,
+    num_classes: int | None = None,
+    seed: int = 0,
+) -> Network:
+    """Build a network by name and load its weights.
+
+    Args:
+        name: a torchvision classification network, `timm:NAME`, `module:callable`, a network of the project's
+            own collection, or None for the embedded default, which comes with its weights.
+        weights: a tag of torchvision or timm (`DEFAULT` for their best), or `embedded`.
+        checkpoint: a safetensors or torch file to load instead.
+        input_shape: shape of one input, such as (3, 224, 224); by default the one the network is made for.
+        num_classes: outputs of the classifier; by default that of the source.
+        seed: of the random initialisation where no weights are given; the global generator is left alone.
+
+    Raises:
+        RequestError: unknown name or tag, both weights and a checkpoint, a checkpoint that does not fit,
+            weights that cannot be had, or no input shape where none is known.
+    """
+    if weights is not None and checkpoint is not None:
+        raise RequestError(
+            f"both --weights {weights} and --checkpoint {checkpoint}: give one, a network has one set"
+        )
+    if name is None:
+        name = DEFAULT_NETWORK
+        if checkpoint is None and weights is None:
+            weights = EMBEDDED
+    if weights is not None and weights.startswith(CHECKPOINT_MARK):
+        raise RequestError(
+            f"the weights of {name} came from a file ({weights.removeprefix(CHECKPOINT_MARK)}): "
+            "give it again with --checkpoint"
+        )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        built = _build(name, weights, num_classes)
+    tag = built.weights
+    if checkpoint is not None:
+        load_checkpoint(built.model, checkpoint, sources.AUXILIARY_HEADS.get(name, ()))
+        tag = f"{CHECKPOINT_MARK}{checkpoint.name}"
+    shape = input_shape or built.input_shape
+    if shape is None:
+        raise RequestError(f"{name} does not say what input it takes: give it with --input-shape C,H,W")
+    note = _note(name, tag, seed)
+    return Network(built.model.eval(), name, tag, tuple(shape), built.num_classes, note)
+
+
+def _build(name: str, weights: str | None, num_classes: int | None) -> sources.Built:
+    if name in COLLECTION:
+        return _build_own(name, weights, num_classes)
+    if name.startswith("timm:"):
+        return sources.build_timm(name.removeprefix("timm:"), weights, num_classes)
+    if ":" in name:
+        if weights is not None:
+            raise RequestError(
+                f"--weights {weights} is not for {name}, whose callable makes its own weights: "
+                "leave it out, or give a file with --checkpoint"
+            )
+        return sources.build_callable(name, num_classes)
+    known = sources.torchvision_names()
+    if name not in known:
+        raise sources.unknown_model(name, [*known, *COLLECTION])
+    return sources.build_torchvision(name, weights, num_classes)
+
+
+def _build_own(name: str, weights: str | None, num_classes: int | None) -> sources.Built:
+    model = COLLECTION[name](num_classes=num_classes or 10)
+    if weights is not None:
+        if name != DEFAULT_NETWORK or weights not in (EMBEDDED, sources.DEFAULT_TAG):
+            has = f"only the weights {EMBEDDED!r}" if name == DEFAULT_NETWORK else "no weights of its own"
+            raise RequestError(f"{name} has {has}, not {weights!r}: give a file with --checkpoint")
+        if num_classes not in (None, 10):
+            raise RequestError(
+                f"--num-classes {num_classes}: the embedded network has 10 classes, leave it out"
+            )
+        asset = resources.files("knapsack_prune") / "assets" / f"{name}.safetensors"
+        with resources.as_file(asset) as path:
+            load_checkpoint(model, path)
+        weights = EMBEDDED
+    return sources.Built(model, weights, collection_shape(name), num_classes or 10)
+
+
+def _note(name: str, tag: str | None, seed: int) -> str:
+    if tag == EMBEDDED:
+        return "the embedded default: a small ResNet trained on the UCI digits, shipped with the package"
+    if tag is not None and tag.startswith(CHECKPOINT_MARK):
+        return f"weights from {tag.removeprefix(CHECKPOINT_MARK)}"
+    if tag is not None:
+        return f"weights {tag}"
+    if ":" in name and not name.startswith("timm:"):
+        return "weights as its callable made them"
+    return (
+        f"UNTRAINED: random weights of seed {seed}, so the choice of channels means nothing; "
+        "give --weights or --checkpoint"
+    )

@@ -1,0 +1,1 @@
+"""From budgets, costs and values to a plan."""

@@ -1,0 +1,210 @@
+"""Allocation: from groups, costs and scores to a grouped knapsack, and from its solution to kept units.
+
+The only module of the planner that imports `solvers`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+import solvers
+from knapsack_prune.errors import RequestError
+from knapsack_prune.graph.channel_graph import ChannelGraph, CostTerm, Form, Group, IntArray, TabulatedTerm
+from knapsack_prune.values.criteria import Scores
+
+TOTAL_VALUE = 10**9
+"""The value of keeping everything. Values are integers: rounding moves a plan's value by at most half a unit per
+group, that is 5e-10 of the whole."""
+
+Terms = Sequence[CostTerm | TabulatedTerm]
+
+
+@dataclass(frozen=True)
+class Widths:
+    """Which widths are allowed.
+
+    Attributes:
+        round_to: kept channels are a multiple of this (a group may also stay whole).
+        min_channels: no group keeps fewer channels.
+    """
+
+    round_to: int = 1
+    min_channels: int = 1
+
+    def __post_init__(self) -> None:
+        for name, number in (("--round-to", self.round_to), ("--min-channels", self.min_channels)):
+            if number < 1:
+                raise RequestError(f"{name} {number}: must be at least 1; 1 allows every width")
+
+    def levels(self, group: Group) -> IntArray:
+        """Allowed numbers of kept units, increasing; the last is the group's size."""
+        step = self.round_to // math.gcd(self.round_to, group.channels)
+        least = max(1, -(-self.min_channels // group.channels))
+        first = -(-least // step) * step
+        levels = list(range(first, group.size + 1, step))
+        if not levels or levels[-1] != group.size:
+            levels.append(group.size)
+        return np.array(levels, dtype=np.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class Allocation:
+    """The solver's answer in terms of the network.
+
+    Attributes:
+        kept: per group, the sorted indices of the units that stay.
+        result: what the solver proved.
+        score: importance kept, in the criterion's own unit.
+    """
+
+    kept: tuple[IntArray, ...]
+    result: solvers.Result
+    score: float
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Kept units per group."""
+        return tuple(len(kept) for kept in self.kept)
+
+
+def ranked(values: npt.NDArray[np.float64]) -> IntArray:
+    """Units from the most to the least important; equal ones by index."""
+    order: IntArray = np.argsort(-values, kind="stable").astype(np.int64)
+    return order
+
+
+def build_instance(
+    graph: ChannelGraph,
+    scores: Scores,
+    budgets: Mapping[str, int],
+    *,
+    terms: Mapping[str, Terms] | None = None,
+    widths: Widths | None = None,
+    name: str = "plan",
+) -> solvers.Instance:
+    """The grouped knapsack: per group, how many of its most important units stay.
+
+    Args:
+        graph: the traced network.
+        scores: importance of its units.
+        budgets: per resource, the most that may be kept.
+        terms: per resource, its cost; by default those of the graph (`flops`, `params`).
+        widths: allowed widths.
+        name: of the instance.
+
+    Raises:
+        RequestError: no group, all scores zero.
+    """
+    widths = widths or Widths()
+    terms = terms or graph.cost_terms()
+    whole = float(sum(values.sum() for values in scores.values))
+    if not whole > 0:
+        raise RequestError(
+            f"importance {scores.criterion!r}: all scores are zero, so that nothing tells units apart"
+        )
+    scale = TOTAL_VALUE / whole
+    groups = []
+    for group, values in zip(graph.groups, scores.values, strict=True):
+        levels = widths.levels(group)
+        cumulated = np.cumsum(values[ranked(values)])
+        groups.append(
+            solvers.Group(group.name, levels, np.rint(cumulated[levels - 1] * scale).astype(np.int64))
+        )
+    resources = [_resource(resource, budget, terms[resource], groups) for resource, budget in budgets.items()]
+    return solvers.Instance(name, groups, resources, value_scale=scale)
+
+
+def allocate(
+    graph: ChannelGraph,
+    scores: Scores,
+    instance: solvers.Instance,
+    *,
+    solver: str = "exact",
+    limits: solvers.Limits | None = None,
+    report: Callable[[float, int | None, int | None], None] | None = None,
+) -> Allocation:
+    """Solve the instance and name the units that stay.
+
+    Raises:
+        RequestError: the budgets cannot be met (the message tells the smallest feasible ones), the solver found
+            nothing in its time, or there is no such solver or limit.
+    """
+    try:
+        result = solvers.solve(instance, solver, limits, report)
+    except solvers.SolverError as error:
+        raise RequestError(str(error)) from error
+    if result.status is solvers.Status.INFEASIBLE:
+        raise RequestError(_infeasible(instance))
+    if result.status is solvers.Status.NO_SOLUTION_FOUND:
+        raise RequestError(
+            f"solver {solver!r} found no plan in {result.seconds:.1f} s; raise --time-limit or use --solver exact"
+        )
+    kept = []
+    score = 0.0
+    for group, values, choice in zip(instance.groups, scores.values, result.choice, strict=True):
+        chosen = ranked(values)[: int(group.levels[choice])]
+        kept.append(np.sort(chosen))
+        score += float(values[chosen].sum())
+    return Allocation(tuple(kept), result, score)
+
+
+def _infeasible(instance: solvers.Instance) -> str:
+    least = solvers.least_costs(instance)
+    parts = [
+        f"{resource.name} budget {resource.budget:,} is below {cost:,}, the least that the allowed widths cost"
+        for resource, cost in zip(instance.resources, least, strict=True)
+        if cost > resource.budget
+    ]
+    if not parts:
+        parts = ["no choice of widths meets all budgets together"]
+    return (
+        f"{'; '.join(parts)}; the smallest feasible budget is that number: give at least as much, or allow smaller "
+        f"widths (--min-channels, --round-to, fewer --keep)"
+    )
+
+
+def _resource(name: str, budget: int, terms: Terms, groups: Sequence[solvers.Group]) -> solvers.Resource:
+    constant = 0
+    products: list[solvers.Term] = []
+    tables: list[solvers.Table] = []
+    # Repeated factors (a residual stream read by many layers) become one object, which solvers can recognise.
+    known: dict[Form, solvers.Factor] = {}
+    collected: dict[tuple[Form, ...], int] = {}
+    for term in terms:
+        if isinstance(term, TabulatedTerm):
+            tables.append(_table(term, groups))
+        elif not term.factors:
+            constant += term.coefficient
+        else:
+            collected[term.factors] = collected.get(term.factors, 0) + term.coefficient
+    for factors, coefficient in collected.items():
+        for form in factors:
+            if form not in known:
+                known[form] = solvers.Factor(
+                    [group for group, _ in form.weights],
+                    [weight for _, weight in form.weights],
+                    form.constant,
+                )
+        products.append(solvers.Term(coefficient, [known[form] for form in factors]))
+    return solvers.Resource(name, budget, products, tables, constant)
+
+
+def _table(term: TabulatedTerm, groups: Sequence[solvers.Group]) -> solvers.Table:
+    form = term.form
+    indices = [group for group, _ in form.weights]
+    weights = [weight for _, weight in form.weights]
+    if len(indices) > 2:
+        raise RequestError(
+            f"layer {term.layer}: its {term.operator} reads {len(indices)} groups; a looked-up cost takes one or two: "
+            f"pin some with --keep"
+        )
+    sums = form.constant + weights[0] * groups[indices[0]].levels
+    if len(indices) == 2:
+        sums = sums[:, None] + weights[1] * groups[indices[1]].levels[None, :]
+    costs = np.vectorize(term.cost, otypes=[np.int64])(sums)
+    return solvers.Table(indices, costs)

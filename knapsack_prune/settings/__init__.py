@@ -1,0 +1,1 @@
+"""Everything that a user can set, each once."""

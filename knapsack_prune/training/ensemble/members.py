@@ -1,0 +1,171 @@
+"""Members of an ensemble: opened from their slim directories, checked against each other, run together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from knapsack_prune.data.source import ImageSource, require_classes
+from knapsack_prune.errors import RequestError
+from knapsack_prune.networks import load_network
+from knapsack_prune.networks.fingerprint import weights_digest
+from knapsack_prune.planning.plan_file import Plan
+from knapsack_prune.slimming.slim import load_slim
+from knapsack_prune.training.ensemble.manifest import Manifest, MemberEntry
+
+Factory = Callable[[Plan, int | None], nn.Module]
+"""Builds the architecture that a plan was made for, with so many classes; its weights do not matter."""
+
+
+@dataclass(frozen=True, eq=False)
+class Member:
+    """One network of an ensemble.
+
+    Attributes:
+        name: as the manifest calls it.
+        network: in evaluation mode, on the CPU.
+        plan: what it keeps of its parent.
+        outputs: how many classes it tells apart.
+        classes: their names in order, where known.
+        digest: identifies its weights.
+    """
+
+    name: str
+    network: nn.Module
+    plan: Plan
+    outputs: int
+    classes: tuple[str, ...] | None
+    digest: str
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """(channels, height, width) of one input."""
+        return self.plan.model.input_shape
+
+
+@dataclass(frozen=True, eq=False)
+class Ensemble:
+    """Networks of different widths that tell the same classes apart from the same input."""
+
+    members: tuple[Member, ...]
+
+    def __post_init__(self) -> None:
+        if not self.members:
+            raise RequestError("0 members are left: an ensemble has at least 1; exclude fewer")
+        first = self.members[0]
+        for member in self.members[1:]:
+            for what, ours, theirs in (
+                ("input of shape", first.input_shape, member.input_shape),
+                ("outputs:", first.outputs, member.outputs),
+            ):
+                if ours != theirs:
+                    raise RequestError(
+                        f"member {member.name} has {what} {theirs}, member {first.name} {ours}: all members of an "
+                        f"ensemble must agree; take one of them out of ensemble.json"
+                    )
+            if None not in (first.classes, member.classes) and first.classes != member.classes:
+                at, ours_, theirs_ = _first_difference(first.classes or (), member.classes or ())
+                raise RequestError(
+                    f"output {at} of member {member.name} is class {theirs_!r}, of member {first.name} {ours_!r}: all "
+                    f"members of an ensemble must agree; take one of them out of ensemble.json"
+                )
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """(channels, height, width) of one input."""
+        return self.members[0].input_shape
+
+    @property
+    def digests(self) -> tuple[str, ...]:
+        """Of every member's weights."""
+        return tuple(member.digest for member in self.members)
+
+    def require(self, source: ImageSource, input_shape: Sequence[int] | None = None) -> None:
+        """`RequestError` unless a dataset has the members' classes (and a student their input)."""
+        first = self.members[0]
+        require_classes(source, first.outputs)
+        if first.classes is not None and first.classes != source.classes:
+            at, ours, theirs = _first_difference(first.classes, source.classes)
+            raise RequestError(
+                f"output {at} of the ensemble is class {ours!r}, in {source.name} it is {theirs!r}: the classes must "
+                f"be the same in the same order; name the dataset that the ensemble was trained on"
+            )
+        if input_shape is not None and tuple(input_shape) != first.input_shape:
+            raise RequestError(
+                f"the ensemble takes input of shape {first.input_shape}, the student {tuple(input_shape)}: they must "
+                f"be equal; give an ensemble of the same parent"
+            )
+
+
+class Lineup:
+    """Members placed on devices, run on one batch after another."""
+
+    def __init__(
+        self, ensemble: Ensemble, devices: Sequence[torch.device], layout: torch.memory_format
+    ) -> None:
+        """Move the members to the devices in turn."""
+        self._placed = [
+            (member.network, devices[index % len(devices)]) for index, member in enumerate(ensemble.members)
+        ]
+        for network, device in self._placed:
+            network.to(device=device, memory_format=layout)  # type: ignore[call-overload]
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Logits (members, batch, classes) in float32, on the device of `images`.
+
+        Every member is started before the first answer is waited for, so that several GPUs work at once.
+        """
+        with torch.no_grad():
+            answers = [network(images.to(device, non_blocking=True)) for network, device in self._placed]
+            return torch.stack([answer.float().to(images.device, non_blocking=True) for answer in answers])
+
+
+def open_ensemble(directory: Path, factory: Factory | None = None, exclude: Sequence[str] = ()) -> Ensemble:
+    """Open the ensemble in a directory.
+
+    Args:
+        directory: holds `ensemble.json`.
+        factory: builds the parents' architecture; by name, as the plans say, if None.
+        exclude: names of members to leave out.
+
+    Raises:
+        RequestError: no ensemble, an unknown name, a member that cannot be loaded, or members that disagree
+            about input shape or classes; the message names them.
+    """
+    manifest = Manifest.load(directory)
+    names = [entry.name for entry in manifest.members]
+    for name in exclude:
+        if name not in names:
+            raise RequestError(f"{directory} has no member {name!r} to exclude: it has {', '.join(names)}")
+    chosen = [entry for entry in manifest.members if entry.name not in exclude]
+    return Ensemble(tuple(_open(directory, entry, factory or _by_name) for entry in chosen))
+
+
+def _open(directory: Path, entry: MemberEntry, factory: Factory) -> Member:
+    folder = directory / entry.directory
+    plan = Plan.load(folder / "plan.json")
+    network = load_slim(folder, lambda: factory(plan, entry.num_classes)).eval().requires_grad_(False)
+    with torch.no_grad():
+        outputs = int(network(torch.zeros(1, *plan.model.input_shape)).shape[-1])
+    if entry.classes is not None and len(entry.classes) != outputs:
+        raise RequestError(
+            f"member {entry.name} has {outputs} outputs, its entry in ensemble.json lists {len(entry.classes)} "
+            f"classes: they must be as many; correct the entry"
+        )
+    return Member(entry.name, network, plan, outputs, entry.classes, weights_digest(network))
+
+
+def _by_name(plan: Plan, num_classes: int | None) -> nn.Module:
+    return load_network(plan.model.name, input_shape=plan.model.input_shape, num_classes=num_classes).model
+
+
+def _first_difference(ours: Sequence[str], theirs: Sequence[str]) -> tuple[int, str | None, str | None]:
+    for index in range(max(len(ours), len(theirs))):
+        pair = tuple(names[index] if index < len(names) else None for names in (ours, theirs))
+        if pair[0] != pair[1]:
+            return index, pair[0], pair[1]
+    raise AssertionError("both are equal")

@@ -1,0 +1,1 @@
+"""What keeping the units of a group is worth."""

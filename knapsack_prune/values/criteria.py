@@ -1,0 +1,275 @@
+"""Importance: how much each unit of each group is worth."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from knapsack_prune.errors import RequestError
+from knapsack_prune.graph.channel_graph import ChannelGraph, Group, Slice
+
+FloatArray = npt.NDArray[np.float64]
+Batches = Iterable[tuple[Tensor, Tensor]]
+
+WEIGHT_CRITERIA = ("l1", "l2", "bn_scale", "random")
+"""Criteria that need no data."""
+
+DATA_CRITERIA = ("taylor", "taylor_abs", "fisher")
+"""Criteria that need labelled batches."""
+
+CRITERIA = (*WEIGHT_CRITERIA, *DATA_CRITERIA)
+
+NORMALIZATIONS = ("none", "layer")
+"""What scores of different layers are divided by before they are summed: nothing, or the layer's mean."""
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """What each unit is worth.
+
+    Attributes:
+        criterion: one of `CRITERIA`.
+        samples: how many examples were read; 0 for criteria on weights.
+        seed: of the calibration set, or of `random`.
+        normalize: one of `NORMALIZATIONS`.
+        values: per group, shape (units,): finite and not negative.
+    """
+
+    criterion: str
+    samples: int
+    seed: int
+    values: tuple[FloatArray, ...]
+    normalize: str = "none"
+
+
+def score(
+    graph: ChannelGraph,
+    model: nn.Module,
+    criterion: str = "l1",
+    *,
+    data: Batches | None = None,
+    seed: int = 0,
+    normalize: str = "none",
+    progress: Callable[[int], None] | None = None,
+) -> Scores:
+    """Score every unit: the sum over the filters (output channels of convolutions and linear layers) it owns.
+
+    With w a filter and g the gradient of the cross-entropy with respect to it, in evaluation mode:
+
+    - `l1`, `l2`: the norm of w (Li et al. 2017, arXiv 1608.08710);
+    - `bn_scale`: |gamma| of the unit's batch norms (Liu et al. 2017, arXiv 1708.06519);
+    - `taylor`: sum of |w * mean over batches of g| (Aflalo et al. 2020, arXiv 2002.08258, its published default);
+    - `taylor_abs`: sum over batches of |sum of w * g| (the same paper's text);
+    - `fisher`: mean over batches of (sum of w * g)^2 (Molchanov et al. 2019, arXiv 1906.10771, equation 8, grouped);
+    - `random`: uniform in (0, 1).
+
+    Args:
+        graph: the traced network.
+        model: its weights; left as it was, gradients included.
+        criterion: one of `CRITERIA`.
+        data: batches (images, labels) for the criteria that need data; read once, one batch at a time.
+        seed: of `random`; for data-driven criteria it is only recorded.
+        normalize: `layer` divides the scores of a layer's filters by their mean (Molchanov et al. 2017, arXiv
+            1611.06440, section 2.2, with the mean for the norm): norms of layers of different fan-in, which `none`
+            compares as they are, then weigh alike. Not for `random`, which knows no layers.
+        progress: called with the number of examples after every batch.
+
+    Scores are the same whatever the number of threads: on the CPU gradients are taken in one thread.
+
+    Memory: criteria on weights take none beyond one layer's. Data-driven ones take one gradient per parameter
+    (as much as the parameters), one accumulator of the same size for `taylor` (one number per filter for the
+    others), and the activations of one batch.
+
+    Raises:
+        RequestError: unknown criterion, no data, no batch norm, or a score that is not finite.
+    """
+    if criterion not in CRITERIA:
+        raise RequestError(f"unknown importance {criterion!r}; choose one of {', '.join(CRITERIA)}")
+    if normalize not in NORMALIZATIONS or (normalize == "layer" and criterion == "random"):
+        raise RequestError(
+            f"--normalize {normalize!r} with importance {criterion!r}: choose one of "
+            f"{', '.join(NORMALIZATIONS)}; random scores belong to no layer, give them none"
+        )
+    samples = 0
+    if criterion == "random":
+        generator = np.random.default_rng(seed)
+        values = [generator.uniform(1e-6, 1.0, group.size) for group in graph.groups]
+    elif criterion in DATA_CRITERIA:
+        if data is None:
+            raise RequestError(
+                f"importance {criterion!r} needs data: give --data (an ImageFolder, torch/NAME or digits), or choose "
+                f"one of {', '.join(WEIGHT_CRITERIA)}"
+            )
+        values, samples = _gradient_scores(graph, model, criterion, data, normalize, progress)
+    elif criterion == "bn_scale":
+        values = _batch_norm_scores(graph, model, normalize)
+    else:
+        tensors = dict(model.named_parameters())
+        norms = {name: _norms(_per_filter(tensors[name], dim), criterion) for name, dim in _filters(graph)}
+        norms = _normalized(norms, normalize)
+        values = [_sum_over_members(group, norms) for group in graph.groups]
+    return Scores(criterion, samples, seed, _checked(graph, values, criterion), normalize)
+
+
+def _filters(graph: ChannelGraph) -> Iterator[tuple[str, int]]:
+    """Parameters that hold filters, with the dimension of their outputs, each once."""
+    yield from dict.fromkeys(
+        (part.parameter, part.dim) for group in graph.groups for part in group.slices if part.role == "out"
+    )
+
+
+def _per_filter(tensor: Tensor, dim: int) -> Tensor:
+    """Shape (filters, elements per filter). A bias has no filters: its elements do not count."""
+    moved = tensor.detach().movedim(dim, 0).reshape(tensor.shape[dim], -1)
+    return moved if tensor.dim() > 1 else moved[:, :0]
+
+
+def _normalized(per_filter: dict[str, Tensor], normalize: str) -> dict[str, Tensor]:
+    """Scores per layer, divided by the layer's mean if asked; a layer of zeros stays one."""
+    if normalize == "none":
+        return per_filter
+    means = {name: float(found.double().numpy().mean()) for name, found in per_filter.items()}
+    return {name: found / means[name] if means[name] > 0 else found for name, found in per_filter.items()}
+
+
+def _norms(filters: Tensor, criterion: str) -> Tensor:
+    """Shape (filters,): summed by NumPy in one thread, so that the last bit does not depend on their number."""
+    array = filters.float().cpu().numpy()
+    if criterion == "l1":
+        return torch.from_numpy(np.abs(array).sum(axis=1, dtype=np.float64))
+    return torch.from_numpy(np.sqrt(np.square(array, dtype=np.float64).sum(axis=1)))
+
+
+def _sum_over_members(group: Group, per_filter: dict[str, Tensor]) -> FloatArray:
+    scores = np.zeros(group.size)
+    for part in group.slices:
+        if part.role == "out":
+            scores += _gather(part, per_filter[part.parameter])
+    return scores
+
+
+def _gather(part: Slice, per_filter: Tensor) -> FloatArray:
+    found: FloatArray = per_filter.cpu().numpy().astype(np.float64)[part.positions].sum(axis=1)
+    return found
+
+
+def _batch_norm_scores(graph: ChannelGraph, model: nn.Module, normalize: str) -> list[FloatArray]:
+    scales = {
+        f"{name}.weight": module.weight.detach().abs().double()
+        for name, module in model.named_modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.weight is not None
+    }
+    missing = [
+        group.name for group in graph.groups if not any(part.parameter in scales for part in group.slices)
+    ]
+    if missing:
+        raise RequestError(
+            f"importance 'bn_scale': {len(missing)} of {len(graph.groups)} groups have no batch norm "
+            f"({', '.join(missing[:3])}{', …' if len(missing) > 3 else ''}); choose another --importance, or pin them "
+            f"with --keep"
+        )
+    scales = _normalized(scales, normalize)
+    values = []
+    for group in graph.groups:
+        found = np.zeros(group.size)
+        for part in group.slices:
+            if part.parameter in scales:
+                found += _gather(part, scales[part.parameter])
+        values.append(found)
+    return values
+
+
+def _gradient_scores(
+    graph: ChannelGraph,
+    model: nn.Module,
+    criterion: str,
+    data: Batches,
+    normalize: str,
+    progress: Callable[[int], None] | None,
+) -> tuple[list[FloatArray], int]:
+    parameters = dict(model.named_parameters())
+    filters = [(name, dim) for name, dim in _filters(graph) if parameters[name].dim() > 1]
+    tensors = [parameters[name] for name, _ in filters]
+    accumulated: list[Tensor] = []
+    samples = batches = 0
+    with _differentiable(model, tensors):
+        for images, labels in data:
+            device = tensors[0].device
+            output = model(images.to(device))
+            loss = nn.functional.cross_entropy(output, labels.to(device))
+            if not bool(torch.isfinite(loss)):
+                raise RequestError(
+                    f"importance {criterion!r}: the loss of batch {batches} is {loss.item()}; the network or its "
+                    f"input is broken: check --checkpoint and --data"
+                )
+            gradients = torch.autograd.grad(loss, tensors)
+            for index, ((_, dim), tensor, gradient) in enumerate(
+                zip(filters, tensors, gradients, strict=True)
+            ):
+                if criterion == "taylor":
+                    found = gradient
+                else:
+                    product = (_per_filter(tensor, dim) * _per_filter(gradient, dim)).sum(dim=1).double()
+                    found = product.abs() if criterion == "taylor_abs" else product.square()
+                if batches == 0:
+                    accumulated.append(found.clone())
+                else:
+                    accumulated[index] += found
+            samples += len(images)
+            batches += 1
+            if progress is not None:
+                progress(samples)
+    if batches == 0:
+        raise RequestError(f"importance {criterion!r}: the data holds no batch; give at least one example")
+    per_filter: dict[str, Tensor] = {}
+    for (name, dim), tensor, found in zip(filters, tensors, accumulated, strict=True):
+        if criterion == "taylor":
+            mean = found / batches
+            per_filter[name] = (_per_filter(tensor, dim) * _per_filter(mean, dim)).abs().sum(dim=1).double()
+        else:
+            per_filter[name] = found / (batches if criterion == "fisher" else 1)
+    for name, dim in _filters(graph):
+        if name not in per_filter:
+            per_filter[name] = torch.zeros(parameters[name].shape[dim], dtype=torch.float64)
+    per_filter = _normalized(per_filter, normalize)
+    return [_sum_over_members(group, per_filter) for group in graph.groups], samples
+
+
+@contextmanager
+def _differentiable(model: nn.Module, tensors: Sequence[Tensor]) -> Iterator[None]:
+    """Evaluation mode, with gradients for `tensors` only; everything is put back."""
+    wanted = {id(tensor) for tensor in tensors}
+    # On the CPU, sums are split among threads: with one, the last bit of a score does not depend on their number.
+    threads = torch.get_num_threads()
+    before = {name: tensor.requires_grad for name, tensor in model.named_parameters()}
+    training = {name: module.training for name, module in model.named_modules()}
+    for tensor in model.parameters():
+        tensor.requires_grad_(id(tensor) in wanted)
+    model.eval()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        for name, tensor in model.named_parameters():
+            tensor.requires_grad_(before[name])
+        for name, module in model.named_modules():
+            module.training = training[name]
+
+
+def _checked(graph: ChannelGraph, values: list[FloatArray], criterion: str) -> tuple[FloatArray, ...]:
+    for group, found in zip(graph.groups, values, strict=True):
+        bad = np.flatnonzero(~np.isfinite(found) | (found < 0))
+        if len(bad):
+            raise RequestError(
+                f"importance {criterion!r}: unit {int(bad[0])} of group {group.name} scores {found[bad[0]]}; "
+                "scores must "
+                f"be finite: the weights or the data hold NaN or infinity"
+            )
+    return tuple(values)

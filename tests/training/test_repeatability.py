@@ -1,0 +1,149 @@
+"""An interrupted run ends in the weights of an uninterrupted one, bit by bit."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from knapsack_prune.data.augment import Augmentation
+from knapsack_prune.errors import RequestError
+from knapsack_prune.training import checkpoints as checkpoint_module
+from knapsack_prune.training.distillation import ObjectiveSettings
+from knapsack_prune.training.loop import Trainer
+from knapsack_prune.training.settings import OptimizerSettings, RunSettings
+
+# Everything at once that draws random numbers or has a state of its own.
+SETTINGS = RunSettings(
+    epochs=3,
+    batch_size=16,
+    accumulate=2,
+    held_out=0.2,
+    optimizer=OptimizerSettings(kind="adamw", rate=0.01, clip=1.0, ema=0.9),
+    objective=ObjectiveSettings(distill="learned", logit_weight=1.0, label_smoothing=0.1),
+    augmentation=Augmentation(rand_augment=5, erasing=0.3, mixup=0.2, cutmix=0.5),
+)
+
+
+def _same(ours: nn.Module, theirs: nn.Module) -> bool:
+    pairs = zip(ours.state_dict().values(), theirs.state_dict().values(), strict=True)
+    return all(torch.equal(a, b) for a, b in pairs)
+
+
+def _interrupt_at(monkeypatch: pytest.MonkeyPatch, epoch: int, step: int, how: Any) -> None:
+    original = Trainer._step
+
+    def stepping(self: Trainer, at_epoch: int, at_step: int, batches: Any) -> Any:
+        if (at_epoch, at_step) == (epoch, step):
+            how()
+        return original(self, at_epoch, at_step, batches)
+
+    monkeypatch.setattr(Trainer, "_step", stepping)
+
+
+@pytest.mark.parametrize("cache", [True, False])
+def test_ctrl_c_and_resume(lab: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: bool) -> None:
+    whole = lab.finetune(tmp_path / "whole", SETTINGS, cache=cache)
+    with monkeypatch.context() as patch:
+        _interrupt_at(patch, 1, 1, lambda: os.kill(os.getpid(), signal.SIGINT))
+        with pytest.raises(KeyboardInterrupt):
+            lab.finetune(tmp_path / "parts", SETTINGS, cache=cache)
+    rest = lab.finetune(tmp_path / "parts", SETTINGS, cache=cache, resume=True)
+    steps = 128 // 32
+    assert rest.record["resumed_at_step"] == steps + 2  # the step under way was finished and kept
+    assert _same(whole.network, rest.network)
+    assert rest.losses == whole.losses[steps + 2 :]
+    assert whole.losses[0][1] > whole.losses[-1][1]
+
+
+def test_a_kill_between_two_checkpoints(lab: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Killed(BaseException):
+        pass
+
+    def kill() -> None:
+        raise Killed
+
+    whole = lab.finetune(tmp_path / "whole", SETTINGS)
+    with monkeypatch.context() as patch:
+        placed = checkpoint_module.Checkpoints._put_in_place
+        tidy = checkpoint_module.shutil.rmtree
+
+        def place(self: Any, waiting: Path, final: Path) -> None:
+            # The checkpoint of step 6 is filled but not in place when the process dies; nobody tidies up.
+            if final.name.endswith("6"):
+                patch.setattr(checkpoint_module.shutil, "rmtree", lambda *_, **__: None)
+                kill()
+            placed(self, waiting, final)
+
+        patch.setattr(checkpoint_module.Checkpoints, "_put_in_place", place)
+        with pytest.raises(Killed):
+            lab.finetune(tmp_path / "parts", SETTINGS, checkpoint_every=2)
+        patch.setattr(checkpoint_module.shutil, "rmtree", tidy)
+    left = sorted(path.name for path in (tmp_path / "parts" / "checkpoints").iterdir())
+    assert left == [".step-000000006.partial", "step-000000002", "step-000000004"]
+    rest = lab.finetune(tmp_path / "parts", SETTINGS, checkpoint_every=2, resume=True)
+    assert rest.record["resumed_at_step"] == 4
+    assert _same(whole.network, rest.network)
+
+
+def test_checkpoints_of_another_run_are_refused(lab: Any, tmp_path: Path) -> None:
+    short = RunSettings(epochs=1, batch_size=32)
+    lab.finetune(tmp_path, short)
+    with pytest.raises(RequestError, match=r"holds 1 checkpoints of a run: continue it with --resume"):
+        lab.finetune(tmp_path, short)
+    other = RunSettings(epochs=2, batch_size=32)
+    with pytest.raises(
+        RequestError, match=r"of another run; 1 settings differ: settings.epochs was 1 and is 2"
+    ):
+        lab.finetune(tmp_path, other, resume=True)
+
+
+def test_a_finished_run_is_not_trained_again(lab: Any, tmp_path: Path) -> None:
+    short = RunSettings(epochs=1, batch_size=32)
+    first = lab.finetune(tmp_path, short)
+    again = lab.finetune(tmp_path, short, resume=True)
+    assert again.losses == ()
+    assert _same(first.network, again.network)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(
+    lab: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = RunSettings(epochs=3, batch_size=32)
+    original = Trainer._step
+
+    def stepping(self: Trainer, epoch: int, step: int, batches: Any) -> Any:
+        if (epoch, step) == (1, 2):
+            with torch.no_grad():
+                next(iter(self._student.parameters())).fill_(float("nan"))
+        return original(self, epoch, step, batches)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_step", stepping)
+        with pytest.raises(RequestError, match=r"the loss at step 6 of 12 is nan"):
+            lab.finetune(tmp_path, settings)
+    rest = lab.finetune(tmp_path, settings, resume=True)  # the checkpoint before is good
+    assert rest.record["resumed_at_step"] == 4
+
+
+def test_a_full_disk_loses_nothing(lab: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import errno
+
+    settings = RunSettings(epochs=2, batch_size=32)
+    original = checkpoint_module.Checkpoints._put_in_place
+
+    def place(self: Any, waiting: Path, final: Path) -> None:
+        if final.name.endswith("8"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        original(self, waiting, final)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint_module.Checkpoints, "_put_in_place", place)
+        with pytest.raises(RequestError, match=r"no space left on the disk .* continue with --resume"):
+            lab.finetune(tmp_path, settings)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-000000004"]
