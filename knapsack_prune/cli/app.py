@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 
 import typer
@@ -27,8 +28,13 @@ def run_app() -> None:
         app()
     except (RequestError, SolverError) as error:
         Console(stderr=True, soft_wrap=True).print(
-            f"error: {error}", style="red", markup=False, highlight=False
+            f"error: {with_flags(str(error))}", style="red", markup=False, highlight=False
         )
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def with_flags(message: str) -> str:
+    """A message of the library, which names parameters in backticks, with the flags that set them."""
+    return re.sub(r"`([a-z][a-z_]*)`", lambda match: "--" + match[1].replace("_", "-"), message)

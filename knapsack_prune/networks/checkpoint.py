@@ -86,9 +86,9 @@ def _misfit(path: Path, total: int, missing: list[str], unexpected: list[str], m
         if names
     )
     if mismatched and not missing and not unexpected and len(mismatched) <= 2:
-        remedy = "only the classifier differs: give its number of classes with --num-classes"
+        remedy = "only the classifier differs: give its number of classes with `num_classes`"
     else:
-        remedy = "choose the --model that the checkpoint was saved from"
+        remedy = "choose the `model` that the checkpoint was saved from"
     return (
         f"checkpoint {path} does not fit the network, of whose {total} tensors every one must fit: "
         f"{counts} ({examples}); {remedy}"

@@ -64,7 +64,7 @@ def load_network(
     """
     if weights is not None and checkpoint is not None:
         raise RequestError(
-            f"both --weights {weights} and --checkpoint {checkpoint}: give one, a network has one set"
+            f"both `weights` {weights} and `checkpoint` {checkpoint}: give one, a network has one set"
         )
     if name is None:
         name = DEFAULT_NETWORK
@@ -73,7 +73,7 @@ def load_network(
     if weights is not None and weights.startswith(CHECKPOINT_MARK):
         raise RequestError(
             f"the weights of {name} came from a file ({weights.removeprefix(CHECKPOINT_MARK)}): "
-            "give it again with --checkpoint"
+            "give it again with `checkpoint`"
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -84,7 +84,9 @@ def load_network(
         tag = f"{CHECKPOINT_MARK}{checkpoint.name}"
     shape = input_shape or built.input_shape
     if shape is None:
-        raise RequestError(f"{name} does not say what input it takes: give it with --input-shape C,H,W")
+        raise RequestError(
+            f"{name} does not say what input it takes: give it with `input_shape` (channels, height, width)"
+        )
     note = _note(name, tag, seed)
     return Network(built.model.eval(), name, tag, tuple(shape), built.num_classes, note)
 
@@ -97,8 +99,8 @@ def _build(name: str, weights: str | None, num_classes: int | None) -> sources.B
     if ":" in name:
         if weights is not None:
             raise RequestError(
-                f"--weights {weights} is not for {name}, whose callable makes its own weights: "
-                "leave it out, or give a file with --checkpoint"
+                f"`weights` {weights} is not for {name}, whose callable makes its own weights: "
+                "leave it out, or give a file with `checkpoint`"
             )
         return sources.build_callable(name, num_classes)
     known = sources.torchvision_names()
@@ -112,10 +114,10 @@ def _build_own(name: str, weights: str | None, num_classes: int | None) -> sourc
     if weights is not None:
         if name != DEFAULT_NETWORK or weights not in (EMBEDDED, sources.DEFAULT_TAG):
             has = f"only the weights {EMBEDDED!r}" if name == DEFAULT_NETWORK else "no weights of its own"
-            raise RequestError(f"{name} has {has}, not {weights!r}: give a file with --checkpoint")
+            raise RequestError(f"{name} has {has}, not {weights!r}: give a file with `checkpoint`")
         if num_classes not in (None, 10):
             raise RequestError(
-                f"--num-classes {num_classes}: the embedded network has 10 classes, leave it out"
+                f"`num_classes` {num_classes}: the embedded network has 10 classes, leave it out"
             )
         asset = resources.files("knapsack_prune") / "assets" / f"{name}.safetensors"
         with resources.as_file(asset) as path:
@@ -135,5 +137,5 @@ def _note(name: str, tag: str | None, seed: int) -> str:
         return "weights as its callable made them"
     return (
         f"UNTRAINED: random weights of seed {seed}, so the choice of channels means nothing; "
-        "give --weights or --checkpoint"
+        "give `weights` or `checkpoint`"
     )

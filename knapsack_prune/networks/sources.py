@@ -125,18 +125,18 @@ def build_callable(name: str, num_classes: int | None) -> Built:
         model = builder(**_classes(num_classes))
     except ModuleNotFoundError as error:
         raise RequestError(
-            f"--model {name}: there is no module {error.name!r}; a network of your own is given as "
+            f"`model` {name}: there is no module {error.name!r}; a network of your own is given as "
             "module:callable, with the module importable from the working directory"
         ) from error
     except Exception as error:  # the user's code may raise anything, and it is the request that is wrong
         raise RequestError(
-            f"--model {name} did not give a network: {type(error).__name__}: {first_line(error)}"
+            f"`model` {name} did not give a network: {type(error).__name__}: {first_line(error)}"
         ) from error
     finally:
         sys.path.remove(here)
     if not isinstance(model, nn.Module):
         raise RequestError(
-            f"--model {name} gave a {type(model).__name__}, expected a callable that returns an nn.Module"
+            f"`model` {name} gave a {type(model).__name__}, expected a callable that returns an nn.Module"
         )
     return Built(model, None, None, num_classes)
 
@@ -147,7 +147,7 @@ def unknown_model(name: str, known: Iterable[str]) -> RequestError:
         import timm
 
         if timm.is_model(name.partition(".")[0]):
-            return RequestError(f"unknown model {name!r}: timm has it, so give --model timm:{name}")
+            return RequestError(f"unknown model {name!r}: timm has it, so give `model` timm:{name}")
     close = get_close_matches(name, list(known), n=4, cutoff=0.5)
     hint = f"did you mean {', '.join(close)}? " if close else ""
     return RequestError(
@@ -175,13 +175,13 @@ def _crop(entry: Any) -> int:
 def _require_classes(asked: int | None, trained: int, tag: str) -> None:
     if asked is not None and asked != trained:
         raise RequestError(
-            f"--num-classes {asked} does not agree with the {trained} classes of the weights {tag}: leave it "
-            "out, or give your own trained weights with --checkpoint"
+            f"`num_classes` {asked} does not agree with the {trained} classes of the weights {tag}: leave it "
+            "out, or give your own trained weights with `checkpoint`"
         )
 
 
 def _no_weights(what: str, where: str, error: Exception) -> RequestError:
     return RequestError(
         f"the weights of {what} could not be had from {where}: {type(error).__name__}: {first_line(error)}; "
-        "check the connection, or give the weights as a file with --checkpoint"
+        "check the connection, or give the weights as a file with `checkpoint`"
     )

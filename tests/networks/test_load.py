@@ -114,7 +114,7 @@ def test_callable_is_found_in_the_working_directory(tmp_path: Path, monkeypatch:
     network = load_network("their_network:build", input_shape=(4,), num_classes=5)
     assert (network.model.out_features, network.weights) == (5, None)
     assert sys.path == path_before
-    with pytest.raises(RequestError, match="--input-shape"):
+    with pytest.raises(RequestError, match="`input_shape`"):
         load_network("their_network:build")
 
 
@@ -139,7 +139,7 @@ def test_checkpoint_forms_give_the_same_weights(form: str, tmp_path: Path) -> No
 def test_misfit_tells_how_many_tensors_do_not_fit_and_what_to_do(tmp_path: Path) -> None:
     file = tmp_path / "ten.safetensors"
     save_file(load_network("cifar_resnet20").model.state_dict(), file)
-    with pytest.raises(RequestError, match=r"0 missing, 0 unexpected, 2 of another shape .*--num-classes"):
+    with pytest.raises(RequestError, match=r"0 missing, 0 unexpected, 2 of another shape .*`num_classes`"):
         load_network("cifar_resnet20", num_classes=100, checkpoint=file)
     # ResNet-32 has 12 more convolutions and norms: 12 * (1 + 4) tensors that must be there.
     with pytest.raises(RequestError, match=r"60 missing, 0 unexpected, 0 of another shape .*layer1\.3\."):
@@ -164,14 +164,14 @@ def test_damaged_and_unsafe_checkpoints_are_refused(tmp_path: Path) -> None:
     [
         ("resent50", {}, "did you mean resnet50"),
         ("cifar_resnet57", {}, "did you mean cifar_resnet56"),
-        ("hrnet_w18", {}, "--model timm:hrnet_w18"),
+        ("hrnet_w18", {}, "`model` timm:hrnet_w18"),
         ("timm:resnet49", {}, "did you mean timm:resnet"),
         ("resnet50", {"weights": "IMAGENET1K_V9"}, "IMAGENET1K_V1, IMAGENET1K_V2, DEFAULT"),
         ("resnet50", {"weights": "DEFAULT", "num_classes": 10}, "1000 classes"),
         ("resnet50", {"weights": "DEFAULT", "checkpoint": Path("x")}, "give one"),
         ("timm:resnet50", {"weights": "nothing"}, "no weights 'nothing' in timm"),
         ("cifar_resnet20", {"weights": "DEFAULT"}, "no weights of its own"),
-        ("cifar_resnet20", {"weights": "checkpoint:a.pt"}, "give it again with --checkpoint"),
+        ("cifar_resnet20", {"weights": "checkpoint:a.pt"}, "give it again with `checkpoint`"),
         (None, {"num_classes": 3}, "10 classes"),
         ("no_such_module:build", {}, "no module 'no_such_module'"),
         ("json:loads", {}, "TypeError"),
@@ -191,7 +191,7 @@ def test_weights_that_cannot_be_downloaded_are_a_wrong_request(
 
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr("torch.hub.download_url_to_file", refuse)
-    with pytest.raises(RequestError, match=r"no route to host.*--checkpoint"):
+    with pytest.raises(RequestError, match=r"no route to host.*`checkpoint`"):
         load_network("resnet18", weights="IMAGENET1K_V1")
 
 
