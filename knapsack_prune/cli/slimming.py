@@ -7,42 +7,39 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from cyclopts import Parameter
 
-from knapsack_prune.cli import options
-from knapsack_prune.cli.app import app
+from knapsack_prune.cli.command import command
 from knapsack_prune.cli.console import Stages, notes, output, stages
+from knapsack_prune.cli.reading import PlanFile
 from knapsack_prune.errors import RequestError
+from knapsack_prune.settings import NetworkSettings
 
 if TYPE_CHECKING:
     from knapsack_prune.networks import Network
     from knapsack_prune.planning.plan_file import Plan
 
 
-@app.command()
+@command
 def slim(
-    plan_file: options.PlanFile,
+    plan_file: PlanFile,
+    /,
+    *,
     directory: Annotated[
         Path,
-        typer.Option(
-            "-o",
-            "--output",
-            metavar="DIR",
+        Parameter(
+            name=["--output", "-o"],
             help="Write model.safetensors, plan.json and config.json into this directory.",
         ),
     ],
-    model: options.Model = None,
-    weights: options.Weights = None,
-    checkpoint: options.Checkpoint = None,
-    input_shape: options.InputShape = None,
-    num_classes: options.NumClasses = None,
+    network: NetworkSettings,
 ) -> None:
     """Make the small network that a plan describes, and check it against its parent.
 
     The parent is rebuilt from what the plan says; options override it (a plan of a --checkpoint needs it
     again).
     """
-    from knapsack_prune.cli.preparing import NetworkOptions, check_writable, quiet_libraries
+    from knapsack_prune.cli.loading import check_writable, load_parent, quiet_libraries
     from knapsack_prune.planning.plan_file import Plan
     from knapsack_prune.slimming.slim import check_fingerprint, save_slim
     from knapsack_prune.slimming.slim import slim as make_slim
@@ -51,7 +48,7 @@ def slim(
     check_writable(directory, directory=True)
     with stages() as progress:
         progress.enter("loading the network")
-        parent = NetworkOptions(model, weights, checkpoint, input_shape, num_classes).load_parent(found)
+        parent = load_parent(network, found)
         check_fingerprint(parent.model, found)
         progress.enter("slimming and checking")
         with quiet_libraries(), _holds(plan_file):
@@ -67,26 +64,24 @@ def slim(
     notes().print(f"Written: {directory}", markup=False)
 
 
-@app.command()
+@command
 def verify(
-    plan_file: options.PlanFile,
-    model: options.Model = None,
-    weights: options.Weights = None,
-    checkpoint: options.Checkpoint = None,
-    input_shape: options.InputShape = None,
-    num_classes: options.NumClasses = None,
+    plan_file: PlanFile,
+    /,
+    *,
+    network: NetworkSettings,
 ) -> None:
     """Check everything a plan says, trusting none of it: network, groups, costs, importance, slim output."""
     from rich.markup import escape
     from rich.table import Table
 
-    from knapsack_prune.cli.preparing import NetworkOptions
+    from knapsack_prune.cli.loading import load_parent
     from knapsack_prune.planning.plan_file import Plan
 
     found = Plan.load(plan_file)
     with stages() as progress:
         progress.enter("loading the network")
-        parent = NetworkOptions(model, weights, checkpoint, input_shape, num_classes).load_parent(found)
+        parent = load_parent(network, found)
         checks = _verified(plan_file, found, parent, progress)
     table = Table(title=f"{escape(str(plan_file))} holds", title_justify="left")
     table.add_column("what")
@@ -100,14 +95,15 @@ def _verified(path: Path, plan: Plan, parent: Network, progress: Stages) -> list
     """What was checked and found, in order; the first claim that does not hold is a `RequestError`."""
     import torch
 
-    from knapsack_prune.cli.preparing import quiet_libraries
+    from knapsack_prune.cli.loading import quiet_libraries
     from knapsack_prune.costs.counting import count_params, total
     from knapsack_prune.planning.allocation import ranked
+    from knapsack_prune.settings.importance import DATA_CRITERIA, WEIGHT_CRITERIA
     from knapsack_prune.slimming.equivalence import check_slim
     from knapsack_prune.slimming.slicing import sliced_copy
     from knapsack_prune.slimming.slim import check_fingerprint
     from knapsack_prune.tracing.trial import trace
-    from knapsack_prune.values.criteria import DATA_CRITERIA, WEIGHT_CRITERIA, score
+    from knapsack_prune.values.criteria import score
 
     check_fingerprint(parent.model, plan)
     checks = [("fingerprint", plan.model.fingerprint)]

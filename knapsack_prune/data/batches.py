@@ -9,12 +9,12 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from knapsack_prune.data.augment import Augmentation
 from knapsack_prune.data.decoded import DecodedBatches, DecodedImages, decode
 from knapsack_prune.data.images import ImageSet, Unreadable
 from knapsack_prune.data.preparation import Preparation
 from knapsack_prune.data.schedule import BatchSchedule
 from knapsack_prune.data.streamed import StreamedBatches, StreamedEvaluation, fits
+from knapsack_prune.settings import AugmentationSettings
 
 Batch = tuple[Tensor, Tensor]
 
@@ -64,7 +64,7 @@ class TrainingData:
 def training_data(
     images: ImageSet,
     preparation: Preparation,
-    augmentation: Augmentation,
+    augmentation: AugmentationSettings,
     mirror: bool,
     delivery: Delivery,
     batch_size: int,

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from knapsack_prune.data.augment import Augmentation, colour_and_erasing, padding, seed_image
+from knapsack_prune.data.augment import colour_and_erasing, padding, seed_image
 from knapsack_prune.data.images import ImageSet, Unreadable, UnreadableCount, UnreadableImageError
 from knapsack_prune.data.preparation import Preparation
 from knapsack_prune.data.schedule import BatchSchedule
 from knapsack_prune.data.seeds import generator
 from knapsack_prune.errors import RequestError
+from knapsack_prune.settings import AugmentationSettings
 
 GIB = 2**30
 
@@ -94,7 +95,7 @@ class DecodedBatches:
         self,
         decoded: DecodedImages,
         preparation: Preparation,
-        augmentation: Augmentation,
+        augmentation: AugmentationSettings,
         schedule: BatchSchedule,
         mirror: bool,
     ) -> None:

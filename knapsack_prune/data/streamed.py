@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from knapsack_prune.data.augment import Augmentation, ImageAugment
+from knapsack_prune.data.augment import ImageAugment
 from knapsack_prune.data.images import ImageSet, Unreadable, UnreadableCount, UnreadableImageError
 from knapsack_prune.data.preparation import Preparation
 from knapsack_prune.data.schedule import BatchSchedule
 from knapsack_prune.errors import RequestError
+from knapsack_prune.settings import AugmentationSettings
 
 Sample = tuple[Tensor, int, int]  # image, label, index of an unreadable image that this one replaces or -1
 
@@ -115,7 +116,7 @@ class StreamedBatches:
         self,
         images: ImageSet,
         preparation: Preparation,
-        augmentation: Augmentation,
+        augmentation: AugmentationSettings,
         schedule: BatchSchedule,
         mirror: bool,
         device: torch.device,

@@ -4,66 +4,37 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from knapsack_prune.data import ImageSource, require_classes
 from knapsack_prune.errors import RequestError
 from knapsack_prune.iterate.rounds import Rounds, Snapshot, Tell, forget_checkpoints
-from knapsack_prune.iterate.settings import Pruning
-from knapsack_prune.networks import Network
+from knapsack_prune.networks import DEFAULT_NETWORK, Network
 from knapsack_prune.networks.fingerprint import weights_digest
+from knapsack_prune.settings import ExecutionSettings, IterateSettings, TrainingSettings
 from knapsack_prune.training.checkpoints import differences
 from knapsack_prune.training.ensemble.members import open_ensemble
 from knapsack_prune.training.ensemble.teaching import companions
-from knapsack_prune.training.ensembles import accuracy_of, record_with, require_plain
+from knapsack_prune.training.ensembles import accuracy_of
 from knapsack_prune.training.files import read_json, write_json
 from knapsack_prune.training.finetune import finetune
 from knapsack_prune.training.session import Session
-from knapsack_prune.training.settings import Conduct, RunSettings
 
 REQUEST = "iterate.json"
 FINAL = "final"
-
-
-@dataclass(frozen=True)
-class Distilling:
-    """The final distillation.
-
-    Attributes:
-        settings: of the run.
-        exclude_start: leave out the member from whose weights the student starts.
-        record: look the ensemble's outputs up instead of running it; needs images without augmentation.
-        devices: where members stay, in turn; with the student if there are none.
-    """
-
-    settings: RunSettings
-    exclude_start: bool = False
-    record: bool = False
-    devices: tuple[torch.device, ...] = ()
-
-    def __post_init__(self) -> None:
-        objective = self.settings.objective
-        if not objective.logit_weight:
-            raise RequestError(
-                "logit weight 0: the ensemble teaches by its logits alone; give it a weight above 0"
-            )
-        if self.record:
-            require_plain(self.settings)
 
 
 def iterate(
     network: Network,
     source: ImageSource,
     output: Path,
-    pruning: Pruning,
-    retrain: RunSettings,
-    distilling: Distilling,
-    conduct: Conduct | None = None,
+    settings: IterateSettings | None = None,
+    execution: ExecutionSettings | None = None,
+    *,
     tell: Tell = lambda line: None,
+    **given: Any,
 ) -> dict[str, Any]:
     """Prune in rounds, and distil the ensemble of all snapshots into the last (Le, Vo, Thoai 2020, KESI).
 
@@ -73,9 +44,10 @@ def iterate(
         network: the trained parent; left as it is.
         source: the dataset; test images are only ever evaluated.
         output: the ensemble's directory: `parent`, `rounds/1`, …, `ensemble.json`; and `final`, `result.json`.
-        pruning, retrain, distilling: what is done.
-        conduct: how; an earlier run in the same directory is always continued.
+        settings: what is done.
+        execution: how; an earlier run in the same directory is always continued.
         tell: called with a line per step.
+        given: fields of `IterateSettings` by name, instead of the settings' own.
 
     Returns:
         What `result.json` says.
@@ -87,11 +59,14 @@ def iterate(
     begun = time.perf_counter()
     if network.num_classes is not None:
         require_classes(source, network.num_classes)
-    conduct = replace(conduct or Conduct(), resume=True)
-    asked = request(network, source, pruning, retrain, distilling)
+    settings = IterateSettings.of(settings, **given)
+    execution = ExecutionSettings.of(execution, resume=True)
+    epochs = settings.epochs_of(embedded=network.name == DEFAULT_NETWORK)
+    retrain, distillation = settings.retraining(epochs), settings.distillation(epochs)
+    asked = request(network, source, settings)
     claimed = is_claimed(output, asked)
-    session = Session(source, network.input_shape, retrain, conduct)
-    rounds = Rounds(network, source, output, pruning, retrain, session, tell)
+    session = Session(source, network.input_shape, retrain, execution)
+    rounds = Rounds(network, source, output, settings, retrain, session, tell)
     if not claimed:
         rounds.begin()  # what is refused leaves the directory free for a better request
         if session.accelerator.is_main_process:
@@ -99,11 +74,10 @@ def iterate(
     snapshots = rounds.run()
     ensemble = open_ensemble(output, lambda plan, classes: network.model)
     tell(f"evaluating {len(ensemble.members)} members together")
-    found = accuracy_of(ensemble, session, distilling.devices)
-    tell(
-        f"the ensemble: top-1 {100 * found.top1:.2f} %; distilling it for {distilling.settings.epochs} epochs"
-    )
-    final = distil(network, source, output, output / FINAL, snapshots[-1], distilling, session)
+    found = accuracy_of(ensemble, session)
+    tell(f"the ensemble: top-1 {100 * found.top1:.2f} %; distilling it for {distillation.epochs} epochs")
+    left_out = [snapshots[-1].name] if settings.exclude_start else []
+    final = distil(network, source, output, output / FINAL, snapshots[-1], distillation, session, left_out)
     record = {
         "accuracy": {
             "parent": final["accuracy"]["parent"],
@@ -124,7 +98,7 @@ def iterate(
         "seconds": round(time.perf_counter() - begun, 2),
         "device": final["device"],
         "versions": final["versions"],
-        "seed": pruning.seed,
+        "seed": settings.seed,
     }
     if session.accelerator.is_main_process:
         write_json(output / "result.json", record)
@@ -137,26 +111,26 @@ def distil(
     directory: Path,
     output: Path,
     last: Snapshot,
-    distilling: Distilling,
+    settings: TrainingSettings,
     session: Session,
+    exclude: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Distil the ensemble in a directory into the last snapshot, from its own weights; the record of the result.
+
+    Members in `exclude` do not teach.
 
     The loss is the mean over members of T^2 KL, with labels and inner distillation as the settings say.
     """
     if not (output / "result.json").is_file():
-        exclude = [last.name] if distilling.exclude_start else []
         ensemble = open_ensemble(directory, lambda plan, classes: network.model, exclude)
-        recorder = record_with(session, directory, distilling.settings) if distilling.record else None
         finetune(
             network.model,
             last.plan,
             source,
             output,
-            distilling.settings,
+            settings,
             start=last.network,
-            teachers=companions(ensemble, weights_digest(network.model), distilling.devices),
-            recall=None if recorder is None else recorder.recall,
+            teachers=companions(ensemble, weights_digest(network.model)),
             session=session,
         )
         if session.accelerator.is_main_process:
@@ -165,22 +139,13 @@ def distil(
     return record
 
 
-def request(
-    network: Network,
-    source: ImageSource,
-    pruning: Pruning,
-    retrain: RunSettings,
-    distilling: Distilling,
-) -> dict[str, Any]:
+def request(network: Network, source: ImageSource, settings: IterateSettings) -> dict[str, Any]:
     """What is asked, as it is written down: whatever decides the outcome."""
     return {
         "parent": weights_digest(network.model),
         "model": network.name,
         "data": {"name": source.name, "classes": len(source.classes), "train": len(source.train.labels)},
-        "pruning": pruning.record(),
-        "retrain": retrain.record(),
-        "distil": distilling.settings.record(),
-        "exclude_start": distilling.exclude_start,
+        "settings": settings.record(),
     }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +18,22 @@ from knapsack_prune.graph.channel_graph import ChannelGraph
 from knapsack_prune.iterate.budgets import geometric_budgets
 from knapsack_prune.iterate.compose import compose
 from knapsack_prune.iterate.narrow import narrow
-from knapsack_prune.iterate.settings import FixedWidths, Pruning
 from knapsack_prune.iterate.widen import widen
 from knapsack_prune.networks import Network
 from knapsack_prune.networks.fingerprint import fingerprint
-from knapsack_prune.planning.allocation import Widths
+from knapsack_prune.planning.allocation import Levels, fixed_levels
 from knapsack_prune.planning.plan_file import Plan
 from knapsack_prune.planning.planner import budget_limits, check_prunable, plan_from_scores
+from knapsack_prune.settings import ImportanceSettings, TrainingSettings
+from knapsack_prune.settings.importance import DATA_CRITERIA
+from knapsack_prune.settings.iterate import PruningSettings
 from knapsack_prune.slimming.slim import load_slim, save_slim, slim
 from knapsack_prune.tracing.trial import trace
 from knapsack_prune.training.ensemble.manifest import Manifest, MemberEntry
 from knapsack_prune.training.files import read_json
 from knapsack_prune.training.finetune import finetune
 from knapsack_prune.training.session import Session
-from knapsack_prune.training.settings import RunSettings
-from knapsack_prune.values.criteria import DATA_CRITERIA, Scores, score
+from knapsack_prune.values.criteria import Scores, score
 
 PARENT = "parent"
 Tell = Callable[[str], None]
@@ -65,11 +66,11 @@ class Rounds:
         network: Network,
         source: ImageSource,
         output: Path,
-        pruning: Pruning,
-        retrain: RunSettings,
+        pruning: PruningSettings,
+        retrain: TrainingSettings,
         session: Session,
         tell: Tell = lambda line: None,
-        schedule: Callable[[int], Widths] | None = None,
+        schedule: Callable[[int], Levels] | None = None,
     ) -> None:
         """Trace the parent and lay out the budgets.
 
@@ -92,7 +93,7 @@ class Rounds:
         self._retrain = retrain
         self._session = session
         self._tell = tell
-        self._schedule = schedule or (lambda _: pruning.widths)
+        self._schedule = schedule
         self._graph = trace(network.model, torch.zeros(1, *network.input_shape), keep=pruning.keep)
         check_prunable(self._graph)
         limit = budget_limits(self._graph, {"flops": pruning.flops_budget})["flops"]
@@ -127,7 +128,7 @@ class Rounds:
     def one_shot(self) -> Plan:
         """The plan that prunes the parent to the last round's budget at once; what does not fit is refused."""
         scores = self._scores(self._graph, self._network.model, 1)
-        return self._plan(self._graph, scores, self.budgets[-1], self._pruning.widths)
+        return self._plan(self._graph, scores, self.budgets[-1])
 
     def _round(self, number: int, before: Snapshot | None) -> Snapshot:
         folder = self._output / "rounds" / str(number)
@@ -149,7 +150,7 @@ class Rounds:
             )
             seed = derive_seed(self._retrain.seed, 7, number) % 2**31
             start = load_slim(begun, lambda: parent)
-            settings = replace(self._retrain, seed=seed)
+            settings = TrainingSettings.of(self._retrain, seed=seed)
             finetune(parent, plan, self._source, folder, settings, start=start, session=self._session)
             if main:
                 forget_checkpoints(folder)
@@ -165,16 +166,17 @@ class Rounds:
 
     def _prune(self, number: int, before: Snapshot | None) -> tuple[Plan, nn.Module]:
         """The round's plan in the parent's indices, and the network that it leaves of the one before."""
-        parent, limit, widths = self._network.model, self.budgets[number - 1], self._schedule(number)
+        parent, limit = self._network.model, self.budgets[number - 1]
+        levels = None if self._schedule is None else self._schedule(number)
         if before is None:
             scores = self._scores(self._graph, parent, 1)
             # A final budget that cannot be met is refused before anything is trained.
-            self._plan(self._graph, scores, self.budgets[-1], self._pruning.widths)
-            plan = self._plan(self._graph, scores, limit, widths)
+            self._plan(self._graph, scores, self.budgets[-1])
+            plan = self._plan(self._graph, scores, limit, levels)
             return plan, slim(parent, plan)
         graph = narrow(self._graph, before.plan, fingerprint(before.network))
         scores = self._scores(graph, before.network, number)
-        plan = compose(before.plan, self._plan(graph, scores, limit, widths))
+        plan = compose(before.plan, self._plan(graph, scores, limit, levels))
         told = plan.importance.model_copy(
             update={"criterion": f"{scores.criterion}, scored in round {number}"}
         )
@@ -184,21 +186,20 @@ class Rounds:
     def _scores(self, graph: ChannelGraph, model: nn.Module, number: int) -> Scores:
         pruning = self._pruning
         seed = pruning.seed if number == 1 else derive_seed(pruning.seed, 8, number) % 2**31
+        criterion = pruning.criterion(images=True)
         data = None
-        if pruning.importance in DATA_CRITERIA:
-            shape = self._network.input_shape
-            data = calibration_loader(self._source, pruning.samples, seed, pruning.batch_size, shape)
-        return score(graph, model, pruning.importance, data=data, seed=seed, normalize=pruning.normalize)
+        if criterion in DATA_CRITERIA:
+            batch, shape = ImportanceSettings.of(pruning).batch_size, self._network.input_shape
+            data = calibration_loader(self._source, pruning.samples, seed, batch, shape)
+        return score(graph, model, criterion, data=data, seed=seed, normalize=pruning.normalize)
 
-    def _plan(self, graph: ChannelGraph, scores: Scores, limit: int, widths: Widths) -> Plan:
+    def _plan(self, graph: ChannelGraph, scores: Scores, limit: int, levels: Levels | None = None) -> Plan:
         return plan_from_scores(
             graph,
             scores,
             {"flops": limit},
-            widths=widths,
-            solver=self._pruning.solver,
-            time_limit=self._pruning.time_limit,
-            seed=self._pruning.seed,
+            self._pruning,
+            levels=levels,
             name=self._network.name,
             weights=self._network.weights,
         )
@@ -210,7 +211,7 @@ class Rounds:
             model = self._network.model
             everything = total(self._graph.flops, self._graph.sizes)
             scores = score(self._graph, model, "l1")
-            save_slim(model, self._plan(self._graph, scores, everything, FixedWidths()), folder)
+            save_slim(model, self._plan(self._graph, scores, everything, fixed_levels({})), folder)
         self._session.accelerator.wait_for_everyone()
 
     def _manifest(self, snapshots: list[Snapshot]) -> Manifest:

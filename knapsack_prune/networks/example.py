@@ -30,7 +30,8 @@ def check_example(model: nn.Module, input_shape: tuple[int, ...]) -> None:
         shape = ",".join(map(str, input_shape))
         raise RequestError(
             f"the network refuses an input of shape {shape}: {first_line(error)}; "
-            "an example input must be one the network was built for, give it with `input_shape` (channels, height, width)"
+            "an example input must be one the network was built for, give it with `input_shape` (channels, "
+            "height, width)"
         ) from error
     finally:
         for module, training in modes:

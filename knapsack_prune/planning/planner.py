@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +22,13 @@ from knapsack_prune.graph.channel_graph import (
     Slice,
     TabulatedTerm,
 )
-from knapsack_prune.planning.allocation import Allocation, Widths, allocate, build_instance
+from knapsack_prune.planning.allocation import (
+    Allocation,
+    Levels,
+    allocate,
+    allowed_levels,
+    build_instance,
+)
 from knapsack_prune.planning.plan_file import (
     BudgetPart,
     FrozenPart,
@@ -35,6 +42,7 @@ from knapsack_prune.planning.plan_file import (
     SolverPart,
     StagePart,
 )
+from knapsack_prune.settings import AllocationSettings, PlanSettings
 from knapsack_prune.slimming.followers import attribute_parts, full_width_parts
 from knapsack_prune.tracing.trial import trace
 from knapsack_prune.values.criteria import Batches, Scores, score
@@ -45,90 +53,76 @@ Terms = Sequence[CostTerm | TabulatedTerm]
 def plan(
     model: nn.Module,
     example: Tensor,
+    settings: PlanSettings | None = None,
+    /,
     *,
-    flops_budget: float | int | None = None,
-    params_budget: float | int | None = None,
-    importance: str = "l1",
-    normalize: str = "none",
     data: Batches | None = None,
-    round_to: int = 1,
-    min_channels: int = 1,
-    keep: Sequence[str] = (),
-    solver: str = "exact",
-    time_limit: float = 10.0,
-    seed: int = 0,
     name: str | None = None,
     weights: str | None = None,
+    **given: Any,
 ) -> Plan:
     """The plan that keeps the most importance under the budgets.
 
     Args:
         model: the trained parent; left as it was.
         example: an input batch of size 1.
-        flops_budget: at most this fraction of the parent's FLOPs is kept (in (0, 1]), or this many FLOPs (> 1).
-        params_budget: the same for parameters. At least one budget is needed.
-        importance: a criterion of `importance.CRITERIA`.
-        normalize: `layer` divides each layer's scores by their mean, `none` compares them as they are.
+        settings: what is asked for; at least one budget.
         data: labelled batches, for the criteria that need them.
-        round_to: kept channels of a group are a multiple of this (or all of them).
-        min_channels: no group keeps fewer channels.
-        keep: globs of layers whose output channels all stay.
-        solver: one of `solvers.SOLVERS`.
-        time_limit: seconds for the solver.
-        seed: of everything random.
         name: the parent's name in the plan; the class name by default.
         weights: where its weights come from, for the plan.
+        given: fields of `PlanSettings` by name, as in `flops_budget=0.3, importance="l1"`.
 
     Raises:
         RequestError: the request is wrong or cannot be met; the message says the remedy.
     """
-    widths = Widths(round_to, min_channels)
-    graph = trace(model, example, keep=keep)
+    asked = PlanSettings.of(settings, **given)
+    graph = trace(model, example, keep=asked.keep)
     check_prunable(graph)
-    requested = {"flops": flops_budget, "params": params_budget}
-    limits = budget_limits(graph, {name: value for name, value in requested.items() if value is not None})
+    limits = budget_limits(graph, asked.requested())
     check_polynomial(graph, model)
-    scores = score(graph, model, importance, data=data, seed=seed, normalize=normalize)
-    return plan_from_scores(
-        graph,
-        scores,
-        limits,
-        widths=widths,
-        solver=solver,
-        time_limit=time_limit,
-        seed=seed,
-        name=name or type(model).__name__,
-        weights=weights,
-    )
+    criterion = asked.criterion(images=data is not None)
+    scores = score(graph, model, criterion, data=data, seed=asked.seed, normalize=asked.normalize)
+    return plan_from_scores(graph, scores, limits, asked, name=name or type(model).__name__, weights=weights)
 
 
 def plan_from_scores(
     graph: ChannelGraph,
     scores: Scores,
     limits: Mapping[str, int],
+    settings: AllocationSettings | None = None,
     *,
     terms: Mapping[str, Terms] | None = None,
-    widths: Widths | None = None,
-    solver: str = "exact",
-    time_limit: float = 10.0,
-    seed: int = 0,
+    levels: Levels | None = None,
     name: str = "network",
     weights: str | None = None,
     report: Callable[[float, int | None, int | None], None] | None = None,
+    **given: Any,
 ) -> Plan:
-    """The plan for a network that is traced and scored already; `limits` are absolute, per resource."""
-    widths = widths or Widths()
+    """The plan for a network that is traced and scored already.
+
+    Args:
+        graph, scores: of the network.
+        limits: absolute, per resource.
+        settings: allowed widths, solver and seed.
+        terms: per resource, its cost; by default those of the graph.
+        levels: allowed widths, instead of those of the settings.
+        name, weights: of the network, for the plan.
+        report: called with seconds, value and bound as the solver improves them.
+        given: fields of `AllocationSettings` by name, instead of the settings' own.
+    """
+    settings = AllocationSettings.of(settings, **given)
     terms = terms or graph.cost_terms()
-    instance = build_instance(graph, scores, limits, terms=terms, widths=widths, name=name)
+    levels = levels or allowed_levels(settings)
+    instance = build_instance(graph, scores, limits, terms=terms, levels=levels, name=name)
     allocation = allocate(
         graph,
         scores,
         instance,
-        solver=solver,
-        limits=solvers.Limits(seconds=time_limit, seed=seed),
+        solver=settings.solver,
+        limits=solvers.Limits(seconds=settings.time_limit, seed=settings.seed),
         report=report,
     )
-    return _assemble(graph, scores, limits, terms, widths, allocation, instance, seed, name, weights)
+    return _assemble(graph, scores, limits, terms, settings, allocation, instance, name, weights)
 
 
 def check_prunable(graph: ChannelGraph) -> None:
@@ -145,8 +139,17 @@ def check_prunable(graph: ChannelGraph) -> None:
     raise RequestError(
         "0 groups of this network can be pruned; every channel is frozen "
         f"({listed or 'it has no layer with weights'}); "
-        f"pin less with --keep, or use a network whose operators have rules"
+        f"pin less with `keep`, or use a network whose operators have rules"
     )
+
+
+def require_budget(requested: Mapping[str, float | int]) -> None:
+    """`RequestError` if no budget is given."""
+    if not requested:
+        raise RequestError(
+            "no budget is given, and without one nothing would be pruned: give `flops_budget` or `params_budget`, for "
+            "example 0.3"
+        )
 
 
 def budget_limits(graph: ChannelGraph, requested: Mapping[str, float | int]) -> dict[str, int]:
@@ -155,10 +158,7 @@ def budget_limits(graph: ChannelGraph, requested: Mapping[str, float | int]) -> 
     Raises:
         RequestError: no budget, one that is not above 0, or a fractional number above 1.
     """
-    if not requested:
-        raise RequestError(
-            "no budget is given; give --flops-budget or --params-budget, e.g. --flops-budget 0.5"
-        )
+    require_budget(requested)
     terms = graph.cost_terms()
     limits = {}
     for resource, value in requested.items():
@@ -186,10 +186,9 @@ def _assemble(
     scores: Scores,
     limits: Mapping[str, int],
     terms: Mapping[str, Terms],
-    widths: Widths,
+    settings: AllocationSettings,
     allocation: Allocation,
     instance: solvers.Instance,
-    seed: int,
     name: str,
     weights: str | None,
 ) -> Plan:
@@ -222,10 +221,10 @@ def _assemble(
             bound=result.bound / instance.value_scale,
             gap=result.gap,
             seconds=round(result.seconds, 3),
-            seed=seed,
+            seed=settings.seed,
         ),
         groups=tuple(
-            _group(group, kept.tolist(), widths)
+            _group(group, kept.tolist(), settings.round_to)
             for group, kept in zip(graph.groups, allocation.kept, strict=True)
         ),
         layers=_layers(graph, counts),
@@ -278,14 +277,14 @@ def _budget(
     )
 
 
-def _group(group: Group, kept: Sequence[int], widths: Widths) -> GroupPart:
+def _group(group: Group, kept: Sequence[int], round_to: int) -> GroupPart:
     layers = dict.fromkeys(part.parameter.rpartition(".")[0] for part in group.slices if part.role == "out")
     return GroupPart(
         name=group.name,
         size=group.size,
         channels=group.channels,
         kept=tuple(kept),
-        round_to=widths.round_to,
+        round_to=round_to,
         layers=tuple(layers),
         slices=tuple(part for found in group.slices for part in _slices(found)),
     )

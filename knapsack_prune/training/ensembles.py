@@ -8,13 +8,13 @@ from pathlib import Path
 import torch
 
 from knapsack_prune.errors import RequestError
+from knapsack_prune.settings import TrainingSettings
 from knapsack_prune.training.distillation.teacher import Teacher
 from knapsack_prune.training.ensemble.evaluation import EnsembleAccuracy, evaluate_members
 from knapsack_prune.training.ensemble.members import Ensemble, Lineup
 from knapsack_prune.training.ensemble.outputs import RecordedOutputs, record_outputs, recorded_file
 from knapsack_prune.training.ensemble.teaching import Recorder
 from knapsack_prune.training.session import Session
-from knapsack_prune.training.settings import RunSettings
 
 
 def accuracy_of(
@@ -58,7 +58,7 @@ def accuracy_of(
     return evaluate_members(ensemble, asked, session.test, lambda sums: accelerator.reduce(sums, "sum"))
 
 
-def record_with(session: Session, directory: Path, settings: RunSettings) -> Recorder:
+def record_with(session: Session, directory: Path, settings: TrainingSettings) -> Recorder:
     """What records a teacher's outputs for the session's training images.
 
     Raises:
@@ -79,14 +79,14 @@ def record_with(session: Session, directory: Path, settings: RunSettings) -> Rec
         run,
         accelerator.device,
         session.layout,
-        settings.objective.inner,
+        settings.inner,
         accelerator.is_main_process,
     )
 
 
-def require_plain(settings: RunSettings) -> None:
+def require_plain(settings: TrainingSettings) -> None:
     """`RequestError` unless training images are used as they are, so that recorded outputs fit them."""
-    asked = settings.augmentation
+    asked = settings
     used = [
         name
         for name in ("crop", "mirror", "rand_augment", "erasing", "mixup", "cutmix")

@@ -20,6 +20,7 @@ from knapsack_prune.data.batches import EvaluationBatches, TrainingData
 from knapsack_prune.data.seeds import derive_seed
 from knapsack_prune.errors import RequestError
 from knapsack_prune.files import write_rows
+from knapsack_prune.settings import ExecutionSettings, TrainingSettings
 from knapsack_prune.training.board import Board
 from knapsack_prune.training.checkpoints import Checkpoints, Progress
 from knapsack_prune.training.distillation.objective import Objective, Student, StudentOutput
@@ -29,7 +30,7 @@ from knapsack_prune.training.evaluation import Accuracy, evaluate
 from knapsack_prune.training.files import write_atomically
 from knapsack_prune.training.interrupts import Interrupts
 from knapsack_prune.training.optimizers import build_optimizer
-from knapsack_prune.training.settings import Conduct, RunSettings
+from knapsack_prune.training.rates import LearningRate
 
 FLUSH_EVERY = 50
 BEST = "best.safetensors"
@@ -66,8 +67,8 @@ class Trainer:
         teacher: Teacher | None,
         data: TrainingData,
         held_out: EvaluationBatches | None,
-        settings: RunSettings,
-        conduct: Conduct,
+        settings: TrainingSettings,
+        execution: ExecutionSettings,
         output: Path,
         identity: dict[str, Any],
         mixer: Mixer | None,
@@ -82,7 +83,7 @@ class Trainer:
             teacher: who is asked for logits and features; None where the objective needs none.
             data: training batches and their schedule.
             held_out: batches on which the epoch to return is chosen; None takes the last epoch.
-            settings, conduct: what is done and how.
+            settings, execution: what is done and how.
             output: directory of checkpoints and records.
             identity: recognises checkpoints of another run.
             mixer: mixes images and labels of a batch.
@@ -94,15 +95,16 @@ class Trainer:
         self._data = data
         self._held_out = held_out
         self._settings = settings
-        self._conduct = conduct
+        self._execution = execution
         self._output = output
         self._mixer = mixer
         self._average = average
         self._format = torch.channels_last if settings.channels_last else torch.contiguous_format
         self._steps = data.schedule.steps
         self._total = self._steps * settings.epochs
-        optimizer = settings.optimizer
-        self._rate = optimizer.over(self._total)
+        self._rate = LearningRate(
+            settings.schedule, settings.lr, settings.start_lr, settings.end_lr, settings.warmup, self._total
+        )
         self._checkpoints = Checkpoints(output / "checkpoints", identity)
         self._sharded = accelerator.distributed_type == DistributedType.FSDP
         if self._sharded and average is not None:
@@ -124,7 +126,7 @@ class Trainer:
         self._optimizer: Optimizer
         self._model: nn.Module
         self._model, self._optimizer = accelerator.prepare(
-            student, build_optimizer(student, optimizer, self._device)
+            student, build_optimizer(student, settings, self._device)
         )
         self._waiting: list[tuple[int, Tensor]] = []
         self._losses: list[tuple[float, ...]] = []
@@ -163,7 +165,7 @@ class Trainer:
         )
 
     def _start(self) -> Progress:
-        if not self._conduct.resume:
+        if not self._execution.resume:
             if self._checkpoints.list():
                 raise RequestError(
                     f"{self._checkpoints.directory} holds {len(self._checkpoints.list())} checkpoints of a "
@@ -193,7 +195,7 @@ class Trainer:
         self._model.train()
         batches = self._data.batches.epoch(epoch, begun)
         started = time.perf_counter()
-        every = self._conduct.checkpoint_every
+        every = self._execution.checkpoint_every
         for step in range(begun, self._steps):
             number = epoch * self._steps + step
             self._waiting.append((number, self._step(epoch, step, batches)))
@@ -235,8 +237,8 @@ class Trainer:
                         taught = self._teacher(images)
                 found = self._objective(StudentOutput(logits, tuple(features)), labels, taught)
                 accelerator.backward(found[0])
-                if settings.optimizer.clip and accelerator.sync_gradients:
-                    accelerator.clip_grad_norm_(self._model.parameters(), settings.optimizer.clip)
+                if settings.clip and accelerator.sync_gradients:
+                    accelerator.clip_grad_norm_(self._model.parameters(), settings.clip)
                 self._optimizer.step()
                 self._optimizer.zero_grad()
             parts += found.detach() / settings.accumulate
@@ -352,7 +354,7 @@ class Trainer:
 
     @contextmanager
     def _bar(self, first: int) -> Iterator[Any]:
-        if not (self._conduct.progress and self._accelerator.is_main_process):
+        if not (self._execution.shows_progress and self._accelerator.is_main_process):
             yield lambda: None
             return
         from rich.console import Console

@@ -12,6 +12,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from knapsack_prune.data.augment import mixer
 from knapsack_prune.data.batches import (
     Delivery,
     EvaluationBatches,
@@ -21,12 +22,13 @@ from knapsack_prune.data.batches import (
 )
 from knapsack_prune.data.calibration import calibration_loader
 from knapsack_prune.data.decoded import DecodedImages
-from knapsack_prune.data.images import ImageSet, ImageSubset, Unreadable
+from knapsack_prune.data.images import ImageSet, ImageSubset, TensorImages, Unreadable
 from knapsack_prune.data.preparation import Preparation
 from knapsack_prune.data.sampling import hold_out
 from knapsack_prune.data.seeds import derive_seed
 from knapsack_prune.data.source import ImageSource
 from knapsack_prune.errors import RequestError
+from knapsack_prune.settings import ExecutionSettings, TrainingSettings
 from knapsack_prune.training.distillation.features import StageMatch
 from knapsack_prune.training.distillation.inner import target_variances
 from knapsack_prune.training.distillation.objective import Objective, Student
@@ -34,7 +36,6 @@ from knapsack_prune.training.distillation.teacher import Teacher
 from knapsack_prune.training.ema import WeightAverage
 from knapsack_prune.training.evaluation import Accuracy, evaluate
 from knapsack_prune.training.loop import Trainer, TrainingResult
-from knapsack_prune.training.settings import Conduct, RunSettings
 
 VARIANCE_IMAGES = 512
 SPLIT_SEED = 0  # the held-out part is the same whatever the run's seed, so that seeds can be compared
@@ -64,8 +65,8 @@ class Session:
         self,
         source: ImageSource,
         input_shape: Sequence[int],
-        settings: RunSettings,
-        conduct: Conduct,
+        settings: TrainingSettings,
+        execution: ExecutionSettings,
         test_only: bool = False,
     ) -> None:
         """Open the device and the data.
@@ -76,34 +77,36 @@ class Session:
             settings: decides precision, memory format, batch size, accumulation and the held-out part for
             every
                 run of this session.
-            conduct: device, cache and workers.
+            execution: device, cache and workers.
             test_only: nothing will be trained, so that training images need not be decoded.
 
         Raises:
             RequestError: no such device, no test images, no image that can be read, or too little memory.
         """
-        if conduct.device == "cuda" and not torch.cuda.is_available():
-            raise RequestError("--device cuda, but torch finds 0 CUDA devices: use --device cpu or auto")
+        if execution.device == "cuda" and not torch.cuda.is_available():
+            raise RequestError("`device` cuda, but torch finds 0 CUDA devices: use cpu or auto")
         self.accelerator = Accelerator(
-            cpu=conduct.device == "cpu",
+            cpu=execution.device == "cpu",
             mixed_precision="bf16" if settings.precision == "bf16" else "no",
             gradient_accumulation_steps=settings.accumulate,
         )
         self.source = source
-        self.conduct = conduct
+        self.execution = execution
         self._settings = settings
         self._preparation = Preparation.to_shape(input_shape, source.normalisation)
         accelerator = self.accelerator
+        in_memory = isinstance(source.train, TensorImages)
+        self._cached = execution.cache == "device" or (execution.cache == "auto" and in_memory)
         self._delivery = Delivery(
             accelerator.device,
-            conduct.cache,
-            conduct.workers,
+            self._cached,
+            execution.loading_processes,
             accelerator.num_processes,
             accelerator.process_index,
         )
         self._train, held = _split(source, settings)
         self._decoded: DecodedImages | None = None
-        if conduct.cache and not test_only:
+        if self._cached and not test_only:
             self._decoded = decode_training(self._train, self._preparation, self._delivery)
         self._test = self.plain_batches(source.test_images())
         self._held = None if held is None else self.plain_batches(held)
@@ -141,7 +144,7 @@ class Session:
     def train(
         self,
         network: nn.Module,
-        settings: RunSettings,
+        settings: TrainingSettings,
         output: Path,
         identity: dict[str, Any],
         stages: Sequence[StageMatch] = (),
@@ -164,7 +167,7 @@ class Session:
         data = training_data(
             self._train,
             self._preparation,
-            settings.augmentation,
+            settings,
             self.source.mirror,
             self._delivery,
             settings.batch_size,
@@ -174,24 +177,24 @@ class Session:
         )
         trained = deepcopy(network)  # receives the chosen weights: it never carries hooks
         starting = deepcopy(network).requires_grad_(True)
-        average = WeightAverage(network, settings.optimizer.ema) if settings.optimizer.ema else None
-        kind = settings.objective.inner_kind
+        average = WeightAverage(network, settings.ema) if settings.ema else None
+        kind = settings.inner_kind
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(settings.seed, 5))
             student = Student(starting, stages, kind)
-        mixes = settings.augmentation.mixes
+        mixes = settings.mixes
         variances = None
-        if teacher is not None and settings.objective.inner and settings.objective.normalise:
+        if teacher is not None and settings.inner and settings.scale_features:
             variances = self._target_variances(teacher, stages, settings)
         trainer = Trainer(
             self.accelerator,
             student,
-            Objective(settings.objective, stages, variances),
+            Objective(settings, stages, variances),
             teacher,
             data,
             self._held,
             settings,
-            self.conduct,
+            self.execution,
             output,
             {
                 **identity,
@@ -200,7 +203,7 @@ class Session:
                 "processes": self.accelerator.num_processes,
                 "settings": settings.record(),
             },
-            settings.augmentation.mixer(len(self.source.classes)) if mixes else None,
+            mixer(settings, len(self.source.classes)) if mixes else None,
             average,
         )
         result = trainer.run()
@@ -213,7 +216,7 @@ class Session:
         return Trained(trained.cpu().eval(), result, data.schedule.images, data.batches.unreadable())
 
     def _target_variances(
-        self, teacher: Teacher, stages: Sequence[StageMatch], settings: RunSettings
+        self, teacher: Teacher, stages: Sequence[StageMatch], settings: TrainingSettings
     ) -> tuple[float, ...]:
         """Measured once, on the same images in every process: a batch's own would depend on how batches are
         cut."""
@@ -224,9 +227,9 @@ class Session:
         teacher.to(device, self.layout)
         with torch.no_grad(), self.accelerator.autocast():
             outputs = (teacher(images.to(device, memory_format=self.layout)) for images, _ in sample)
-            return target_variances(outputs, stages, settings.objective.inner_kind)
+            return target_variances(outputs, stages, settings.inner_kind)
 
-    def _require_same(self, settings: RunSettings) -> None:
+    def _require_same(self, settings: TrainingSettings) -> None:
         fixed = ("precision", "channels_last", "batch_size", "accumulate", "held_out")
         for name in fixed:
             mine, theirs = getattr(self._settings, name), getattr(settings, name)
@@ -236,7 +239,7 @@ class Session:
                 )
 
 
-def _split(source: ImageSource, settings: RunSettings) -> tuple[ImageSet, ImageSet | None]:
+def _split(source: ImageSource, settings: TrainingSettings) -> tuple[ImageSet, ImageSet | None]:
     if not settings.held_out:
         return source.train, None
     if source.validation is not None:
@@ -245,6 +248,6 @@ def _split(source: ImageSource, settings: RunSettings) -> tuple[ImageSet, ImageS
     if not len(held):
         raise RequestError(
             f"a held-out part of {settings.held_out} is 0 of {len(source.train.labels)} training images: "
-            "raise --held-out, or give 0 to take the last epoch"
+            "raise `held_out`, or give 0 to take the last epoch"
         )
     return ImageSubset(source.train, train), ImageSubset(source.train, held)

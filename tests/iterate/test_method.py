@@ -19,17 +19,13 @@ from safetensors.torch import load_file
 
 import knapsack_prune as kp
 from knapsack_prune.data import ImageSource, open_source
-from knapsack_prune.data.augment import Augmentation
 from knapsack_prune.errors import RequestError
 from knapsack_prune.iterate.budgets import geometric_budgets
-from knapsack_prune.iterate.method import Distilling, iterate
-from knapsack_prune.iterate.settings import Pruning, distillation, retraining
-from knapsack_prune.training.distillation.objective import ObjectiveSettings
-from knapsack_prune.training.settings import Conduct, OptimizerSettings
+from knapsack_prune.iterate.method import iterate
+from knapsack_prune.settings import ExecutionSettings, IterateSettings
 from tests.cli.conftest import Run, run  # noqa: F401
 
-CONDUCT = Conduct("cpu", cache=True, progress=False)
-PLAIN = Augmentation(crop=False, mirror=False)
+EXECUTION = ExecutionSettings(device="cpu", progress=False)
 
 
 @pytest.fixture(autouse=True)
@@ -51,10 +47,8 @@ def go(output: Path, source: ImageSource | None = None, **more: Any) -> dict[str
         kp.load_network(),
         source or open_source("digits"),
         output,
-        Pruning(**given),
-        retraining(1, batch_size=64, augmentation=PLAIN),
-        Distilling(distillation(1, batch_size=64, augmentation=PLAIN, **more.pop("distil", {})), **more),
-        CONDUCT,
+        execution=EXECUTION,
+        **{"epochs": 1, "importance": "l1", "crop": False, "mirror": False, **given, **more},
     )
 
 
@@ -127,7 +121,7 @@ def test_a_finished_run_is_found_again_and_another_request_refused(done: Path, t
     stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("model.safetensors")}
     assert go(tmp_path / "run")["accuracy"] == json.loads((done / "result.json").read_text())["accuracy"]
     assert stamps == {path: path.stat().st_mtime_ns for path in stamps}
-    with pytest.raises(RequestError, match=r"2 settings differ|pruning\.flops_budget was 0\.4 and is 0\.5"):
+    with pytest.raises(RequestError, match=r"1 settings differ.*settings\.flops_budget was 0\.4 and is 0\.5"):
         go(tmp_path / "run", pruning={"flops_budget": 0.5})
 
 
@@ -159,33 +153,21 @@ def test_kill_at_any_moment_ends_in_the_same_weights(done: Path, tmp_path: Path,
         assert all(torch.equal(ours[name], theirs[name]) for name in theirs), part
 
 
-def test_exclusion_labels_inner_distillation_and_recorded_outputs(done: Path, tmp_path: Path) -> None:
-    objective = ObjectiveSettings(0.5, 0.0, "kept", 1.0, True, 1.0, 5.0)
-    records = []
-    for name, recorded in (("live", False), ("recorded", True)):
-        shutil.copytree(done, tmp_path / name)
-        shutil.rmtree(tmp_path / name / "final")
-        (tmp_path / name / "iterate.json").unlink()
-        more: dict[str, Any] = {"exclude_start": True, "record": recorded, "distil": {"objective": objective}}
-        go(tmp_path / name, **more)
-        records.append(json.loads((tmp_path / name / "final" / "result.json").read_text()))
-    assert [record["teachers"] for record in records] == [2, 2]
-    assert records[0]["stages"]
-    assert len(list((tmp_path / "recorded" / "outputs").iterdir())) == 1
-    losses = [
-        (tmp_path / name / "final" / "summary.csv").read_text().splitlines()[1].split(",")[2:6]
-        for name in ("live", "recorded")
-    ]
-    torch.testing.assert_close(
-        *(torch.tensor([float(x) for x in row]) for row in losses), rtol=1e-4, atol=1e-5
-    )
+def test_exclusion_labels_and_inner_distillation(done: Path, tmp_path: Path) -> None:
+    shutil.copytree(done, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "final")
+    (tmp_path / "run" / "iterate.json").unlink()
+    go(tmp_path / "run", exclude_start=True, distill="kept", label_weight=0.5)
+    record = json.loads((tmp_path / "run" / "final" / "result.json").read_text())
+    assert (record["teachers"], bool(record["stages"])) == (2, True)
+    assert (record["settings"]["label_weight"], record["settings"]["temperature"]) == (0.5, 5.0)
 
 
 def test_a_refused_request_leaves_the_directory_free(tmp_path: Path) -> None:
     wrong: tuple[tuple[dict[str, Any], str], ...] = (
         ({"flops_budget": 0.0001}, "smallest feasible"),
         ({"flops_budget": 1.0}, "nothing would be removed"),
-        ({"rounds": 0}, "--rounds 0"),
+        ({"rounds": 0}, "`rounds` 0"),
         ({"solver": "none"}, "'none' is unknown"),
     )
     for pruning, words in wrong:
@@ -195,20 +177,15 @@ def test_a_refused_request_leaves_the_directory_free(tmp_path: Path) -> None:
 
 
 def test_settings_out_of_range_are_refused_where_they_are_made() -> None:
-    with pytest.raises(RequestError, match="2 kinds are on"):
-        Distilling(distillation(1), record=True)
-    with pytest.raises(RequestError, match="logit weight 0"):
-        Distilling(distillation(1, objective=ObjectiveSettings(distill="none")))
     for wrong, words in (
-        ({"rate": float("nan")}, "learning rate nan"),
-        ({"rate": 0.01, "start_rate": 0.1}, "start rate 0.1"),
-        ({"end_rate": 5.0}, "end rate 5.0"),
-        ({"weight_decay": float("nan")}, "weight decay nan"),
+        ({"lr": float("nan")}, "`lr` nan"),
+        ({"lr": 0.01, "start_lr": 0.1}, "`start_lr` 0.1"),
+        ({"end_lr": 5.0}, "`end_lr` 5.0"),
+        ({"weight_decay": float("nan")}, "`weight_decay` nan"),
+        ({"batch_size": 0}, "`batch_size` 0"),
     ):
         with pytest.raises(RequestError, match=words):
-            OptimizerSettings(**wrong)
-    with pytest.raises(RequestError, match="batch size 0"):
-        retraining(1, batch_size=0)
+            IterateSettings(**wrong)
 
 
 def test_a_start_that_an_unclaimed_request_left_is_not_used(tmp_path: Path) -> None:
@@ -245,10 +222,9 @@ def test_commands(done: Path, tmp_path: Path, run: Run) -> None:  # noqa: F811
     assert json.loads((tmp_path / "taught" / "result.json").read_text())["teachers"] == 2
     for wrong, words in (
         (("--teacher", "parent"), "give ensemble:DIR"),
-        (("--teacher", f"ensemble:{done}"), "--logit-weight 0"),
+        (("--teacher", f"ensemble:{done}", "--logit-weight", "0"), "--logit-weight 0"),
         (("--teacher", f"ensemble:{tmp_path}", "--logit-weight", "1"), "is no ensemble"),
-        (("--teacher", *taught, "--record-outputs"), "2 kinds are on (crop, mirror)"),
-        (("--record-outputs",), "no ensemble"),
+        (("--teacher-exclude", "round-1"), "no ensemble"),
     ):
         ended = run("finetune", final, "-o", tmp_path / "wrong", *arguments, *wrong)
         assert ended.code == 2, wrong

@@ -11,22 +11,30 @@ import pytest
 import torch
 from torch import nn
 
-from knapsack_prune.data.augment import Augmentation
 from knapsack_prune.errors import RequestError
+from knapsack_prune.settings import (
+    TrainingSettings,
+)
 from knapsack_prune.training import checkpoints as checkpoint_module
-from knapsack_prune.training.distillation import ObjectiveSettings
 from knapsack_prune.training.loop import Trainer
-from knapsack_prune.training.settings import OptimizerSettings, RunSettings
 
 # Everything at once that draws random numbers or has a state of its own.
-SETTINGS = RunSettings(
+SETTINGS = TrainingSettings(
     epochs=3,
     batch_size=16,
     accumulate=2,
     held_out=0.2,
-    optimizer=OptimizerSettings(kind="adamw", rate=0.01, clip=1.0, ema=0.9),
-    objective=ObjectiveSettings(distill="learned", logit_weight=1.0, label_smoothing=0.1),
-    augmentation=Augmentation(rand_augment=5, erasing=0.3, mixup=0.2, cutmix=0.5),
+    optimizer="adamw",
+    lr=0.01,
+    clip=1.0,
+    ema=0.9,
+    distill="learned",
+    logit_weight=1.0,
+    label_smoothing=0.1,
+    rand_augment=5,
+    erasing=0.3,
+    mixup=0.2,
+    cutmix=0.5,
 )
 
 
@@ -46,8 +54,8 @@ def _interrupt_at(monkeypatch: pytest.MonkeyPatch, epoch: int, step: int, how: A
     monkeypatch.setattr(Trainer, "_step", stepping)
 
 
-@pytest.mark.parametrize("cache", [True, False])
-def test_ctrl_c_and_resume(lab: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: bool) -> None:
+@pytest.mark.parametrize("cache", ["device", "none"])
+def test_ctrl_c_and_resume(lab: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: str) -> None:
     whole = lab.finetune(tmp_path / "whole", SETTINGS, cache=cache)
     with monkeypatch.context() as patch:
         _interrupt_at(patch, 1, 1, lambda: os.kill(os.getpid(), signal.SIGINT))
@@ -92,11 +100,11 @@ def test_a_kill_between_two_checkpoints(lab: Any, tmp_path: Path, monkeypatch: p
 
 
 def test_checkpoints_of_another_run_are_refused(lab: Any, tmp_path: Path) -> None:
-    short = RunSettings(epochs=1, batch_size=32)
+    short = TrainingSettings(epochs=1, batch_size=32)
     lab.finetune(tmp_path, short)
     with pytest.raises(RequestError, match=r"holds 1 checkpoints of a run: continue it with --resume"):
         lab.finetune(tmp_path, short)
-    other = RunSettings(epochs=2, batch_size=32)
+    other = TrainingSettings(epochs=2, batch_size=32)
     with pytest.raises(
         RequestError, match=r"of another run; 1 settings differ: settings.epochs was 1 and is 2"
     ):
@@ -104,7 +112,7 @@ def test_checkpoints_of_another_run_are_refused(lab: Any, tmp_path: Path) -> Non
 
 
 def test_a_finished_run_is_not_trained_again(lab: Any, tmp_path: Path) -> None:
-    short = RunSettings(epochs=1, batch_size=32)
+    short = TrainingSettings(epochs=1, batch_size=32)
     first = lab.finetune(tmp_path, short)
     again = lab.finetune(tmp_path, short, resume=True)
     assert again.losses == ()
@@ -114,7 +122,7 @@ def test_a_finished_run_is_not_trained_again(lab: Any, tmp_path: Path) -> None:
 def test_a_loss_that_is_not_finite_stops_the_run(
     lab: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = RunSettings(epochs=3, batch_size=32)
+    settings = TrainingSettings(epochs=3, batch_size=32)
     original = Trainer._step
 
     def stepping(self: Trainer, epoch: int, step: int, batches: Any) -> Any:
@@ -134,7 +142,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(
 def test_a_full_disk_loses_nothing(lab: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import errno
 
-    settings = RunSettings(epochs=2, batch_size=32)
+    settings = TrainingSettings(epochs=2, batch_size=32)
     original = checkpoint_module.Checkpoints._put_in_place
 
     def place(self: Any, waiting: Path, final: Path) -> None:

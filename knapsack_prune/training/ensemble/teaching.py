@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from knapsack_prune.data.source import ImageSource
+from knapsack_prune.networks.fingerprint import weights_digest
+from knapsack_prune.settings import FinetuneSettings
+from knapsack_prune.settings.run import ENSEMBLE
 from knapsack_prune.training.distillation.teacher import NetworkTeacher, Teacher, TeacherOutput
-from knapsack_prune.training.ensemble.members import Ensemble
+from knapsack_prune.training.ensemble.members import Ensemble, open_ensemble
 from knapsack_prune.training.ensemble.outputs import (
     Batches,
     RecallingTeacher,
@@ -57,6 +60,21 @@ def companions(ensemble: Ensemble, parent: str, devices: Sequence[torch.device] 
     return tuple(
         PlacedTeacher(teacher, devices[index % len(devices)]) for index, teacher in enumerate(teachers)
     )
+
+
+def teachers_of(
+    settings: FinetuneSettings, parent: nn.Module, input_shape: Sequence[int], source: ImageSource
+) -> tuple[Teacher, ...]:
+    """The teachers beside the parent that settings name.
+
+    Raises:
+        RequestError: it is no ensemble, or disagrees with parent or data.
+    """
+    if settings.teacher is None:
+        return ()
+    ensemble = open_ensemble(Path(settings.teacher.removeprefix(ENSEMBLE)), exclude=settings.teacher_exclude)
+    ensemble.require(source, input_shape)
+    return companions(ensemble, weights_digest(parent))
 
 
 @dataclass(frozen=True)
