@@ -37,7 +37,6 @@ POOLING = (
     "upsample_bicubic2d",
     "upsample_linear1d",
     "_upsample_nearest_exact2d",
-    "lp_pool2d",
 )
 
 EXACT_SUMS = ("sum", "linalg_vector_norm", "norm")
