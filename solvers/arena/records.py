@@ -1,6 +1,4 @@
-"""One record per run, appended to a file as runs end, so that a campaign that was killed goes on where it
-was.
-"""
+"""One record per run, appended to a file as runs end, so that a killed campaign goes on where it was."""
 
 from __future__ import annotations
 
@@ -13,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import SolverError
-from ..result import Status, TraceStep
-from ..serial import write_text
+from ..io.files import write_text
+from ..problem.result import Status, TraceStep
 
 Key = tuple[str, str, int, int, float]
 

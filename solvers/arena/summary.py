@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 
 from ..errors import SolverError
-from ..serial import write_text
+from ..io.files import write_text
 from .measures import (
     best_values,
     gap_at,
@@ -138,8 +138,7 @@ def draw(records: list[Record], output: Path) -> list[Path]:
         import matplotlib
     except ImportError as error:
         raise SolverError(
-            "plots need matplotlib, which is not installed: "
-            "pip install 'knapsack-prune[bench]', or give --no-plots"
+            "plots need matplotlib, which is not installed: pip install 'knapsack-prune[bench]', or do without plots"
         ) from error
     matplotlib.use("Agg")
     from matplotlib import pyplot
