@@ -7,14 +7,7 @@ from pathlib import Path
 
 from ..errors import SolverError
 from ..io.files import write_text
-from .measures import (
-    best_values,
-    gap_at,
-    primal_integrals,
-    profile,
-    shifted_geometric_mean,
-    time_to_proof,
-)
+from .measures import best_values, gap_at, primal_integrals, profile, shifted_geometric_mean, time_to_proof
 from .records import Record, write_csv
 
 SHIFT_SECONDS = 1.0

@@ -16,8 +16,8 @@ def undominated(key: IntArray, cost: IntArray, value: IntArray) -> IntArray:
         value: (n,), more is better.
 
     Returns:
-        With up to two costs exactly the undominated ones, O(n log n) and O(n log^2 n); with more a few dominated ones
-        may remain, which is harmless.
+        With one cost, exactly those. With several a few dominated ones may remain, which is harmless: each is compared
+        with some before it only, unless more than 64 are left of two costs. O(n log n), for two costs O(n log^2 n).
     """
     if cost.shape[0] == 0:
         order = np.lexsort((-value, key))

@@ -1,8 +1,8 @@
 """The exact problem on what survives: elimination with lists of undominated (cost, value) pairs.
 
 Bottom up along the same buckets as the relaxation, but a message holds, for each combination of its scope, every pair
-of cost and value that some assignment of the subtree attains and no other beats in both (Nemhauser and Ullmann 1969, on a
-tree decomposition). A pair is dropped as soon as, with the best the rest of the graph can add under any of several
+of cost and value that some assignment of the subtree attains and no other beats in both (Nemhauser and Ullmann 1969, on
+a tree decomposition). A pair is dropped as soon as, with the best the rest of the graph can add under any of several
 multipliers, it stays below the threshold. So a run either returns the best choice worth at least the threshold, or
 proves that there is none.
 """

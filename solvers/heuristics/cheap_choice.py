@@ -34,7 +34,7 @@ def cheap_choice(instance: Instance) -> IntArray | None:
         for group in range(evaluator.count):
             if not evaluator.tables[group]:
                 continue
-            change = evaluator.rows(group, choice, int(levels[group]), gradients)
+            change = evaluator.changes(group, choice, int(levels[group]), gradients)
             after = weight @ np.maximum(costs[:, None] + change - evaluator.budgets[:, None], 0)
             position = int(np.argmin(after))
             if after[position] < best_total:

@@ -36,12 +36,12 @@ def run(instance: Instance, incumbent: Incumbent) -> None:
             if step is None:
                 alive.discard(group)
                 continue
-            change = evaluator.step(group, choice, step, int(levels[group]), gradients)
+            change = evaluator.changes(group, choice, int(levels[group]), gradients, step)
             gain = int(evaluator.values[group][step] - evaluator.values[group][choice[group]])
             if np.any(change > slack):
                 if step > choice[group] + 1:  # a long step that does not fit: the next level alone may
                     step = int(choice[group]) + 1
-                    change = evaluator.step(group, choice, step, int(levels[group]), gradients)
+                    change = evaluator.changes(group, choice, int(levels[group]), gradients, step)
                     gain = int(evaluator.values[group][step] - evaluator.values[group][choice[group]])
                 if np.any(change > slack) or gain <= 0:
                     continue

@@ -6,7 +6,7 @@ A message may hold `tuning.NEVER` (minus infinity) where a partial sum is not al
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -174,16 +174,26 @@ def _substitute(priced: PricedGraph, bucket: Bucket, pieces: list[Piece]) -> tup
     assert relation is not None
     (head,) = bucket.out
     domains, scope = priced.graph.domains, bucket.scope
-    grid = np.ix_(*(np.arange(domains[u].size) for u in scope))
-    at = dict(zip(scope, grid, strict=True))
+    at = dict(zip(scope, np.ix_(*(np.arange(domains[u].size) for u in scope)), strict=True))
     to = priced.graph.sum_positions[head][at[relation.base], at[relation.part]]
     at[head] = np.maximum(to, 0)
-    total = priced.unary[head][at[head]]
+    total = np.where(to >= 0, values_at(priced, bucket, pieces, at), NEVER)
+    return np.broadcast_to(total, tuple(domains[u].size for u in scope)), True
+
+
+def values_at(
+    priced: PricedGraph, bucket: Bucket, pieces: list[Piece], at: Mapping[int, IntArray]
+) -> IntArray:
+    """A bucket's function where each of its variables v is at the positions `at[v]`, arrays that broadcast together.
+
+    Sums are taken as they are: whether base and part agree with their head is the caller's matter.
+    """
+    domains = priced.graph.domains
+    total = sum((priced.unary[v][at[v]] for v in bucket.out), np.int64(0))
     for u, v, q in priced.products_of(bucket):
         total = total - q * domains[u][at[u]] * domains[v][at[v]]
-    for piece_scope, entries, never in pieces:
-        total = total + table(entries)[tuple(at[u] for u in piece_scope)]
+    for scope, entries, never in pieces:
+        total = total + entries[tuple(at[u] for u in scope)]
         if never:
             total = np.maximum(total, NEVER)
-    total = np.where(to >= 0, total, NEVER)
-    return np.broadcast_to(total, tuple(domains[u].size for u in scope)), True
+    return np.asarray(total)

@@ -1,8 +1,8 @@
 """The multipliers that give the least bound: cutting planes on the dual function (Kelley 1960).
 
 Every choice x gives a plane `value(x) + sum m_r (budget_r - cost_r(x))` below the convex dual function. With one
-resource the next multiplier is where the highest planes from both sides meet; with several it is the least point of all planes
-inside a box around the best point so far.
+resource the next multiplier is where the highest planes from both sides meet; with several it is the least point of all
+planes inside a box around the best point so far.
 """
 
 from __future__ import annotations

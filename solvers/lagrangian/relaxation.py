@@ -1,23 +1,22 @@
 """The Lagrangian relaxation, solved exactly for one multiplier per resource by eliminating variables.
 
-For multipliers m_r = numerators[r] / scale >= 0 the relaxation, max over choices of value + sum m_r (budget_r - cost_r),
+For multipliers m_r = numerators[r] / scale >= 0, the maximum over choices of value + sum m_r (budget_r - cost_r)
 bounds the best feasible value from above. Everything is multiplied by `scale` and computed in 64-bit integers, which
 cannot overflow: `scaled_multipliers` picks the scale so that all magnitudes added up stay below 2**60.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import reduce
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from .. import tuning
 from ..problem.validation import IntArray
 from .buckets import Bucket, EliminationOrder
-from .elimination_steps import eliminate
+from .elimination_steps import eliminate, values_at
 from .factor_graph import FactorGraph
-from .messages import Message, Piece, spread, table
+from .messages import Message, Piece, table
 from .priced_graph import PricedGraph
 
 
@@ -69,43 +68,25 @@ class Relaxation:
         """A best choice of the relaxed problem, as level positions (G,) in the instance: the downward pass."""
         at = np.zeros(len(self.graph.domains), dtype=np.int64)
         for bucket in reversed(self.order.buckets):
-            score = self._score(bucket, at)
-            best = np.unravel_index(int(np.argmax(score)), score.shape)
+            scores = self._scores(bucket, at)
+            best = np.unravel_index(int(np.argmax(scores)), scores.shape)
             for v, position in zip(bucket.out, best, strict=True):
                 at[v] = position
         positions = self.graph.positions
         return np.array([positions[g][at[g]] for g in range(self.graph.costs.count)], dtype=np.int64)
 
-    def _score(self, bucket: Bucket, at: IntArray) -> IntArray:
+    def _scores(self, bucket: Bucket, at: IntArray) -> IntArray:
         """The bucket's function over the variables that leave, at positions `at` of the others."""
-        out, domains = bucket.out, self.graph.domains
-        total = reduce(np.add.outer, [self.priced.unary[v] for v in out])
-        for u, v, q in self.priced.products_of(bucket):
-            x, y = (spread(domains[w], (w,), out) if w in out else domains[w][at[w]] for w in (u, v))
-            total = total - q * x * y
-        for scope, entries, never in self.pieces(bucket):
-            index = tuple(slice(None) if w in out else at[w] for w in scope)
-            total = total + spread(entries[index], tuple(w for w in scope if w in out), out)
-            if never:
-                total = np.maximum(total, tuning.NEVER)
-        relation = bucket.relation
-        if relation is not None:
-            target = self.graph.sum_positions[relation.head]
-            if bucket.kind == "sum":
-                allowed = target == at[relation.head]
-            else:
-                allowed = np.arange(total.size) == target[at[relation.base], at[relation.part]]
-            total = np.where(allowed, total, tuning.NEVER)
-        return np.asarray(total)
+        domains, out = self.graph.domains, bucket.out
+        here = {u: at[u] for u in bucket.scope}
+        here |= dict(zip(out, np.ix_(*(np.arange(domains[v].size) for v in out)), strict=True))
+        scores = self.values_at(bucket, here)
+        if bucket.relation is None:
+            return scores
+        head, base, part = bucket.relation.head, bucket.relation.base, bucket.relation.part
+        sums = self.graph.sum_positions[head][here[base], here[part]]
+        return np.where(sums == here[head], scores, tuning.NEVER)
 
-    def values_at(self, bucket: Bucket, at: dict[int, IntArray]) -> IntArray:
-        """The bucket's function at m combinations: positions `at[v]` (m,) of all its variables; sums must agree."""
-        domains = self.graph.domains
-        total = sum((self.priced.unary[v][at[v]] for v in bucket.out), np.int64(0))
-        for u, v, q in self.priced.products_of(bucket):
-            total = total - q * domains[u][at[u]] * domains[v][at[v]]
-        for scope, entries, never in self.pieces(bucket):
-            total = total + entries[tuple(at[u] for u in scope)]
-            if never:
-                total = np.maximum(total, tuning.NEVER)
-        return np.asarray(total)
+    def values_at(self, bucket: Bucket, at: Mapping[int, IntArray]) -> IntArray:
+        """The bucket's function where each of its variables v is at the positions `at[v]`; sums must agree."""
+        return values_at(self.priced, bucket, self.pieces(bucket), at)

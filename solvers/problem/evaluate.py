@@ -14,7 +14,7 @@ class Evaluator:
     """Costs of choices of one instance, and the change of cost along one group.
 
     With all groups but g fixed, a resource's cost is a quadratic in g's level (its square comes only from a
-    group that enters both factors of one term) plus table rows; `rows` gives it for every level of g at once.
+    group that enters both factors of one term) plus table rows; `changes` gives it for every level of g at once.
     """
 
     def __init__(self, instance: Instance) -> None:
@@ -93,31 +93,36 @@ class Evaluator:
             gradients[r] = self._adjoint @ slopes
         return gradients
 
-    def rows(self, group: int, choice: IntArray, level: int, gradients: IntArray) -> IntArray:
-        """Change of cost (R, L) when the group moves from its chosen `level` to each of its levels."""
-        step = self.levels[group] - level
-        change = gradients[:, group, None] * step[None, :]
+    def changes(
+        self,
+        group: int,
+        choice: IntArray,
+        level: int,
+        gradients: IntArray,
+        to: slice | int = slice(None),
+    ) -> IntArray:
+        """Change of cost when one group moves from its chosen `level` to others.
+
+        Args:
+            group: the one that moves.
+            choice: level positions (G,) now.
+            level: of the group, now.
+            gradients: at the levels now.
+            to: which of its level positions to move to.
+
+        Returns:
+            (R, L), or (R,) for one position.
+        """
+        step = self.levels[group][to] - level
+        change = np.multiply.outer(gradients[:, group], step)
         for r, square in enumerate(self.squares):
             if square[group]:
                 change[r] += square[group] * step * step
         here = int(choice[group])
         for r, other, axis, costs in self.tables[group]:
             row = costs if other < 0 else np.take(costs, int(choice[other]), axis=axis)
-            change[r] += row - row[here]
-        return change
-
-    def step(self, group: int, choice: IntArray, position: int, level: int, gradients: IntArray) -> IntArray:
-        """Change of cost (R,) when the group moves from its chosen `level` to the one at `position`."""
-        distance = int(self.levels[group][position]) - level
-        change = gradients[:, group] * distance
-        for r, square in enumerate(self.squares):
-            if square[group]:
-                change[r] += square[group] * distance * distance
-        here = int(choice[group])
-        for r, other, axis, costs in self.tables[group]:
-            row = costs if other < 0 else np.take(costs, int(choice[other]), axis=axis)
-            change[r] += row[position] - row[here]
-        return change
+            change[r] += row[to] - row[here]
+        return np.asarray(change)
 
 
 def _array(numbers: list[int]) -> IntArray:

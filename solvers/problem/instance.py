@@ -30,8 +30,20 @@ FORMAT = "grouped-knapsack"
 VERSION = 1
 
 
+class _ComparedByContent:
+    """Equality of dataclasses that hold arrays."""
+
+    __slots__ = ()
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and bool(encode(self) == encode(other))
+
+    def __hash__(self) -> int:
+        return hash(str(encode(self)))
+
+
 @dataclass(frozen=True, init=False, eq=False, slots=True)
-class Group:
+class Group(_ComparedByContent):
     """One decision: `levels` (L,) strictly increasing counts >= 0, and the value (L,) of each."""
 
     name: str
@@ -56,18 +68,6 @@ class Group:
             raise SolverError(
                 f"{place}, levels[{where}]: {self.levels[where]} does not exceed the level before it"
             )
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Group):
-            return NotImplemented
-        return (
-            self.name == other.name
-            and np.array_equal(self.levels, other.levels)
-            and np.array_equal(self.values, other.values)
-        )
-
-    def __hash__(self) -> int:
-        return hash((self.name, self.levels.tobytes(), self.values.tobytes()))
 
 
 @dataclass(frozen=True, init=False, slots=True)
@@ -111,7 +111,7 @@ class Term:
 
 
 @dataclass(frozen=True, init=False, eq=False, slots=True)
-class Table:
+class Table(_ComparedByContent):
     """Costs >= 0 by level position: shape (L,) for one group, (L0, L1) for two different ones."""
 
     groups: tuple[int, ...]
@@ -126,14 +126,6 @@ class Table:
             )
         if self.costs.ndim != len(self.groups):
             raise SolverError(f"table over groups {self.groups}: costs have {self.costs.ndim} dimensions")
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Table):
-            return NotImplemented
-        return self.groups == other.groups and np.array_equal(self.costs, other.costs)
-
-    def __hash__(self) -> int:
-        return hash((self.groups, self.costs.tobytes()))
 
 
 @dataclass(frozen=True, init=False, slots=True)
@@ -252,7 +244,7 @@ class Instance(JsonDocument):
                 raise SolverError(f"{key}: is missing")
             value = document.pop(key)
             if type(value) is not type(expected) or value != expected:
-                raise SolverError(f"{key}: {value!r} cannot be read; this release reads {expected!r}")
+                raise SolverError(f"{key}: {value!r} cannot be read; this release reads {key} {expected!r}")
         return decode(cls, document)
 
 
