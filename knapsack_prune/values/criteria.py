@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from knapsack_prune.errors import RequestError
-from knapsack_prune.graph.channel_graph import ChannelGraph, Group, Slice
+from knapsack_prune.graph.channel_graph import ChannelGraph, Group, IntArray, Slice
+from knapsack_prune.networks.modes import evaluating
 
 FloatArray = npt.NDArray[np.float64]
 Batches = Iterable[tuple[Tensor, Tensor]]
@@ -39,6 +40,8 @@ class Scores:
         seed: of the calibration set, or of `random`.
         normalize: one of `NORMALIZATIONS`.
         values: per group, shape (units,): finite and not negative.
+        units: per group, the units that `values` are of, sorted, where others are removed already; None: all.
+        round: the round of `iterate` on whose network units were scored, from 2; None: the parent.
     """
 
     criterion: str
@@ -46,6 +49,8 @@ class Scores:
     seed: int
     values: tuple[FloatArray, ...]
     normalize: str = "none"
+    units: tuple[IntArray, ...] | None = None
+    round: int | None = None
 
 
 def score(
@@ -247,20 +252,17 @@ def _differentiable(model: nn.Module, tensors: Sequence[Tensor]) -> Iterator[Non
     wanted = {id(tensor) for tensor in tensors}
     # On the CPU, sums are split among threads: with one, the last bit of a score does not depend on their number.
     threads = torch.get_num_threads()
-    before = {name: tensor.requires_grad for name, tensor in model.named_parameters()}
-    training = {name: module.training for name, module in model.named_modules()}
-    for tensor in model.parameters():
+    before = [(tensor, tensor.requires_grad) for tensor in model.parameters()]
+    for tensor, _ in before:
         tensor.requires_grad_(id(tensor) in wanted)
-    model.eval()
     torch.set_num_threads(1)
     try:
-        yield
+        with evaluating(model):
+            yield
     finally:
         torch.set_num_threads(threads)
-        for name, tensor in model.named_parameters():
-            tensor.requires_grad_(before[name])
-        for name, module in model.named_modules():
-            module.training = training[name]
+        for tensor, required in before:
+            tensor.requires_grad_(required)
 
 
 def _checked(graph: ChannelGraph, values: list[FloatArray], criterion: str) -> tuple[FloatArray, ...]:

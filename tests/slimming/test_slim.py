@@ -12,9 +12,15 @@ from torch.utils.flop_counter import FlopCounterMode
 import knapsack_prune as kp
 from knapsack_prune.costs.counting import check_polynomial, count_flops, count_params, total
 from knapsack_prune.errors import RequestError
-from knapsack_prune.planning.planner import budget_limits, plan_from_scores
-from knapsack_prune.slimming.equivalence import GateError, check_slim, masked
-from knapsack_prune.slimming.slicing import sliced_copy
+from knapsack_prune.narrowing.copying import narrow_copy
+from knapsack_prune.narrowing.equivalence import (
+    EquivalenceError,
+    EquivalenceReport,
+    check_equivalence,
+    masked,
+)
+from knapsack_prune.planning.planner import plan_from_scores
+from knapsack_prune.planning.preparation import budget_limits
 from knapsack_prune.values.criteria import Scores
 from tests.zoo import ZOO, enliven
 
@@ -27,6 +33,10 @@ def random_plan(model: nn.Module, graph: kp.ChannelGraph, seed: int, budget: flo
     return plan_from_scores(graph, scores, budget_limits(graph, {"flops": budget}), solver="greedy")
 
 
+def compare(model: nn.Module, small: nn.Module, plan: kp.Plan) -> EquivalenceReport:
+    return check_equivalence(model, small, plan.selection(), plan.model.input_shape, plan.planned_flops)
+
+
 @pytest.mark.parametrize("name", ZOO)
 def test_slim_is_the_masked_parent_and_costs_what_the_plan_says(name: str) -> None:
     model = enliven(ZOO[name]())
@@ -37,8 +47,8 @@ def test_slim_is_the_masked_parent_and_costs_what_the_plan_says(name: str) -> No
     for seed, budget in enumerate((0.8, 0.6, 0.45)):
         plan = random_plan(model, graph, seed, budget)
         assert any(len(group.kept) < group.size for group in plan.groups)
-        small = sliced_copy(model, plan)
-        report = check_slim(model, small, plan)
+        small = narrow_copy(model, plan.selection())
+        report = compare(model, small, plan)
         assert report.flops == plan.budgets[0].planned
         counts = [len(group.kept) for group in plan.groups]
         assert count_params(small) == total(graph.params, counts)
@@ -95,17 +105,17 @@ def test_option_a_pads_by_what_is_kept_on_each_side() -> None:
     assert small.pad.right == sum(unit >= 3 for unit in kept)
 
 
-def test_the_gate_sees_a_wrong_weight_and_a_wrong_count() -> None:
+def test_the_equivalence_check_sees_a_wrong_weight_and_a_wrong_count() -> None:
     model = enliven(ZOO["residual"]())
     plan = random_plan(model, kp.trace(model, EXAMPLE), 0, 0.5)
-    small = sliced_copy(model, plan)
+    small = narrow_copy(model, plan.selection())
     with torch.no_grad():
         small.b.weight[0, 0] += 0.1
-    with pytest.raises(GateError, match="differ by"):
-        check_slim(model, small, plan)
+    with pytest.raises(EquivalenceError, match="differ by"):
+        compare(model, small, plan)
     narrower = plan.model_copy(update={"layers": plan.layers[:-1]})
-    with pytest.raises(GateError, match="fvcore counts"):
-        check_slim(model, sliced_copy(model, plan), narrower)
+    with pytest.raises(EquivalenceError, match="fvcore counts"):
+        compare(model, narrow_copy(model, plan.selection()), narrower)
 
 
 def test_masking_changes_the_parent_and_is_undone() -> None:
@@ -113,7 +123,7 @@ def test_masking_changes_the_parent_and_is_undone() -> None:
     plan = random_plan(model, kp.trace(model, EXAMPLE), 0, 0.5)
     example = torch.randn(2, 3, 8, 8)
     whole = model(example)
-    with masked(model, plan), torch.no_grad():
+    with masked(model, plan.selection()), torch.no_grad():
         assert not torch.allclose(model(example), whole)
     assert torch.equal(model(example), whole)
 
@@ -173,7 +183,7 @@ def test_channels_that_meet_the_input_stay() -> None:
 def test_keep_pins_layers_and_refuses_a_glob_without_a_match() -> None:
     model = ZOO["plain"]()
     assert [group.name for group in kp.trace(model, EXAMPLE, keep=["a"]).groups] == ["stem", "b"]
-    with pytest.raises(RequestError, match="--keep 'layer9' matches none of the 4 layers"):
+    with pytest.raises(RequestError, match="`keep` 'layer9' matches none of the 4 layers"):
         kp.trace(model, EXAMPLE, keep=["layer9"])
 
 

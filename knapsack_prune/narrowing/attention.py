@@ -286,7 +286,7 @@ class SlimRelativePositionalAttention(nn.Module):
 
 
 def replacement(sliced: nn.Module, parent: nn.Module) -> nn.Module | None:
-    """A module that holds the pruned heads of `sliced`; None where the module itself can.
+    """A module that holds the heads left in `sliced`; None where the module itself can.
 
     Args:
         sliced: a module of the slim network, its parameters sliced.
@@ -295,10 +295,7 @@ def replacement(sliced: nn.Module, parent: nn.Module) -> nn.Module | None:
     if isinstance(parent, nn.MultiheadAttention) and isinstance(sliced, nn.MultiheadAttention):
         if sliced.bias_k is not None or sliced.add_zero_attn:
             return None
-        unchanged = all(
-            a.shape == b.shape for a, b in zip(sliced.parameters(), parent.parameters(), strict=True)
-        )
-        return None if unchanged else SlimMultiheadAttention(sliced, parent.head_dim)
+        return SlimMultiheadAttention(sliced, parent.head_dim)
     if isinstance(parent, ShiftedWindowAttention) and isinstance(sliced, ShiftedWindowAttention):
         return SlimShiftedWindowAttention(sliced, parent.qkv.weight.shape[0] // 3 // parent.num_heads)
     if isinstance(parent, RelativePositionalMultiHeadAttention):

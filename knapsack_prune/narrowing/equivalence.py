@@ -1,11 +1,10 @@
-"""The gate: a slim network is the masked parent, and costs what the plan says."""
+"""The equivalence check: a slim network computes what the masked parent does, and costs what its plan says."""
 
 from __future__ import annotations
 
 import copy
 import importlib.util
-from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -15,35 +14,48 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from knapsack_prune.planning.plan_file import Plan
-from knapsack_prune.slimming.slicing import kept_indices, removed_slices
+from knapsack_prune.graph.selection import Selection
+from knapsack_prune.narrowing.copying import tensor_shapes
+from knapsack_prune.networks.modes import evaluating
 
 TOLERANCE = 1e-4
 """Largest difference of outputs, relative to the largest output."""
 
 
-class GateError(Exception):
+IMITATED = ("layer_norm",)
+"""Cross-channel reductions that the masked parent can compute over the kept channels only."""
+
+
+class EquivalenceError(Exception):
     """A slim network is not what its plan says. This is an error of this package, or of a module that computes its
     widths in a way that no rule knows."""
 
 
 @dataclass(frozen=True)
-class GateReport:
-    """What the gate found.
+class EquivalenceReport:
+    """How a slim network compares with its masked parent.
 
     Attributes:
         difference: largest difference between slim and masked outputs, relative to the largest output; None where
-            it cannot be compared, see `mixing`.
-        mixing: normalisations across pruned channels that the masked parent cannot imitate.
+            it cannot be compared, see `reductions`.
+        reductions: normalisations across pruned channels that the masked parent cannot imitate.
         flops: fvcore's recount of the slim network; None where fvcore is not installed.
     """
 
     difference: float | None
-    mixing: tuple[str, ...]
+    reductions: tuple[str, ...]
     flops: int | None
 
 
-def check_slim(model: nn.Module, small: nn.Module, plan: Plan, *, seed: int = 0) -> GateReport:
+def check_equivalence(
+    model: nn.Module,
+    small: nn.Module,
+    selection: Selection,
+    input_shape: Sequence[int],
+    flops: int,
+    *,
+    seed: int = 0,
+) -> EquivalenceReport:
     """Compare a slim network with its masked parent on random input, and its FLOPs with the plan's.
 
     Masked: each pruned unit's input-side slices are zero in every consumer. A layer normalisation over pruned
@@ -52,52 +64,59 @@ def check_slim(model: nn.Module, small: nn.Module, plan: Plan, *, seed: int = 0)
 
     Networks that amplify rounding beyond the tolerance are compared again in double precision, on copies.
 
+    Args:
+        model: the parent; left as it was.
+        small: what the selection makes of it.
+        selection: what stays.
+        input_shape: shape of one input, without the batch dimension.
+        flops: what the slim network should cost.
+        seed: of the random input.
+
     Raises:
-        GateError: outputs or FLOPs differ.
+        EquivalenceError: outputs or FLOPs differ.
     """
-    imitated = {"layer_norm"}
-    others = tuple(
-        f"{part.operator} in {part.module}" for part in plan.mixing if part.operator not in imitated
-    )
-    flops = None
+    counted = None
     if importlib.util.find_spec("fvcore") is not None:
         from knapsack_prune.costs.counting import count_flops
 
-        planned = sum(layer.flops_after for layer in plan.layers)
-        flops = count_flops(small, plan.model.input_shape)
-        if flops != planned:
-            raise GateError(f"fvcore counts {flops:,} FLOPs in the slim network, the plan says {planned:,}")
+        counted = count_flops(small, input_shape)
+        if counted != flops:
+            raise EquivalenceError(
+                f"fvcore counts {counted:,} FLOPs in the slim network, the plan says {flops:,}"
+            )
+    example = torch.randn((2, *input_shape), generator=torch.Generator().manual_seed(seed))
+    ours = _outputs(small, example)
+    others = tuple(
+        f"{part.operator} in {part.module}" for part in selection.reductions if part.operator not in IMITATED
+    )
     if others:
-        _outputs(small, plan, seed)
-        return GateReport(None, others, flops)
-    difference = _difference(model, _outputs(small, plan, seed), plan, seed)
+        return EquivalenceReport(None, others, counted)
+    difference = _difference(model, ours, selection, example)
     if not difference <= TOLERANCE:
         # A deep network can amplify rounding: in double precision only a real difference remains. One copy at a
         # time, for the memory's sake.
-        found = _outputs(copy.deepcopy(small).double(), plan, seed)
-        difference = _difference(copy.deepcopy(model).double(), found, plan, seed)
+        ours = _outputs(copy.deepcopy(small).double(), example)
+        difference = _difference(copy.deepcopy(model).double(), ours, selection, example)
     if not difference <= TOLERANCE:
-        raise GateError(
+        raise EquivalenceError(
             f"slim and masked outputs differ by {difference:.1e} of the largest output, more than {TOLERANCE:.0e}"
         )
-    return GateReport(difference, (), flops)
+    return EquivalenceReport(difference, (), counted)
 
 
-def _outputs(model: nn.Module, plan: Plan, seed: int) -> list[Tensor]:
+def _outputs(model: nn.Module, example: Tensor) -> list[Tensor]:
     reference = next(model.parameters())
-    generator = torch.Generator().manual_seed(seed)
-    example = torch.randn((2, *plan.model.input_shape), generator=generator)
-    with _evaluating(model), torch.no_grad():
+    with evaluating(model, fused_attention=False), torch.no_grad():
         return _tensors(model(example.to(device=reference.device, dtype=reference.dtype)))
 
 
-def _difference(model: nn.Module, found: list[Tensor], plan: Plan, seed: int) -> float:
-    with masked(model, plan):
-        wanted = _outputs(model, plan, seed)
+def _difference(model: nn.Module, slim: list[Tensor], selection: Selection, example: Tensor) -> float:
+    with masked(model, selection):
+        parent = _outputs(model, example)
     difference = 0.0
-    for ours, theirs in zip(found, wanted, strict=True):
+    for ours, theirs in zip(slim, parent, strict=True):
         if ours.shape != theirs.shape:
-            raise GateError(
+            raise EquivalenceError(
                 f"the slim network gives shape {tuple(ours.shape)}, its parent {tuple(theirs.shape)}"
             )
         scale = float(theirs.abs().max()) or 1.0
@@ -106,43 +125,39 @@ def _difference(model: nn.Module, found: list[Tensor], plan: Plan, seed: int) ->
 
 
 @contextmanager
-def masked(model: nn.Module, plan: Plan) -> Iterator[None]:
-    """The parent with the plan's removed units silenced; put back on exit.
+def masked(model: nn.Module, selection: Selection) -> Iterator[None]:
+    """The parent with the removed units silenced; put back on exit.
 
     Memory: the zeroed slices of weights are kept aside, at most as much as the weights themselves.
     """
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     saved: list[tuple[Tensor, int, Tensor, Tensor]] = []
-    gone_from: dict[tuple[str, int], list[int]] = defaultdict(list)
-    for part, gone in removed_slices(plan):
-        if part.role == "in" and gone:
-            gone_from[part.parameter, part.dim] += gone
     with ExitStack() as stack:
         try:
-            for (name, dim), gone in gone_from.items():
+            for (name, dim), gone in selection.removed_indices("in").items():
                 tensor = tensors[name].data
-                indices = torch.tensor(sorted(gone), device=tensor.device)
+                indices = torch.from_numpy(gone).to(tensor.device)
                 saved.append((tensor, dim, indices, tensor.index_select(dim, indices)))
                 tensor.index_fill_(dim, indices, 0)
-            for full in plan.full_width:
+            for full in selection.full_width:
                 mask = torch.zeros(full.size, dtype=torch.bool)
                 mask[list(full.kept)] = True
                 stack.enter_context(_input_mask(model.get_submodule(full.module), full.dim, mask))
-            if plan.mixing:
-                stack.enter_context(_KeptNorms(_norm_channels(model, plan)))
+            if selection.reductions:
+                stack.enter_context(_KeptNorms(_norm_channels(model, selection)))
             yield
         finally:
             for tensor, dim, indices, before in saved:
                 tensor.index_copy_(dim, indices, before)
 
 
-def _norm_channels(model: nn.Module, plan: Plan) -> dict[int, Tensor]:
-    tensors = dict(model.named_parameters())
-    shapes = {name: tuple(t.shape) for name, t in (*tensors.items(), *model.named_buffers())}
+def _norm_channels(model: nn.Module, selection: Selection) -> dict[int, Tensor]:
+    """The channels that stay of every one-dimensional parameter, by the parameter's identity."""
+    vectors = {name: tensor for name, tensor in model.named_parameters() if tensor.dim() == 1}
     return {
-        id(tensors[name]): indices
-        for (name, dim), indices in kept_indices(plan, shapes).items()
-        if name in tensors and tensors[name].dim() == 1 and dim == 0
+        id(vectors[name]): torch.from_numpy(indices)
+        for (name, _), indices in selection.kept_indices(tensor_shapes(model)).items()
+        if name in vectors
     }
 
 
@@ -193,20 +208,6 @@ def _input_mask(module: nn.Module, dim: int, mask: Tensor) -> Iterator[None]:
         yield
     finally:
         handle.remove()
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    before = [(module, module.training) for module in model.modules()]
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    model.eval()
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
-        for module, training in before:
-            module.training = training
 
 
 def _tensors(output: Any) -> list[Tensor]:
