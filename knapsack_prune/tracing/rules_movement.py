@@ -253,6 +253,7 @@ RULES: dict[str, Rule] = {
             "squeeze",
             "unsqueeze",
             "t",
+            "mT",
             "flip",
             "adjoint",
         ),

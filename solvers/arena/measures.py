@@ -62,9 +62,7 @@ def time_to_gap(record: Record, gap: float) -> float:
 
 
 def profile(times: dict[str, list[float]], factors: Sequence[float]) -> dict[str, list[float]]:
-    """Per solver, the share of instances solved within each factor of the best; lists are over the same
-    instances.
-    """
+    """Per solver, the share of instances solved within each factor of the best; lists are over the same instances."""
     count = len(next(iter(times.values()), []))
     fastest = [min(row[i] for row in times.values()) for i in range(count)]
     return {

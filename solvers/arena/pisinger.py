@@ -10,7 +10,8 @@ from __future__ import annotations
 import numpy as np
 
 from ..errors import SolverError
-from ..instance import Group, Instance, IntArray, Resource, Table
+from ..problem.instance import Group, Instance, Resource, Table
+from ..problem.validation import IntArray
 
 CLASSES = ("uncorrelated", "weakly-correlated", "strongly-correlated", "subset-sum")
 

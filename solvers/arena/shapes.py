@@ -1,5 +1,4 @@
-"""Instances shaped like networks, at any size: residual stars, dense concatenation, chains, inverted
-residuals.
+"""Instances shaped like networks, at any size: residual stars, dense concatenation, chains, inverted residuals.
 
 The shapes and costs are those of the architectures (multiply-adds of convolutions at their resolutions); the
 scores are seeded heavy-tailed draws (log-normal channels in log-normal layers), sorted and cumulated, so that
@@ -13,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..instance import Factor, Group, Instance, Resource, Term
+from ..problem.instance import Factor, Group, Instance, Resource, Term
 
 VALUE_TOTAL = 10**11
 
@@ -34,9 +33,7 @@ class Shape:
         return len(self.widths) - 1
 
     def conv(self, source: Factor | int, target: Factor | int, kernel: int, pixels: int) -> None:
-        """A convolution with `kernel` weights per channel pair, at `pixels` output positions, and its batch
-        norm.
-        """
+        """A convolution of `kernel` weights per channel pair at `pixels` output positions, and its batch norm."""
         a, b = (x if isinstance(x, Factor) else Factor([x]) for x in (source, target))
         self.flops += [Term(kernel * pixels, [a, b]), Term(2 * pixels, [b])]
         self.params += [Term(kernel, [a, b]), Term(2, [b])]
@@ -81,9 +78,7 @@ class Shape:
 def bottleneck_star(
     blocks: Sequence[int] = (3, 4, 6, 3), width: int = 64, expansion: int = 4, size: int = 224
 ) -> Shape:
-    """A ResNet of bottlenecks: per stage one tied stream, per block two inner groups. The default is
-    ResNet-50's.
-    """
+    """A ResNet of bottlenecks: per stage one tied stream, per block two inner groups; by default ResNet-50's."""
     shape = Shape()
     pixels = (size // 2) ** 2
     stream = shape.group("stem", width)
@@ -109,9 +104,7 @@ def bottleneck_star(
 
 
 def basic_star(blocks: Sequence[int] = (2, 2, 2, 2), width: int = 64, size: int = 224) -> Shape:
-    """A ResNet of basic blocks: per stage one tied stream, per block one inner group. The default is
-    ResNet-18's.
-    """
+    """A ResNet of basic blocks: per stage one tied stream, per block one inner group; by default ResNet-18's."""
     shape = Shape()
     pixels = (size // 4) ** 2
     stream = shape.group("stem", width)

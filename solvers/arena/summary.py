@@ -6,15 +6,8 @@ import math
 from pathlib import Path
 
 from ..errors import SolverError
-from ..serial import write_text
-from .measures import (
-    best_values,
-    gap_at,
-    primal_integrals,
-    profile,
-    shifted_geometric_mean,
-    time_to_proof,
-)
+from ..io.files import write_text
+from .measures import best_values, gap_at, primal_integrals, profile, shifted_geometric_mean, time_to_proof
 from .records import Record, write_csv
 
 SHIFT_SECONDS = 1.0
@@ -138,8 +131,7 @@ def draw(records: list[Record], output: Path) -> list[Path]:
         import matplotlib
     except ImportError as error:
         raise SolverError(
-            "plots need matplotlib, which is not installed: "
-            "pip install 'knapsack-prune[bench]', or give --no-plots"
+            "plots need matplotlib, which is not installed: pip install 'knapsack-prune[bench]', or do without plots"
         ) from error
     matplotlib.use("Agg")
     from matplotlib import pyplot
