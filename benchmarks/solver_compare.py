@@ -8,7 +8,8 @@ Each tree is a folder that holds the package `solvers`. One worker process per t
 run one after the other, which of them first alternates. `OUT/SOLVER.csv` gets a row as soon as both have run, so that
 the same command goes on after a kill; `OUT/SOLVER.md` sums all rows up and names every difference. `--shard K/N` takes
 every Nth instance from the Kth on; `--limit` the given number, spread evenly over the names. Exit code 1 tells that an
-answer differs: a status, a value, or a bound where both came to a proof.
+answer differs: a status, a value, or a bound where both came to a proof. Runs cut off by the time limit are listed
+apart.
 """
 
 from __future__ import annotations
@@ -38,8 +39,8 @@ for line in sys.stdin:
         result = solvers.solve(instance, solver, solvers.Limits(seconds, 0, threads))
         answer = {"status": result.status.value, "value": result.value, "bound": result.bound}
         answer |= {"choice": result.choice, "steps": [step[1:] for step in result.trace], "seconds": result.seconds}
-    except solvers.SolverError as error:
-        answer = {"status": f"refused: {error}", "value": None, "bound": None}
+    except solvers.SolverError:
+        answer = {"status": "REFUSED", "value": None, "bound": None}
         answer |= {"choice": (), "steps": [], "seconds": 0.0}
     print(json.dumps(answer), flush=True)
 """
@@ -147,26 +148,29 @@ def run(paths: list[Path], table: Path, options: argparse.Namespace) -> None:
             print(f"[{number + 1}/{len(missing)}] {row['instance']}", file=sys.stderr, flush=True)
 
 
-def differences(row: dict[str, str]) -> list[str]:
-    """What differs between the answers: status and value, and the bound where both are proved."""
-    return [
-        key
-        for key in ("status", "value", "bound")
-        if row[f"old_{key}"] != row[f"new_{key}"]
-        and (key != "bound" or row["old_status"] == row["new_status"] == "OPTIMAL")
-    ]
+def differences(row: dict[str, str], seconds: float) -> tuple[list[str], bool]:
+    """What differs (status, value, and the bound where both are proved), and whether the time limit cut a run off."""
+    proved = row["old_status"] == row["new_status"] == "OPTIMAL"
+    keys = ("status", "value", "bound") if proved else ("status", "value")
+    late = any(float(row[f"{side}_seconds"]) >= 0.95 * seconds for side in SIDES)
+    return [key for key in keys if row[f"old_{key}"] != row[f"new_{key}"]], late
 
 
 def summary(rows: list[dict[str, str]], options: argparse.Namespace) -> tuple[str, bool]:
     """The table in Markdown, and whether an answer differs."""
     count = len(rows)
-    different = {row["instance"]: differences(row) for row in rows if differences(row)}
+    different: dict[bool, list[str]] = {False: [], True: []}
+    for row in rows:
+        keys, late = differences(row, options.time_limit)
+        different[late] += [
+            f"| {row['instance']} | {k} | {row[f'old_{k}']} | {row[f'new_{k}']} |" for k in keys
+        ]
     same = {
         key: sum(row[f"old_{key}"] == row[f"new_{key}"] for row in rows)
         for key in ("status", "value", "bound")
     }
     same |= {key: sum(row[f"same_{key}"] == "True" for row in rows) for key in ("choice", "steps")}
-    statuses = Counter(row["new_status"].split(":")[0] for row in rows)
+    statuses = Counter(row["new_status"] for row in rows)
     lines = [
         f"# Two versions of `{options.solver}` on {count} instances",
         "",
@@ -194,12 +198,17 @@ def summary(rows: list[dict[str, str]], options: argparse.Namespace) -> tuple[st
             cells = f"{tenths[0]:.3f} | {statistics.median(ratios):.3f} | {tenths[-1]:.3f}"
             old, new = (sum(side) for side in zip(*chosen, strict=True))
             lines.append(f"| {label} | {len(chosen)} | {cells} | {old:.1f} | {new:.1f} |")
-    if different:
-        lines += ["", "Different answers:", "", "| instance | what | old | new |", "|---|---|---|---|"]
-        for row in rows:
-            for key in different.get(row["instance"], ()):
-                lines.append(f"| {row['instance']} | {key} | {row[f'old_{key}']} | {row[f'new_{key}']} |")
-    return "\n".join(lines) + "\n", bool(different)
+    for late, title in ((False, "Different answers"), (True, "Different, and cut off by the time limit")):
+        if different[late]:
+            lines += [
+                "",
+                f"{title}:",
+                "",
+                "| instance | what | old | new |",
+                "|---|---|---|---|",
+                *different[late],
+            ]
+    return "\n".join(lines) + "\n", bool(different[False])
 
 
 if __name__ == "__main__":

@@ -6,8 +6,6 @@ there is a value (Berthold 2013). Performance profile: for each factor, the shar
 proves within that factor of the fastest solver's time (Dolan and More 2002).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Sequence
 

@@ -1,11 +1,9 @@
-"""Instances shaped like networks, at any size: residual stars, dense concatenation, chains, inverted residuals.
+"""Instances shaped like networks, at any size: residual stars, dense concatenation, chains.
 
 The shapes and costs are those of the architectures (multiply-adds of convolutions at their resolutions); the
 scores are seeded heavy-tailed draws (log-normal channels in log-normal layers), sorted and cumulated, so that
 values are concave in the level as they are for trained networks.
 """
-
-from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -103,28 +101,6 @@ def bottleneck_star(
     return shape
 
 
-def basic_star(blocks: Sequence[int] = (2, 2, 2, 2), width: int = 64, size: int = 224) -> Shape:
-    """A ResNet of basic blocks: per stage one tied stream, per block one inner group; by default ResNet-18's."""
-    shape = Shape()
-    pixels = (size // 4) ** 2
-    stream = shape.group("stem", width)
-    shape.conv(Factor([], [], 3), stream, 49, 4 * pixels)
-    for stage, count in enumerate(blocks):
-        out = stream if stage == 0 else shape.group(f"stage{stage}", width << min(stage, 3))
-        for block in range(count):
-            source = stream if block == 0 else out
-            if block == 0 and stage > 0:
-                pixels //= 4
-            inner = shape.group(f"stage{stage}.{block}.conv1", width << min(stage, 3))
-            shape.conv(source, inner, 9, pixels)
-            shape.conv(inner, out, 9, pixels)
-            if block == 0 and stage > 0:
-                shape.conv(source, out, 1, pixels)
-        stream = out
-    shape.conv(stream, Factor([], [], 1000), 1, 1)
-    return shape
-
-
 def dense_concatenation(
     blocks: Sequence[int] = (6, 12, 48, 32), growth: int = 32, first: int = 64, size: int = 224
 ) -> Shape:
@@ -146,41 +122,6 @@ def dense_concatenation(
             shape.conv(Factor(stream), target, 1, pixels)
             stream, pixels = [target], pixels // 4
     shape.conv(Factor(stream), Factor([], [], 1000), 1, 1)
-    return shape
-
-
-def inverted_residuals(
-    stages: Sequence[tuple[int, int, int, int]] = (
-        (1, 16, 1, 1),
-        (6, 24, 2, 2),
-        (6, 32, 3, 2),
-        (6, 64, 4, 2),
-        (6, 96, 3, 1),
-        (6, 160, 3, 2),
-        (6, 320, 1, 1),
-    ),
-    size: int = 224,
-) -> Shape:
-    """A MobileNetV2; stages are (expansion, width, blocks, stride). The default is the original's."""
-    shape = Shape()
-    pixels = (size // 2) ** 2
-    stream, width = shape.group("stem", 32), 32
-    shape.conv(Factor([], [], 3), stream, 9, pixels)
-    for stage, (expansion, out_width, count, stride) in enumerate(stages):
-        out = shape.group(f"stage{stage}", out_width)
-        for block in range(count):
-            source, source_width = (stream, width) if block == 0 else (out, out_width)
-            inner = source
-            if expansion > 1:
-                inner = shape.group(f"stage{stage}.{block}.expand", expansion * source_width)
-                shape.conv(source, inner, 1, pixels)
-            pixels //= stride**2 if block == 0 else 1
-            shape.depthwise(inner, 9, pixels)
-            shape.conv(inner, out, 1, pixels)
-        stream, width = out, out_width
-    head = shape.group("head", 1280)
-    shape.conv(stream, head, 1, pixels)
-    shape.conv(head, Factor([], [], 1000), 1, 1)
     return shape
 
 

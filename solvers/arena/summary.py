@@ -1,7 +1,5 @@
 """From records to what is read: a table per solver and instance, and plots."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 

@@ -5,8 +5,6 @@ shows that nothing worth the threshold comes of it (Pisinger 1995, "A minimal al
 problem", whose core this finds by the same bound). As in `exact`, the threshold comes down from the bound.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,9 +13,8 @@ from .. import tuning
 from ..errors import TooManyStatesError
 from ..incumbent import Incumbent
 from ..problem.cost_bounds import over_budget
-from ..problem.instance import Instance
+from ..problem.instance import Instance, IntArray
 from ..problem.separable import SeparableCosts, separable_costs
-from ..problem.validation import IntArray
 
 NO_LEVEL = np.iinfo(np.int64).max
 

@@ -19,7 +19,7 @@ from ..incumbent import Incumbent
 from ..lagrangian.max_marginals import MaxMarginals
 from ..lagrangian.messages import table
 from ..lagrangian.relaxation import Relaxation
-from ..problem.validation import IntArray
+from ..problem.instance import IntArray
 from .dominance import undominated
 
 

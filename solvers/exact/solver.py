@@ -12,8 +12,6 @@
 6. What is then still open goes to CP-SAT, with the best choice as hint, on the levels left (`remainder`).
 """
 
-from __future__ import annotations
-
 from contextlib import suppress
 
 import numpy as np

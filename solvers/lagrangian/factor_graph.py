@@ -6,8 +6,6 @@ another (dense concatenation: each layer's form is its predecessor's plus one gr
 variables, `q x`, or a constant, and a DenseNet is a chain.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, field
 
@@ -15,8 +13,7 @@ import numpy as np
 
 from .. import tuning
 from ..problem.cost_bounds import largest_costs
-from ..problem.instance import Factor, Instance
-from ..problem.validation import IntArray
+from ..problem.instance import Factor, Instance, IntArray
 
 Items = frozenset[tuple[int, int]]  # (group, weight) pairs of a form
 

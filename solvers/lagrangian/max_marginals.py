@@ -6,15 +6,13 @@ combination. Combinations below the threshold for any of several multipliers are
 combination below them in the tree, so that what is kept stays small where the bound is tight.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np
 
 from .. import tuning
 from ..errors import TooManyStatesError
-from ..problem.validation import IntArray
+from ..problem.instance import IntArray
 from .buckets import Bucket
 from .factor_graph import FactorGraph
 from .messages import table

@@ -1,14 +1,12 @@
 """A factor graph with a price on every resource: what elimination adds up."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 
 import numpy as np
 
 from .. import tuning
-from ..problem.validation import IntArray
+from ..problem.instance import IntArray
 from .buckets import Bucket, EliminationOrder
 from .factor_graph import FactorGraph
 

@@ -5,14 +5,12 @@ bounds the best feasible value from above. Everything is multiplied by `scale` a
 cannot overflow: `scaled_multipliers` picks the scale so that all magnitudes added up stay below 2**60.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from .. import tuning
-from ..problem.validation import IntArray
+from ..problem.instance import IntArray
 from .buckets import Bucket, EliminationOrder
 from .elimination_steps import eliminate, values_at
 from .factor_graph import FactorGraph

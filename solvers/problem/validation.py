@@ -1,7 +1,5 @@
 """Checks of the integers that an instance is made of; every message names the place of what is wrong."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 
