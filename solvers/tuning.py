@@ -2,8 +2,8 @@
 
 None of them can make an answer wrong: they decide how long a solver follows one way before it takes another, and how
 much memory a step may use. What was measured was measured with all of them together, on the frozen library
-(`benchmarks/results/solvers`): 397 of 399 feasible real instances proved in 10 s on one thread, median 0.13 s. A comment
-without a figure gives the purpose of a constant that was not measured by itself; `benchmarks/solver_tuning.py` does so.
+(`benchmarks/results/solvers`): 397 of 399 feasible real instances proved in 10 s on one thread, median 0.13 s. A
+comment without a figure says what the constant bounds; `benchmarks/solver_tuning.py` measures one at a time.
 """
 
 # --- integers of the relaxation -------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 from ..errors import SolverError
 from ..io.files import write_text
@@ -142,48 +143,34 @@ def draw(records: list[Record], output: Path) -> list[Path]:
         for i, s in dict.fromkeys((r.instance, r.seed) for r in taken)
         if all((name, i, s) in runs for name in solvers)
     ]
-    times = {name: [time_to_proof(runs[name, i, s]) for i, s in cases] for name in solvers}
-    figure, axes = pyplot.subplots(figsize=(7, 4.5))
+    paths = [output / "profile.png", output / "gap.png"]
+
+    def finish(path: Path, title: str, **settings: Any) -> None:
+        axes.set(xscale="log", title=f"{title}, {len(cases)} instances", **settings)
+        axes.legend()
+        axes.grid(alpha=0.3)
+        pyplot.savefig(path, dpi=120, bbox_inches="tight")
+        pyplot.close()
+
+    axes = pyplot.subplots(figsize=(7, 4.5))[1]
     factors = [10 ** (k / 20) for k in range(81)]
+    times = {name: [time_to_proof(runs[name, i, s]) for i, s in cases] for name in solvers}
     for name, shares in profile(times, factors).items():
         axes.step(factors, shares, where="post", label=name)
-    axes.set(
-        xscale="log",
-        ylim=(-0.02, 1.02),
-        xlabel="factor of the fastest proof",
-        ylabel="share of instances proved",
-    )
-    axes.set_title(f"Performance profile, {len(cases)} instances")
-    axes.legend()
-    axes.grid(alpha=0.3)
-    paths = [output / "profile.png", output / "gap.png"]
-    figure.savefig(paths[0], dpi=120, bbox_inches="tight")
-    pyplot.close(figure)
+    labels = {"xlabel": "factor of the fastest proof", "ylabel": "share of instances proved"}
+    finish(paths[0], "Performance profile", ylim=(-0.02, 1.02), **labels)
 
-    figure, axes = pyplot.subplots(figsize=(7, 4.5))
+    axes = pyplot.subplots(figsize=(7, 4.5))[1]
     limit = max((r.time_limit for r in taken), default=1.0)
     moments = [limit * 10 ** (k / 25 - 4) for k in range(101)]
     curves = {name: [[gap_at(runs[name, i, s], t) for i, s in cases] for t in moments] for name in solvers}
-    for name, rows in curves.items():
-        axes.plot(
-            moments,
-            [max(1e-9, shifted_geometric_mean(row, 1e-9)) if row else math.nan for row in rows],
-            label=name,
-        )
     if len(solvers) > 1 and cases:
-        together = [
-            [min(curves[name][k][c] for name in solvers) for c in range(len(cases))]
-            for k in range(len(moments))
+        curves[VIRTUAL] = [
+            [min(gaps) for gaps in zip(*rows, strict=True)] for rows in zip(*curves.values(), strict=True)
         ]
-        axes.plot(
-            moments, [max(1e-9, shifted_geometric_mean(row, 1e-9)) for row in together], "k:", label=VIRTUAL
-        )
-    axes.set(
-        xscale="log", yscale="log", xlabel="seconds", ylabel="certified gap (geometric mean, shift 1e-9)"
-    )
-    axes.set_title(f"Gap over time, {len(cases)} instances")
-    axes.legend()
-    axes.grid(alpha=0.3)
-    figure.savefig(paths[1], dpi=120, bbox_inches="tight")
-    pyplot.close(figure)
+    for name, rows in curves.items():
+        means = [max(1e-9, shifted_geometric_mean(row, 1e-9)) if row else math.nan for row in rows]
+        axes.plot(moments, means, "k:" if name == VIRTUAL else "-", label=name)
+    labels = {"xlabel": "seconds", "ylabel": "certified gap (geometric mean, shift 1e-9)"}
+    finish(paths[1], "Gap over time", yscale="log", **labels)
     return paths
