@@ -18,9 +18,9 @@ def shifted_geometric_mean(numbers: Iterable[float], shift: float) -> float:
     return math.exp(sum(logs) / len(logs)) - shift if logs else math.nan
 
 
-def best_values(records: Iterable[Record], known: dict[str, int] | None = None) -> dict[str, int]:
-    """The best value met per instance, those known beforehand included."""
-    best = dict(known or {})
+def best_values(records: Iterable[Record]) -> dict[str, int]:
+    """The best value met per instance."""
+    best: dict[str, int] = {}
     for r in records:
         if r.value is not None:
             best[r.instance] = max(best.get(r.instance, r.value), r.value)

@@ -13,16 +13,8 @@ SHIFT_SECONDS = 1.0
 SHIFT_GAP = 1e-4
 VIRTUAL = "virtual best"
 HEADINGS = (
-    "solver",
-    "runs",
-    "proved",
-    "within 0.01 %",
-    "seconds",
-    "median s",
-    "gap",
-    "largest gap",
-    "primal integral",
-    "lost",
+    "| solver | runs | proved | within 0.01 % | seconds | median s | gap | largest gap | primal integral | lost |",
+    "|---" * 10 + "|",
 )
 MEANS = (
     f"Means are geometric, shifted by {SHIFT_SECONDS:g} s and {SHIFT_GAP:g}; a run without a proof counts with its "
@@ -30,9 +22,9 @@ MEANS = (
 )
 
 
-def write_summary(records: list[Record], output: Path, known: dict[str, int] | None = None) -> str:
+def write_summary(records: list[Record], output: Path) -> str:
     """Write `runs.csv` and `summary.md`; returns the summary's text."""
-    best = best_values(records, known)
+    best = best_values(records)
     integrals = primal_integrals(records, best)
     write_csv(output / "runs.csv", records, integrals)
     taken = [r for r in records if not r.error]
@@ -45,26 +37,20 @@ def write_summary(records: list[Record], output: Path, known: dict[str, int] | N
         "",
         MEANS,
         "",
-        "| " + " | ".join(HEADINGS) + " |",
-        "|---" * len(HEADINGS) + "|",
+        *HEADINGS,
     ]
     for solver in solvers:
         runs = [r for r in taken if r.solver == solver]
         lines.append(_row(solver, runs, best, [integrals[r.key] for r in runs]))
-    if len(solvers) > 1:
+    if len(solvers) > 1 and taken:
         lines.append(_virtual(taken, instances))
     refused = [r for r in records if r.error]
     if refused:
         lines += ["", f"{len(refused)} runs were refused, e.g. {refused[0].instance}: {refused[0].error}"]
     open_ = [r for r in taken if not r.proved and r.solver == solvers[0]]
     if open_:
-        lines += [
-            "",
-            f"Not proved by `{solvers[0]}`:",
-            "",
-            "| instance | status | gap | seconds |",
-            "|---|---|---|---|",
-        ]
+        lines += ["", f"Not proved by `{solvers[0]}`:", ""]
+        lines += ["| instance | status | gap | seconds |", "|---|---|---|---|"]
         lines += [f"| {r.instance} | {r.status} | {_gap(r.gap)} | {r.seconds:.2f} |" for r in open_]
     text = "\n".join(lines) + "\n"
     write_text(output / "summary.md", text)
@@ -82,7 +68,7 @@ def _conditions(records: list[Record]) -> str:
 def _row(solver: str, runs: list[Record], best: dict[str, int], integrals: list[float | None]) -> str:
     if not runs:
         return f"| {solver} | 0 | | | | | | | | |"
-    seconds = sorted(r.seconds if r.proved else r.time_limit for r in runs)
+    seconds = [r.seconds if r.proved else r.time_limit for r in runs]
     gaps = [0.0 if r.proved else 1.0 if r.gap is None else r.gap for r in runs]
     lost = [
         (best[r.instance] - r.value) / max(1, abs(best[r.instance]))
@@ -90,13 +76,8 @@ def _row(solver: str, runs: list[Record], best: dict[str, int], integrals: list[
         if r.value is not None and r.instance in best
     ]
     areas = [a for a in integrals if a is not None]
-    return (
-        f"| {solver} | {len(runs)} | {_share(sum(r.proved for r in runs), len(runs))} "
-        f"| {_share(sum(g <= 1e-4 for g in gaps), len(runs))} "
-        f"| {shifted_geometric_mean(seconds, SHIFT_SECONDS):.3f} | {seconds[len(seconds) // 2]:.3f} "
-        f"| {_gap(shifted_geometric_mean(gaps, SHIFT_GAP))} | {_gap(max(gaps))} "
-        f"| {sum(areas) / max(1, len(areas)):.4f} | {_gap(sum(lost) / max(1, len(lost)))} |"
-    )
+    means = f"{sum(areas) / max(1, len(areas)):.4f} | {_gap(sum(lost) / max(1, len(lost)))}"
+    return _cells(solver, seconds, gaps, sum(r.proved for r in runs), means)
 
 
 def _virtual(runs: list[Record], instances: list[str]) -> str:
@@ -107,12 +88,15 @@ def _virtual(runs: list[Record], instances: list[str]) -> str:
             proved = [r.seconds for r in mine if r.proved]
             fastest.append(min(proved) if proved else max(r.time_limit for r in mine))
             gaps.append(0.0 if proved else min(1.0 if r.gap is None else r.gap for r in mine))
-    proofs, near = sum(g == 0 for g in gaps), sum(g <= 1e-4 for g in gaps)
-    seconds = shifted_geometric_mean(fastest, SHIFT_SECONDS)
+    return _cells(VIRTUAL, fastest, gaps, sum(g == 0 for g in gaps), "|")
+
+
+def _cells(label: str, seconds: list[float], gaps: list[float], proofs: int, means: str) -> str:
+    count, near = len(gaps), sum(g <= 1e-4 for g in gaps)
     return (
-        f"| {VIRTUAL} | {len(gaps)} | {_share(proofs, len(gaps))} | {_share(near, len(gaps))} "
-        f"| {seconds:.3f} | {sorted(fastest)[len(fastest) // 2]:.3f} "
-        f"| {_gap(shifted_geometric_mean(gaps, SHIFT_GAP))} | {_gap(max(gaps, default=0.0))} | | |"
+        f"| {label} | {count} | {_share(proofs, count)} | {_share(near, count)} "
+        f"| {shifted_geometric_mean(seconds, SHIFT_SECONDS):.3f} | {sorted(seconds)[count // 2]:.3f} "
+        f"| {_gap(shifted_geometric_mean(gaps, SHIFT_GAP))} | {_gap(max(gaps))} | {means} |"
     )
 
 
