@@ -1,7 +1,5 @@
 """What the steps of the exact method work on: the state of the run, and a part of the problem with its bound."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

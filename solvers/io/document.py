@@ -1,7 +1,5 @@
 """What a type with a JSON text gains: files."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Self
 

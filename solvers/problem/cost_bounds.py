@@ -1,7 +1,5 @@
 """The least and the most that a resource can cost, and what follows from it."""
 
-from __future__ import annotations
-
 from ..errors import InfeasibleError
 from .instance import Instance, Resource
 
