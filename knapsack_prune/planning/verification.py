@@ -17,7 +17,7 @@ from knapsack_prune.planning.allocation import ranked
 from knapsack_prune.planning.identity import check_fingerprint, kept_units
 from knapsack_prune.planning.plan_file import Plan
 from knapsack_prune.tracing.trial import trace
-from knapsack_prune.values.criteria import WEIGHT_CRITERIA, score
+from knapsack_prune.values.criteria import DATA_CRITERIA, WEIGHT_CRITERIA, score
 
 
 class BrokenPlanError(RequestError):
@@ -125,7 +125,8 @@ def _check_importance(subject: _Subject) -> Check:
             "importance", f"not recomputed: {said.criterion} was scored on the network of round {said.round}"
         )
     if said.criterion not in WEIGHT_CRITERIA:
-        return Check("importance", f"not recomputed: {said.criterion} needs data")
+        why = "needs data" if said.criterion in DATA_CRITERIA else "is no criterion known here"
+        return Check("importance", f"not recomputed: {said.criterion} {why}")
     if not subject.same_weights:
         return Check("importance", f"not recomputed: {said.criterion} belongs to other weights")
     scores = score(subject.graph, subject.model, said.criterion, seed=said.seed, normalize=said.normalize)
