@@ -1,4 +1,4 @@
-"""Which of many states no other beats or equals in value and every cost, key by key."""
+"""Pareto dominance: which states no other of the same key beats or equals in value and every cost."""
 
 import numpy as np
 

@@ -39,6 +39,7 @@ class States:
     pointers: dict[int, IntArray]
 
     def take(self, chosen: IntArray) -> States:
+        """Only the states at these positions, in this order."""
         return States(
             self.row[chosen],
             self.cost[:, chosen],

@@ -1,4 +1,4 @@
-"""What the bound leaves open, for CP-SAT: the levels left, the incumbent as hint, and a window for the value."""
+"""CP-SAT on the levels that the bound leaves, with the incumbent as hint and a window for the value."""
 
 from collections.abc import Sequence
 

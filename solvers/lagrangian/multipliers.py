@@ -156,6 +156,7 @@ class _MultiplierSearch:
         return self.line is not None
 
     def next(self, best: float) -> list[float]:
+        """The multipliers (R,) to evaluate next, where the least height met so far is `best`."""
         if self.count == 0:
             return []
         if self.fresh:
