@@ -1,7 +1,5 @@
 """The best choice and the best bound of one run so far, with its clock, limits, trace and notes."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Sequence
 

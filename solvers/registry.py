@@ -1,7 +1,5 @@
 """Solvers by name, imported only when used, and `solve`, which runs one."""
 
-from __future__ import annotations
-
 import importlib
 from typing import Protocol, cast
 

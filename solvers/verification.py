@@ -1,7 +1,5 @@
 """Check a result against its instance, trusting nothing the solver says."""
 
-from __future__ import annotations
-
 from .errors import SolverError
 from .problem.instance import Instance
 from .problem.result import Result

@@ -1,7 +1,5 @@
 """One record per run, appended to a file as runs end, so that a killed campaign goes on where it was."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json

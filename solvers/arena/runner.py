@@ -1,7 +1,5 @@
 """Run solvers on instances and keep what they did; see `records` for how a campaign goes on after a kill."""
 
-from __future__ import annotations
-
 import os
 import platform
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """Exhaustive enumeration of up to `tuning.MOST_CHOICES` choices; the reference for tests."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import InfeasibleError, UnsupportedInstanceError
 from ..incumbent import Incumbent
-from ..problem.instance import Factor, Instance, Table
-from ..problem.validation import IntArray
+from ..problem.instance import Factor, Instance, IntArray, Table
 
 if TYPE_CHECKING:
     from ortools.sat.python import cp_model

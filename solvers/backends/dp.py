@@ -5,8 +5,6 @@ shows that nothing worth the threshold comes of it (Pisinger 1995, "A minimal al
 problem", whose core this finds by the same bound). As in `exact`, the threshold comes down from the bound.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,9 +13,8 @@ from .. import tuning
 from ..errors import TooManyStatesError
 from ..incumbent import Incumbent
 from ..problem.cost_bounds import over_budget
-from ..problem.instance import Instance
+from ..problem.instance import Instance, IntArray
 from ..problem.separable import SeparableCosts, separable_costs
-from ..problem.validation import IntArray
 
 NO_LEVEL = np.iinfo(np.int64).max
 
@@ -84,13 +81,9 @@ class _ListSearch:
         self.most = sum(int(c.max()) for c in separable.costs) + abs(separable.budget) + 1
 
     def _relaxed(self, value: IntArray, multiplier: float) -> _Relaxed:
-        scale = max(
-            1,
-            min(
-                tuning.LARGEST_SUM // (4 * (self.worth + round(multiplier * self.most) + 1)),
-                tuning.LARGEST_SCALE,
-            ),
-        )
+        """The relaxed problem for levels of that value (N,) at one multiplier; O(N)."""
+        magnitude = self.worth + round(multiplier * self.most) + 1
+        scale = max(1, min(tuning.LARGEST_SUM // (4 * magnitude), tuning.LARGEST_SCALE))
         p = round(multiplier * scale)
         score = scale * value - p * self.cost
         best = np.maximum.reduceat(score, self.starts)
@@ -100,6 +93,7 @@ class _ListSearch:
         return _Relaxed(scale, regret, int(best.sum()) + p * self.budget, chosen)
 
     def run(self) -> None:
+        """Bound, first choices, then searches below the bound until one gives the optimum."""
         best, multiplier = self._minimise(self.value)
         self.incumbent.prove(max(best.total // best.scale, self.incumbent.value or -(2**62)))
         self._exchange()
@@ -155,25 +149,27 @@ class _ListSearch:
             point = (low[0] - high[0]) / (low[1] - high[1])
         return best, where
 
+    def _moves(self, chosen: IntArray) -> tuple[int, IntArray, IntArray]:
+        """Budget left by the chosen levels (G,), and gain and additional cost (N,) of moving to each other level."""
+        slack = self.budget - int(self.cost[chosen].sum())
+        gain = self.value - self.value[chosen][self.group]
+        return slack, gain, self.cost - self.cost[chosen][self.group]
+
     def _offer(self, chosen: IntArray) -> None:
         """Fill a feasible choice, best gain per cost first, then with what gains most and fits, and offer it."""
         chosen = chosen.copy()
-        slack = self.budget - int(self.cost[chosen].sum())
-        gain = self.value - self.value[chosen][self.group]
-        more = self.cost - self.cost[chosen][self.group]
+        slack, gain, more = self._moves(chosen)
         good = np.flatnonzero((gain > 0) & (more <= slack))
         good = good[np.argsort(-gain[good] / (more[good] + 0.5), kind="stable")]
         good = good[np.sort(np.unique(self.group[good], return_index=True)[1])]  # one move per group
         good = good[np.cumsum(np.maximum(more[good], 0)) <= slack]
-        slack -= int(more[good].sum())
         chosen[self.group[good]] = good
         for _ in range(30):
-            gain = self.value - self.value[chosen][self.group]
-            fits = (self.cost - self.cost[chosen][self.group] <= slack) & (gain > 0)
+            slack, gain, more = self._moves(chosen)
+            fits = (more <= slack) & (gain > 0)
             if not fits.any():
                 break
             move = int(np.argmax(np.where(fits, gain, 0)))
-            slack -= int(self.cost[move] - self.cost[chosen[self.group[move]]])
             chosen[self.group[move]] = move
         self.incumbent.offer((chosen - self.starts).tolist())
 
@@ -182,9 +178,7 @@ class _ListSearch:
         while self.incumbent.choice and not self.incumbent.closed:
             self.incumbent.check()
             base = self.starts + np.array(self.incumbent.choice, dtype=np.int64)
-            slack = self.budget - int(self.cost[base].sum())
-            gain = self.value - self.value[base][self.group]
-            more = self.cost - self.cost[base][self.group]
+            slack, gain, more = self._moves(base)
             order = np.argsort(more, kind="stable")
             best = np.maximum.accumulate(gain[order])
             holder = np.maximum.accumulate(np.where(gain[order] == best, np.arange(order.size), 0))
@@ -257,11 +251,7 @@ class _ListSearch:
             history.append((which[order], before[order]))
             last = int(np.searchsorted(cost, slack, side="right")) - 1  # gains rise with costs
             if last >= 0 and gain[last] > 0:
-                chosen, state = base.copy(), last
-                for taken, previous in reversed(history):
-                    chosen[self.group[taken[state]]] = taken[state]
-                    state = int(previous[state])
-                self.incumbent.offer((chosen - self.starts).tolist())
+                self.incumbent.offer(self._traced(base, history, last))
 
     def _search(self, multiplier: float, best: _Relaxed, threshold: int) -> list[int] | None:
         """The best choice worth the threshold, by lists of undominated pairs; None when there is none."""
@@ -311,10 +301,15 @@ class _ListSearch:
             return None
         chosen = np.zeros(self.sizes.size, dtype=np.int64)
         chosen[self.group[only]] = only
-        for which, before in reversed(history):
-            chosen[self.group[which[state]]] = which[state]
-            state = int(before[state])
-        return [int(x) for x in chosen - self.starts]
+        return self._traced(chosen, history, state)
+
+    def _traced(self, base: IntArray, history: list[tuple[IntArray, IntArray]], state: int) -> list[int]:
+        """The choice of a state: `history` holds, group by group, the level each state takes and what it continues."""
+        chosen = base.copy()
+        for taken, previous in reversed(history):
+            chosen[self.group[taken[state]]] = taken[state]
+            state = int(previous[state])
+        return [int(position) for position in chosen - self.starts]
 
 
 def _undominated(cost: IntArray, value: IntArray) -> IntArray:

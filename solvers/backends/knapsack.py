@@ -6,9 +6,8 @@ for by bisection: the allocation compared with others is the paper's at the same
 solver does each step.
 """
 
-from __future__ import annotations
-
 import math
+from collections import Counter
 from importlib.metadata import version
 
 import numpy as np
@@ -17,9 +16,8 @@ from .. import tuning
 from ..errors import UnsupportedInstanceError
 from ..incumbent import Incumbent
 from ..problem.evaluate import Evaluator
-from ..problem.instance import Instance
+from ..problem.instance import Instance, IntArray
 from ..problem.separable import separable_costs
-from ..problem.validation import IntArray
 
 
 def run(instance: Instance, incumbent: Incumbent) -> None:
@@ -77,6 +75,7 @@ class _Items:
     def __init__(self, instance: Instance, costs: list[IntArray]) -> None:
         self.base = [int(np.argmin(c)) for c in costs]
         self.steps: list[tuple[int, int]] = []
+        self.positions: dict[int, list[int]] = {}  # per group, where its steps lead, in order
         self.profits: list[int] = []
         self.weights: list[int] = []
         for g, (group, cost) in enumerate(zip(instance.groups, costs, strict=True)):
@@ -85,6 +84,7 @@ class _Items:
                 gain, weight = int(group.values[i] - group.values[last]), int(cost[i] - cost[last])
                 if gain > 0 and weight >= 0:  # a step that gains nothing joins the next one that does
                     self.steps.append((g, i))
+                    self.positions.setdefault(g, []).append(i)
                     self.profits.append(gain)
                     self.weights.append(weight)
                     last = i
@@ -110,15 +110,8 @@ class _Items:
             # Stopped by the time limit, its search may have seen little: by ratio is then often better.
             by_ratio = self._by_ratio(budget)
             best = max(best, by_ratio, key=lambda items: sum(self.profits[k] for k in items))
-        taken: dict[int, list[int]] = {}
-        for k in best:
-            g, i = self.steps[k]
-            taken.setdefault(g, []).append(i)
-        steps: dict[int, list[int]] = {}
-        for g, i in self.steps:
-            steps.setdefault(g, []).append(i)
-        for g, some in taken.items():
-            choice[g] = steps[g][len(some) - 1]  # as many steps as were taken, the cheapest first
+        for g, number in Counter(self.steps[k][0] for k in best).items():
+            choice[g] = self.positions[g][number - 1]  # as many steps as were taken, the cheapest first
         return choice, proven
 
     def _by_ratio(self, budget: int) -> list[int]:

@@ -1,7 +1,5 @@
 """Best-first branch and bound on levels, for instances whose bound stays apart from the optimum."""
 
-from __future__ import annotations
-
 import heapq
 from collections import Counter
 from itertools import count
@@ -11,7 +9,7 @@ import numpy as np
 from .. import tuning
 from ..errors import TooManyStatesError
 from ..lagrangian.factor_graph import factor_graph
-from ..problem.validation import IntArray
+from ..problem.instance import IntArray
 from .subproblem import SolveState, Subproblem, bounded_subproblem, reduced_graph
 from .threshold_search import search
 

@@ -1,7 +1,5 @@
 """From the whole instance to a subproblem: bounds on growing grids of levels, then on all that survive."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from .. import tuning
@@ -12,7 +10,7 @@ from ..lagrangian.elimination_order import elimination_order
 from ..lagrangian.factor_graph import FactorGraph, factor_graph
 from ..lagrangian.max_marginals import max_marginals
 from ..lagrangian.multipliers import minimise_dual
-from ..problem.validation import IntArray
+from ..problem.instance import IntArray
 from .subproblem import SolveState, Subproblem, bounded_subproblem, reduced_graph
 
 

@@ -1,10 +1,8 @@
-"""Which of many states no other beats or equals in value and every cost, key by key."""
-
-from __future__ import annotations
+"""Pareto dominance: which states no other of the same key beats or equals in value and every cost."""
 
 import numpy as np
 
-from ..problem.validation import IntArray
+from ..problem.instance import IntArray
 
 
 def undominated(key: IntArray, cost: IntArray, value: IntArray) -> IntArray:

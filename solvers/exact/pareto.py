@@ -19,7 +19,7 @@ from ..incumbent import Incumbent
 from ..lagrangian.max_marginals import MaxMarginals
 from ..lagrangian.messages import table
 from ..lagrangian.relaxation import Relaxation
-from ..problem.validation import IntArray
+from ..problem.instance import IntArray
 from .dominance import undominated
 
 
@@ -39,6 +39,7 @@ class States:
     pointers: dict[int, IntArray]
 
     def take(self, chosen: IntArray) -> States:
+        """Only the states at these positions, in this order."""
         return States(
             self.row[chosen],
             self.cost[:, chosen],
@@ -250,12 +251,10 @@ class ParetoSearch:
 
 
 def _concatenate(parts: list[States], like: States, child: int) -> States:
-    if not parts:
-        empty: IntArray = np.zeros(0, dtype=np.int64)
-        return States(empty, like.cost[:, :0], empty, dict.fromkeys((*like.pointers, child), empty))
+    empty: IntArray = np.zeros(0, dtype=np.int64)
     return States(
-        np.concatenate([p.row for p in parts]),
-        np.concatenate([p.cost for p in parts], axis=1),
-        np.concatenate([p.value for p in parts]),
-        {c: np.concatenate([p.pointers[c] for p in parts]) for c in parts[0].pointers},
+        np.concatenate([empty, *(p.row for p in parts)]),
+        np.concatenate([like.cost[:, :0], *(p.cost for p in parts)], axis=1),
+        np.concatenate([empty, *(p.value for p in parts)]),
+        {c: np.concatenate([empty, *(p.pointers[c] for p in parts)]) for c in (*like.pointers, child)},
     )

@@ -1,6 +1,4 @@
-"""What the bound leaves open, for CP-SAT: the levels left, the incumbent as hint, and a window for the value."""
-
-from __future__ import annotations
+"""CP-SAT on the levels that the bound leaves, with the incumbent as hint and a window for the value."""
 
 from collections.abc import Sequence
 
@@ -8,8 +6,7 @@ import numpy as np
 
 from ..backends.cp_sat import build, optimise
 from ..incumbent import Incumbent
-from ..problem.instance import Group, Instance, Resource, Table
-from ..problem.validation import IntArray
+from ..problem.instance import Group, Instance, IntArray, Resource, Table
 
 
 def solve_remainder(positions: Sequence[IntArray], incumbent: Incumbent, share: float = 1.0) -> bool:

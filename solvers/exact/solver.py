@@ -12,8 +12,6 @@
 6. What is then still open goes to CP-SAT, with the best choice as hint, on the levels left (`remainder`).
 """
 
-from __future__ import annotations
-
 from contextlib import suppress
 
 import numpy as np
@@ -25,7 +23,7 @@ from ..incumbent import Incumbent
 from ..lagrangian.elimination_order import elimination_order
 from ..lagrangian.factor_graph import factor_graph
 from ..lagrangian.relaxation import Relaxation
-from ..problem.cost_bounds import largest_costs, over_budget
+from ..problem.cost_bounds import over_budget
 from ..problem.instance import Instance
 from ..problem.separable import separable_costs
 from .branching import branch, has_wide_gap
@@ -76,7 +74,7 @@ def _solve_separable(instance: Instance, incumbent: Incumbent) -> bool:
 def _start(state: SolveState) -> None:
     """A first choice; or a proof that one resource alone cannot be met, where tables hide it."""
     incumbent, instance, evaluator = state.incumbent, state.instance, state.repair.evaluator
-    if incumbent.value is None and max(largest_costs(instance), default=0) < tuning.LARGEST_SUM // 2:
+    if incumbent.value is None and max(state.costs.largest, default=0) < tuning.LARGEST_SUM // 2:
         full = factor_graph(state.costs)
         order = elimination_order(full, incumbent.check)
         for r, resource in enumerate(() if order.too_large else instance.resources):

@@ -1,6 +1,4 @@
-"""What the steps of the exact method work on: the state of the run, and a part of the problem with its bound."""
-
-from __future__ import annotations
+"""State of a run of the exact method, and subproblems: a part of the problem with its Lagrangian bound."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

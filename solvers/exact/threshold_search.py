@@ -1,7 +1,5 @@
 """The exact search of a subproblem for a choice worth a threshold: reduce, price anew, list what is undominated."""
 
-from __future__ import annotations
-
 from .. import tuning
 from ..errors import TooManyStatesError
 from ..lagrangian.elimination_order import elimination_order

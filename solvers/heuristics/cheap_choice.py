@@ -1,12 +1,9 @@
 """A feasible choice for next to nothing: every group at its lowest level, then tables' costs lowered."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from ..problem.evaluate import Evaluator
-from ..problem.instance import Instance
-from ..problem.validation import IntArray
+from ..problem.instance import Instance, IntArray
 
 
 def cheap_choice(instance: Instance) -> IntArray | None:

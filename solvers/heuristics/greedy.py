@@ -3,15 +3,12 @@
 Costs of several resources are added up after division by what their budgets leave above the starting point.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from .. import tuning
 from ..incumbent import Incumbent
 from ..problem.evaluate import Evaluator
-from ..problem.instance import Instance
-from ..problem.validation import IntArray
+from ..problem.instance import Instance, IntArray
 
 
 def run(instance: Instance, incumbent: Incumbent) -> None:

@@ -1,7 +1,5 @@
 """From a choice near the optimum to a feasible one that nothing simple improves: repair, fill, exchange."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np
@@ -10,8 +8,7 @@ import numpy.typing as npt
 from .. import tuning
 from ..incumbent import Incumbent
 from ..problem.evaluate import Evaluator
-from ..problem.instance import Instance
-from ..problem.validation import IntArray
+from ..problem.instance import Instance, IntArray
 
 FloatArray = npt.NDArray[np.float64]
 

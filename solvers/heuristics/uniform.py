@@ -1,7 +1,5 @@
 """Uniform: the same fraction of its largest level for every group, the largest fraction that fits."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from .. import tuning

@@ -1,6 +1,4 @@
-"""What a type with a JSON text gains: files."""
-
-from __future__ import annotations
+"""Saving and loading for types that have a JSON text."""
 
 from pathlib import Path
 from typing import Self

@@ -1,7 +1,5 @@
 """Text files, compressed when their name says so, written whole or not at all."""
 
-from __future__ import annotations
-
 import gzip
 import lzma
 import os

@@ -5,8 +5,6 @@ integers (nested lists). Reading refuses unknown and missing entries and every v
 place, as in `resources[0].terms[3].coefficient`. A field without a default must be there.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import types

@@ -1,7 +1,5 @@
 """The types of an elimination order: one bucket per elimination (Dechter, bucket elimination, 1999)."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Literal
 

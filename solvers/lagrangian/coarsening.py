@@ -7,16 +7,13 @@ which is why a coarse grid already bounds well, and a level can only be part of 
 neighbours survives.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from .. import tuning
-from ..problem.instance import Instance
-from ..problem.validation import IntArray
+from ..problem.instance import Instance, IntArray
 
 FloatArray = npt.NDArray[np.float64]
 

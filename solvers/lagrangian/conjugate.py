@@ -5,11 +5,9 @@ response is then a look-up on the upper concave hull of its (level, value) point
 section 12), whatever the shape of the table.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
-from ..problem.validation import IntArray
+from ..problem.instance import IntArray
 
 
 class Conjugate:

@@ -1,7 +1,5 @@
 """In which order to eliminate the variables of a factor graph."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import replace

@@ -3,8 +3,6 @@
 A message may hold `tuning.NEVER` (minus infinity) where a partial sum is not allowed; each step says whether it does.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -12,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from .. import tuning
-from ..problem.validation import IntArray
+from ..problem.instance import IntArray
 from .buckets import Bucket
 from .conjugate import Conjugate
 from .messages import Lookup, Message, Piece, spread, table

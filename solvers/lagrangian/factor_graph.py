@@ -6,16 +6,14 @@ another (dense concatenation: each layer's form is its predecessor's plus one gr
 variables, `q x`, or a constant, and a DenseNet is a chain.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from .. import tuning
-from ..problem.instance import Factor, Instance
-from ..problem.validation import IntArray
+from ..problem.cost_bounds import largest_costs
+from ..problem.instance import Factor, Instance, IntArray
 
 Items = frozenset[tuple[int, int]]  # (group, weight) pairs of a form
 
@@ -36,12 +34,13 @@ class FactoredCosts:
     """Costs over variables 0 .. G-1 (the groups) and the partial sums that follow; independent of allowed levels.
 
     Per resource r: cost = constants[r] + sum linear[v][r] x_v + sum squares[v][r] x_v^2
-    + sum pairs[u, v][r] x_u x_v (u < v) + tables.
+    + sum pairs[u, v][r] x_u x_v (u < v) + tables, at most largest[r].
     """
 
     instance: Instance
     count: int
     constants: list[int]
+    largest: list[int]
     sums: list[PartialSum] = field(default_factory=list)
     linear: dict[int, list[int]] = field(default_factory=dict)
     squares: dict[int, list[int]] = field(default_factory=dict)
@@ -53,7 +52,8 @@ def factor_costs(instance: Instance) -> FactoredCosts:
 
     Quadratic in the number of different forms in the worst case (each is looked for inside the others).
     """
-    costs = FactoredCosts(instance, len(instance.groups), [r.constant for r in instance.resources])
+    constants, largest = [r.constant for r in instance.resources], largest_costs(instance)
+    costs = FactoredCosts(instance, len(instance.groups), constants, largest)
     highest = instance.highest_levels()
     forms = {
         f

@@ -1,7 +1,5 @@
 """Greedy construction of an elimination order, with products given up where no table could hold them."""
 
-from __future__ import annotations
-
 import heapq
 import math
 from collections.abc import Callable

@@ -6,19 +6,19 @@ combination. Combinations below the threshold for any of several multipliers are
 combination below them in the tree, so that what is kept stays small where the bound is tight.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np
 
 from .. import tuning
 from ..errors import TooManyStatesError
-from ..problem.validation import IntArray
+from ..problem.instance import IntArray
 from .buckets import Bucket
 from .factor_graph import FactorGraph
 from .messages import table
 from .relaxation import Relaxation
+
+EMPTY: IntArray = np.zeros(0, dtype=np.int64)
 
 
 @dataclass
@@ -123,13 +123,10 @@ def _rows(
         if count > tuning.MOST_TRIED_ROWS:
             raise TooManyStatesError
         block = max(1, tuning.BLOCK // max(1, size))
-        pieces = [
-            (
-                np.repeat(np.arange(k, min(keys, k + block)), size),
-                {v: np.tile(np.arange(size), min(keys, k + block) - k)},
-            )
-            for k in range(0, keys, block)
-        ]
+        pieces = []
+        for k in range(0, keys, block):
+            key, position = np.divmod(np.arange(k * size, min(keys, k + block) * size), size)
+            pieces.append((key, {v: position}))
     kept_keys, kept_out, kept_worth, kept = [], [], [], 0
     for key, out in pieces:
         relaxations[0].check()
@@ -151,14 +148,11 @@ def _rows(
         kept_keys.append(key)
         kept_out.append(out)
         kept_worth.append(worth)
-    key = np.concatenate(kept_keys) if kept_keys else np.zeros(0, dtype=np.int64)
+    key = np.concatenate([EMPTY, *kept_keys])
     positions = {u: where[key] for u, where in at.items()}
     for v in bucket.out:
-        positions[v] = np.concatenate([o[v] for o in kept_out]) if kept_out else np.zeros(0, dtype=np.int64)
-    every = [
-        np.concatenate([w[k] for w in kept_worth]) if kept_worth else np.zeros(0, dtype=np.int64)
-        for k in range(len(relaxations))
-    ]
+        positions[v] = np.concatenate([EMPTY, *(out[v] for out in kept_out)])
+    every = [np.concatenate([EMPTY, *(w[k] for w in kept_worth)]) for k in range(len(relaxations))]
     return MaxMarginals(positions, key, keys, every, context, {}, {}, bucket.out), count
 
 

@@ -1,13 +1,11 @@
 """Messages of bucket elimination: stored tables, and look-ups by price that are made where they are used."""
 
-from __future__ import annotations
-
 import math
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..problem.validation import IntArray
+from ..problem.instance import IntArray
 from .conjugate import Conjugate
 
 

@@ -5,8 +5,6 @@ resource the next multiplier is where the highest planes from both sides meet; w
 planes inside a box around the best point so far.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,7 +15,7 @@ import numpy.typing as npt
 from .. import tuning
 from ..errors import OutOfTimeError
 from ..incumbent import Incumbent
-from ..problem.validation import IntArray
+from ..problem.instance import IntArray
 from .buckets import EliminationOrder
 from .factor_graph import FactorGraph
 from .priced_graph import scaled_multipliers
@@ -158,6 +156,7 @@ class _MultiplierSearch:
         return self.line is not None
 
     def next(self, best: float) -> list[float]:
+        """The multipliers (R,) to evaluate next, where the least height met so far is `best`."""
         if self.count == 0:
             return []
         if self.fresh:

@@ -1,15 +1,12 @@
 """A factor graph with a price on every resource: what elimination adds up."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 
 import numpy as np
 
 from .. import tuning
-from ..problem.cost_bounds import largest_costs
-from ..problem.validation import IntArray
+from ..problem.instance import IntArray
 from .buckets import Bucket, EliminationOrder
 from .factor_graph import FactorGraph
 
@@ -27,9 +24,9 @@ def scaled_multipliers(graph: FactorGraph, multipliers: Sequence[float]) -> tupl
     """
     instance = graph.instance
     worth = sum(int(np.abs(v).max()) for v in graph.values if v.size) + 1
-    costs = largest_costs(instance)
     whole = worth + sum(
-        math.ceil(m * (c + r.budget)) for m, c, r in zip(multipliers, costs, instance.resources, strict=True)
+        math.ceil(m * (c + r.budget))
+        for m, c, r in zip(multipliers, graph.costs.largest, instance.resources, strict=True)
     )
     scale = min(tuning.LARGEST_SUM // (4 * whole), tuning.LARGEST_SCALE)
     return [round(m * scale) for m in multipliers], scale

@@ -5,18 +5,16 @@ bounds the best feasible value from above. Everything is multiplied by `scale` a
 cannot overflow: `scaled_multipliers` picks the scale so that all magnitudes added up stay below 2**60.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from .. import tuning
-from ..problem.validation import IntArray
+from ..problem.instance import IntArray
 from .buckets import Bucket, EliminationOrder
 from .elimination_steps import eliminate, values_at
 from .factor_graph import FactorGraph
-from .messages import Message, Piece, table
+from .messages import Message, Piece, spread, table
 from .priced_graph import PricedGraph
 
 
@@ -79,7 +77,7 @@ class Relaxation:
         """The bucket's function over the variables that leave, at positions `at` of the others."""
         domains, out = self.graph.domains, bucket.out
         here = {u: at[u] for u in bucket.scope}
-        here |= dict(zip(out, np.ix_(*(np.arange(domains[v].size) for v in out)), strict=True))
+        here |= {v: spread(np.arange(domains[v].size), (v,), out) for v in out}
         scores = self.values_at(bucket, here)
         if bucket.relation is None:
             return scores

@@ -1,7 +1,5 @@
 """The solver `lagrangian`: the dual bound by elimination and the choices repaired from it, without any search."""
 
-from __future__ import annotations
-
 from ..heuristics.repair import Repair
 from ..incumbent import Incumbent
 from ..problem.instance import Instance

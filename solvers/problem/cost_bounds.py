@@ -1,7 +1,5 @@
 """The least and the most that a resource can cost, and what follows from it."""
 
-from __future__ import annotations
-
 from ..errors import InfeasibleError
 from .instance import Instance, Resource
 
@@ -20,7 +18,7 @@ def least_costs(instance: Instance) -> tuple[int, ...]:
 
 
 def largest_costs(instance: Instance) -> list[int]:
-    """An upper bound on each resource's cost: terms at the highest levels, each table at its largest entry twice."""
+    """An upper bound on each resource's cost: that of the highest levels, plus every table's largest entry."""
     top = [g.levels.size - 1 for g in instance.groups]
     return [
         cost + sum(int(t.costs.max()) for t in resource.tables)

@@ -1,13 +1,10 @@
 """Exact costs, and exact costs of changing one group, with NumPy: what the heuristics stand on."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
 
-from .instance import Factor, Instance
-from .validation import IntArray
+from .instance import Factor, Instance, IntArray
 
 
 class Evaluator:

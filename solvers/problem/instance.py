@@ -24,7 +24,8 @@ import numpy as np
 from ..errors import SolverError
 from ..io.document import JsonDocument
 from ..io.json_codec import decode, encode, parse_object
-from .validation import LARGEST_TOTAL, IntArray, IntSequence, check_integer, check_integers
+from .validation import LARGEST_TOTAL, IntSequence, check_integer, check_integers
+from .validation import IntArray as IntArray
 
 FORMAT = "grouped-knapsack"
 VERSION = 1

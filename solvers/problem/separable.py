@@ -1,14 +1,11 @@
 """Instances with one resource whose cost is a sum of one table per group: the multiple-choice knapsack problem."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np
 
 from ..errors import UnsupportedInstanceError
-from .instance import Instance
-from .validation import IntArray
+from .instance import Instance, IntArray
 
 
 @dataclass(frozen=True)

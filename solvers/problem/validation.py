@@ -1,7 +1,5 @@
 """Checks of the integers that an instance is made of; every message names the place of what is wrong."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 
@@ -42,18 +40,11 @@ def check_integers(
     if array.size == 0:
         array = array.astype(np.int64)
     if array.dtype.kind not in "iu":
-        flat = array.ravel().tolist()
-        wrong = next((x for x in flat if type(x) is not int or abs(x) > LARGEST_NUMBER), flat[0])
-        if type(wrong) is int:
-            raise SolverError(f"{place}: {wrong} is beyond 2**53 in magnitude; scale the numbers down")
-        raise SolverError(f"{place}: {wrong!r} is not an integer")
+        for number in array.ravel().tolist():
+            check_integer(number, place, minimum=None)
     if array.size:
-        low, high = int(array.min()), int(array.max())
-        for extreme in (low, high):
-            if abs(extreme) > LARGEST_NUMBER:
-                raise SolverError(f"{place}: {extreme} is beyond 2**53 in magnitude; scale the numbers down")
-        if minimum is not None and low < minimum:
-            raise SolverError(f"{place}: {low} is less than {minimum}, the least that is allowed")
+        for extreme in (array.min(), array.max()):
+            check_integer(extreme, place, minimum=minimum)
     exact: IntArray = array.astype(np.int64)
     exact.setflags(write=False)
     return exact

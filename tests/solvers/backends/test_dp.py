@@ -34,7 +34,8 @@ def test_linear_classes_agree_with_or_tools(kind: str) -> None:
     for name in ("dp", "exact", "knapsack"):
         result = solve(instance, name, LIMITS)
         assert result.value == optimum, name
-        assert name == "knapsack" or result.status is Status.OPTIMAL, name
+        if name != "knapsack":  # whose solver may stop at its time limit, the optimum in hand
+            assert result.status is Status.OPTIMAL, name
     choices = pisinger.multiple_choice(kind, 12, 5, largest=100, seed=2)
     assert solve(choices, "dp", LIMITS).value == solve(choices, "cp_sat", LIMITS).value
 

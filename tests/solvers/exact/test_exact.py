@@ -33,7 +33,6 @@ def test_exact_agrees_with_cp_sat(shape: Shape) -> None:
     assert other.value is not None
     assert other.bound is not None
     assert other.value <= exact.value <= other.bound  # type: ignore[operator]
-    assert other.status is not Status.OPTIMAL or other.value == exact.value
 
 
 def test_time_limit_is_obeyed() -> None:

@@ -132,7 +132,7 @@ def test_wrong_entries_are_named(path: str, value: object, message: str) -> None
         ("[]", "the document: an object with named entries is needed here"),
         ("{}", "format: is missing"),
         ('{"format": NaN}', "NaN is not a JSON number"),
-        ("[" * 100_000, "nested too deeply|not JSON"),
+        ("[" * 100_000, "nested too deeply"),
     ],
 )
 def test_what_is_no_instance_at_all(text: str, message: str) -> None:
