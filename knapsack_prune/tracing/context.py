@@ -33,7 +33,7 @@ Value = Any
 
 @dataclass(frozen=True, eq=False)
 class Context:
-    """The surroundings of one node.
+    """One node of the exported graph and its arguments, as a rule sees them.
 
     Attributes:
         node: the operator's node in the exported graph.

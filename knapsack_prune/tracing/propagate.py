@@ -38,7 +38,7 @@ CHECKS = ("_assert_tensor_metadata", "_assert_async", "sym_size", "sym_constrain
 
 
 def propagate(program: ExportedProgram) -> Ledger:
-    """Gives every tensor of the graph its ids, and returns what the rules wrote down.
+    """Gives every tensor of the graph its ids, and returns what the rules recorded.
 
     Whatever has no rule freezes the channels that reach it, with the operator's name as the reason.
     """

@@ -18,7 +18,7 @@ from knapsack_prune.tracing.ledger import Constant
 
 
 def _counts(context: Context, value: int, ids: Tensor, *, whole: bool = False) -> None:
-    """Write down that the integer `value` counts the channels `ids`."""
+    """Record that the integer `value` counts the channels `ids`."""
     if value > 0 and bool((ids != NONE).any()):
         context.ledger.constants.append(
             Constant(
@@ -33,7 +33,7 @@ def _counts(context: Context, value: int, ids: Tensor, *, whole: bool = False) -
 
 
 def reshape(context: Context) -> Value:
-    """`view`, `reshape`, `unflatten`, `flatten`, `expand`: sizes that count channels are written down."""
+    """`view`, `reshape`, `unflatten`, `flatten`, `expand`: sizes that count channels are recorded."""
     source = context.ids(context.args[0])
     moved = source.moved(lambda full: full.reshape(context.shape))
     if context.operator == "unflatten":
@@ -116,7 +116,7 @@ def chunk(context: Context) -> Value:
 
 
 def split_with_sizes(context: Context) -> Value:
-    """Parts of stated sizes."""
+    """Parts of stated sizes, each of which counts its channels."""
     source = context.ids(context.args[0])
     dim = int(context.argument(2, "dim", 0)) % len(source.shape)
     parts = _parts(source, dim, [int(size) for size in context.args[1]])
@@ -158,7 +158,7 @@ def slice_(context: Context) -> Value:
 
 
 def pad(context: Context) -> Value:
-    """Zeros around: along channels, each is a channel of its own until it meets another."""
+    """Padding: a zero along the channel dimension is a channel of its own until it meets another."""
     source = context.ids(context.args[0])
     widths = [int(width) for width in context.args[1]]
     mode = context.argument(2, "mode", "constant")

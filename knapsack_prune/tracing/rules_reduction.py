@@ -19,7 +19,7 @@ EXACT_SUMS = ("sum", "linalg_vector_norm", "norm")
 
 
 def pooling(context: Context) -> Value:
-    """Each channel by itself, over space."""
+    """Pooling and upsampling: each channel by itself, over space."""
     ledger = context.ledger
     source = context.ids(context.args[0])
     value = context.node.meta["val"]
@@ -69,7 +69,7 @@ def reduction(context: Context) -> Value:
 
 
 def softmax(context: Context) -> Value:
-    """Entries that compete must stay together."""
+    """Softmax ties all entries along its dimension: each result depends on every one of them."""
     source = context.ids(context.args[0])
     dim = int(context.args[1]) % len(source.shape)
     return context.ledger.tie_along(source, (dim,), context.operator)
