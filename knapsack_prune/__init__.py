@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from knapsack_prune.planning.plan_file import Plan as Plan
     from knapsack_prune.planning.plan_file import plan_schema as plan_schema
     from knapsack_prune.planning.planner import plan as plan
+    from knapsack_prune.planning.verification import Verification as Verification
+    from knapsack_prune.planning.verification import verify as verify
     from knapsack_prune.settings import DataSettings as DataSettings
     from knapsack_prune.settings import ExecutionSettings as ExecutionSettings
     from knapsack_prune.settings import ExportSettings as ExportSettings
@@ -56,6 +58,7 @@ _HOMES = {
     "RunSettings": "settings",
     "Scores": "values.criteria",
     "TrainingSettings": "settings",
+    "Verification": "planning.verification",
     "calibration_loader": "data",
     "export_network": "export.exporting",
     "finetune": "training.finetune",
@@ -68,6 +71,7 @@ _HOMES = {
     "score": "values.criteria",
     "slim": "slimming.slim",
     "trace": "tracing.trial",
+    "verify": "planning.verification",
 }
 
 __version__: str
@@ -87,6 +91,7 @@ __all__ = [
     "RunSettings",
     "Scores",
     "TrainingSettings",
+    "Verification",
     "__version__",
     "calibration_loader",
     "export_network",
@@ -100,6 +105,7 @@ __all__ = [
     "score",
     "slim",
     "trace",
+    "verify",
 ]
 
 

@@ -28,6 +28,7 @@ NAMES = {
     "RequestError",
     "TrainingSettings",
     "Scores",
+    "Verification",
     "calibration_loader",
     "export_network",
     "finetune",
@@ -40,6 +41,7 @@ NAMES = {
     "score",
     "slim",
     "trace",
+    "verify",
 }
 COMMANDS = {
     *("plan", "sweep", "inspect", "diff", "slim", "verify"),

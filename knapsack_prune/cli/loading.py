@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,19 +13,17 @@ import torch
 from torch import nn
 
 from knapsack_prune.cli.console import Stages, notes
-from knapsack_prune.costs.counting import check_polynomial
 from knapsack_prune.data import calibration_loader, open_data
 from knapsack_prune.errors import RequestError
 from knapsack_prune.graph.channel_graph import ChannelGraph
 from knapsack_prune.networks import DEFAULT_NETWORK, Network, load_network
 from knapsack_prune.planning.plan_file import Plan
-from knapsack_prune.planning.planner import check_prunable
+from knapsack_prune.planning.preparation import prepare as trace_and_score
 from knapsack_prune.settings import DataSettings, DeviceSettings, NetworkSettings
 from knapsack_prune.settings.importance import DATA_CRITERIA
 from knapsack_prune.settings.plan import PlanningSettings
 from knapsack_prune.slimming.slim import load_slim, slim
-from knapsack_prune.tracing.trial import trace
-from knapsack_prune.values.criteria import Scores, score
+from knapsack_prune.values.criteria import Batches, Scores
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +89,6 @@ def prepare(
     network_settings: NetworkSettings,
     settings: PlanningSettings,
     data: DataSettings,
-    keep: Sequence[str],
     stages: Stages,
 ) -> Prepared:
     """Load, trace and score.
@@ -101,37 +98,36 @@ def prepare(
     """
     stages.enter("loading the network")
     network = load(network_settings, settings.seed)
-    stages.enter("tracing")
-    with quiet_libraries():
-        graph = trace(network.model, torch.zeros(1, *network.input_shape), keep=keep)
-        check_prunable(graph)
-        stages.enter("counting FLOPs")
-        check_polynomial(graph, network.model)
     criterion = settings.criterion(images=data.data is not None or network.name == DEFAULT_NETWORK)
-    images = None
-    stages.enter("scoring")
-    if criterion in DATA_CRITERIA:
+
+    def batches() -> Batches | None:
+        if criterion not in DATA_CRITERIA:
+            if data.data is not None:
+                notes().print(
+                    f"importance {criterion} reads no images: {data.data} is not used", style="yellow"
+                )
+            return None
         if data.data is None and network.name != DEFAULT_NETWORK:
             raise RequestError(
                 f"`importance` {criterion} needs labelled images: give `data` (an image folder, torch/cifar10 or "
                 "digits), or choose l1, l2, bn_scale or random"
             )
         source = open_data(data, network)
-        images = calibration_loader(
+        stages.enter(f"scoring on {source.name}", total=settings.samples)
+        return calibration_loader(
             source, settings.samples, settings.seed, settings.batch_size, network.input_shape
         )
-        stages.enter(f"scoring on {source.name}", total=settings.samples)
-    elif data.data is not None:
-        notes().print(f"importance {criterion} reads no images: {data.data} is not used", style="yellow")
-    scores = score(
-        graph,
-        network.model,
-        criterion,
-        data=images,
-        seed=settings.seed,
-        normalize=settings.normalize,
-        progress=stages.done,
-    )
+
+    with quiet_libraries():
+        graph, scores = trace_and_score(
+            network.model,
+            torch.zeros(1, *network.input_shape),
+            settings,
+            criterion,
+            data=batches,
+            enter=stages.enter,
+            progress=stages.done,
+        )
     return Prepared(network, graph, scores)
 
 

@@ -13,7 +13,8 @@ from knapsack_prune.cli.console import output
 from knapsack_prune.errors import RequestError
 
 if TYPE_CHECKING:
-    from knapsack_prune.planning.plan_file import GroupPart, Plan
+    from knapsack_prune.planning.plan_file import Plan
+    from knapsack_prune.planning.plan_parts import GroupPart
 
 PlanFile = Annotated[Path, Parameter(name="PLAN", help="A plan, as `plan -o` wrote it.")]
 

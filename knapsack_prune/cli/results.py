@@ -11,7 +11,6 @@ from rich.console import Console
 from rich.table import Table
 
 from knapsack_prune.export.exporting import Exported
-from knapsack_prune.training.ensemble import EnsembleAccuracy
 from knapsack_prune.training.evaluation import Accuracy
 
 
@@ -100,23 +99,25 @@ def show_run(console: Console, report: Mapping[str, Any]) -> None:
             )
 
 
-def show_ensemble(console: Console, name: str, data: str, result: EnsembleAccuracy, as_json: bool) -> None:
+def show_ensemble(
+    console: Console, name: str, data: str, names: Sequence[str], accuracy: Accuracy, as_json: bool
+) -> None:
     """Accuracy of the summed softmax and of each member, and pairwise disagreement."""
     if as_json:
-        record = {"ensemble": name, "data": data, **result.record()}
+        record = {"ensemble": name, "data": data, **accuracy.record(names)}
         console.print(json.dumps(record, indent=1), markup=False, soft_wrap=True)
         return
-    table = Table(title=f"{name} on {result.images} test images of {data}", title_justify="left")
+    table = Table(title=f"{name} on {accuracy.images} test images of {data}", title_justify="left")
     table.add_column("member")
     table.add_column("top-1 %", justify="right")
-    for member in result.names:
+    for member in names:
         table.add_column(f"differs from {member} %", justify="right")
-    for member, accuracy, row in zip(result.names, result.members, result.disagreement, strict=True):
-        table.add_row(member, f"{100 * accuracy:.2f}", *(f"{100 * value:.2f}" for value in row))
+    for member, top1, row in zip(names, accuracy.members, accuracy.disagreement, strict=True):
+        table.add_row(member, f"{100 * top1:.2f}", *(f"{100 * value:.2f}" for value in row))
     console.print(table)
     console.print(
-        f"Summed softmax: top-1 {100 * result.top1:.2f} %, top-5 {100 * result.top5:.2f} %, "
-        f"cross-entropy {result.loss:.4f}",
+        f"Summed softmax: top-1 {100 * accuracy.top1:.2f} %, top-5 {100 * accuracy.top5:.2f} %, "
+        f"cross-entropy {accuracy.loss:.4f}",
         markup=False,
     )
 

@@ -99,7 +99,7 @@ def iterate(
             directory,
             iterate,
             execution,
-            tell=lambda line: notes().print(line, markup=False),
+            log=lambda line: notes().print(line, markup=False),
         )
     show_iterated(output(), record, directory)
 
@@ -120,7 +120,6 @@ def evaluate(
     from knapsack_prune.cli.results import show_accuracy, show_ensemble
     from knapsack_prune.data import open_data
     from knapsack_prune.training.ensemble import open_ensemble
-    from knapsack_prune.training.ensembles import accuracy_of
     from knapsack_prune.training.session import Session
 
     settings = TrainingSettings.of(finetune, held_out=0.0)
@@ -131,7 +130,8 @@ def evaluate(
         source = open_data(data, ensemble.members[0].plan.model.name, ensemble.members[0].network)
         ensemble.require(source)
         session = Session(source, ensemble.input_shape, settings, how, test_only=True)
-        show_ensemble(output(), str(target), source.name, accuracy_of(ensemble, session), as_json)
+        accuracy = session.accuracy(*ensemble.networks)
+        show_ensemble(output(), str(target), source.name, ensemble.names, accuracy, as_json)
         return
     if target is None:
         parent = load(network)
@@ -193,7 +193,7 @@ def run(
     execution: ExecutionSettings,
     export: ExportSettings,
 ) -> None:
-    """Plan, slim, fine-tune, evaluate and export; a stage whose result is there and still valid is skipped.
+    """Plan, slim, fine-tune, evaluate and export; a step whose result is there and still valid is skipped.
 
     Interrupted, the same command continues where it was.
     """
@@ -212,7 +212,8 @@ def run(
         network=network, data=data, plan=plan, finetune=finetune, execution=execution, export=export
     )
     with quiet_libraries():
-        stages = Run(settings, directory, lambda stage, what: told.print(f"{stage}: {what}", markup=False))
-        result = stages.execute()
+        result = Run(
+            settings, directory, lambda step, what: told.print(f"{step}: {what}", markup=False)
+        ).execute()
     show_result(output(), result.report["result"], directory)
     show_run(output(), result.report)

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from knapsack_prune.errors import RequestError
 from knapsack_prune.export.timing import Timing, time_call
+from knapsack_prune.files import write_atomically, write_json
 from knapsack_prune.settings.export import ExportFormat, ExportSettings
-from knapsack_prune.training.files import write_atomically, write_json
 
 CHECKED_BATCHES = (1, 2, 5)
 TOLERANCE = 1e-3
@@ -158,8 +158,8 @@ def _load_pt2(path: Path) -> Runner:
 
     def run(images: Tensor) -> Tensor:
         with torch.no_grad():
-            found: Tensor = module(images)
-        return found
+            logits: Tensor = module(images)
+        return logits
 
     return run
 

@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from knapsack_prune.data import ImageSource, require_classes
-from knapsack_prune.errors import RequestError
-from knapsack_prune.iterate.rounds import Rounds, Snapshot, Tell, forget_checkpoints
+from knapsack_prune.files import read_json, write_json
+from knapsack_prune.iterate.rounds import RESULTS, Log, Rounds, Snapshot, forget_checkpoints, result_files
 from knapsack_prune.networks import DEFAULT_NETWORK, Network
 from knapsack_prune.networks.fingerprint import weights_digest
 from knapsack_prune.settings import ExecutionSettings, IterateSettings, TrainingSettings
-from knapsack_prune.training.checkpoints import differences
 from knapsack_prune.training.ensemble.members import open_ensemble
-from knapsack_prune.training.ensemble.teaching import companions
-from knapsack_prune.training.ensembles import accuracy_of
-from knapsack_prune.training.files import read_json, write_json
 from knapsack_prune.training.finetune import finetune
 from knapsack_prune.training.session import Session
 
-REQUEST = "iterate.json"
 FINAL = "final"
 
 
@@ -33,7 +27,7 @@ def iterate(
     settings: IterateSettings | None = None,
     execution: ExecutionSettings | None = None,
     *,
-    tell: Tell = lambda line: None,
+    log: Log = lambda line: None,
     **given: Any,
 ) -> dict[str, Any]:
     """Prune in rounds, and distil the ensemble of all snapshots into the last (Le, Vo, Thoai 2020, KESI).
@@ -46,7 +40,7 @@ def iterate(
         output: the ensemble's directory: `parent`, `rounds/1`, …, `ensemble.json`; and `final`, `result.json`.
         settings: what is done.
         execution: how; an earlier run in the same directory is always continued.
-        tell: called with a line per step.
+        log: called with a line per step.
         given: fields of `IterateSettings` by name, instead of the settings' own.
 
     Returns:
@@ -60,38 +54,43 @@ def iterate(
     if network.num_classes is not None:
         require_classes(source, network.num_classes)
     settings = IterateSettings.of(settings, **given)
-    execution = ExecutionSettings.of(execution, resume=True)
     epochs = settings.epochs_of(embedded=network.name == DEFAULT_NETWORK)
     retrain, distillation = settings.retraining(epochs), settings.distillation(epochs)
-    asked = request(network, source, settings)
-    claimed = is_claimed(output, asked)
+    execution = ExecutionSettings.of(execution, resume=True)
     session = Session(source, network.input_shape, retrain, execution)
-    rounds = Rounds(network, source, output, settings, retrain, session, tell)
-    if not claimed:
+    asked = request(network, settings)
+    directory = session.run_directory(output, asked, retrain, RESULTS)
+    rounds = Rounds(network, source, directory, settings, retrain, session, log)
+    if not directory.is_claimed():
         rounds.begin()  # what is refused leaves the directory free for a better request
-        if session.accelerator.is_main_process:
-            write_json(output / REQUEST, asked)
+        directory.claim()
     snapshots = rounds.run()
     ensemble = open_ensemble(output, lambda plan, classes: network.model)
-    tell(f"evaluating {len(ensemble.members)} members together")
-    found = accuracy_of(ensemble, session)
-    tell(f"the ensemble: top-1 {100 * found.top1:.2f} %; distilling it for {distillation.epochs} epochs")
-    left_out = [snapshots[-1].name] if settings.exclude_start else []
-    final = distil(network, source, output, output / FINAL, snapshots[-1], distillation, session, left_out)
+    log(f"evaluating {len(ensemble.members)} members together")
+    together = session.accuracy(*ensemble.networks)
+    log(f"the ensemble: top-1 {100 * together.top1:.2f} %; distilling it for {distillation.epochs} epochs")
+    if not directory.finished(FINAL):
+        directory.begin(FINAL)
+        exclude = [snapshots[-1].name] if settings.exclude_start else []
+        distil(network, source, output, output / FINAL, snapshots[-1], distillation, session, exclude)
+        directory.finish(FINAL, result_files(output / FINAL))
+        if session.accelerator.is_main_process:
+            forget_checkpoints(output / FINAL)
+    final = read_json(output / FINAL / "result.json")
     record = {
         "accuracy": {
             "parent": final["accuracy"]["parent"],
             "rounds": [one.record["accuracy"]["after"] for one in snapshots],
-            "ensemble": found.top1,
+            "ensemble": together.top1,
             "final": final["accuracy"]["after"],
         },
-        "ensemble": found.record(),
+        "ensemble": together.record(ensemble.names),
         "budgets": list(rounds.budgets),
         "flops": [one.record["flops"]["student"] for one in snapshots],
         "parameters": [one.record["parameters"]["student"] for one in snapshots],
         "parent": {"flops": final["flops"]["parent"], "parameters": final["parameters"]["parent"]},
         "unit": final["flops"]["unit"],
-        "test_images": found.images,
+        "test_images": together.images,
         "training_seconds": round(
             sum(one.record["training_seconds"] for one in snapshots) + final["training_seconds"], 2
         ),
@@ -114,54 +113,30 @@ def distil(
     settings: TrainingSettings,
     session: Session,
     exclude: Sequence[str] = (),
-) -> dict[str, Any]:
-    """Distil the ensemble in a directory into the last snapshot, from its own weights; the record of the result.
+) -> None:
+    """Distil the ensemble in a directory into the last snapshot, from its own weights.
 
     Members in `exclude` do not teach.
-
     The loss is the mean over members of T^2 KL, with labels and inner distillation as the settings say.
     """
-    if not (output / "result.json").is_file():
-        ensemble = open_ensemble(directory, lambda plan, classes: network.model, exclude)
-        finetune(
-            network.model,
-            last.plan,
-            source,
-            output,
-            settings,
-            start=last.network,
-            teachers=companions(ensemble, weights_digest(network.model)),
-            session=session,
-        )
-        if session.accelerator.is_main_process:
-            forget_checkpoints(output)
-    record: dict[str, Any] = read_json(output / "result.json")
-    return record
+    ensemble = open_ensemble(directory, lambda plan, classes: network.model, exclude)
+    finetune(
+        network.model,
+        last.plan,
+        source,
+        output,
+        settings,
+        start=last.network,
+        teachers=ensemble.extra_teachers(weights_digest(network.model)),
+        session=session,
+    )
 
 
-def request(network: Network, source: ImageSource, settings: IterateSettings) -> dict[str, Any]:
-    """What is asked, as it is written down: whatever decides the outcome."""
+def request(network: Network, settings: IterateSettings) -> dict[str, Any]:
+    """Whatever decides the outcome, besides the data."""
     return {
         "parent": weights_digest(network.model),
         "model": network.name,
-        "data": {"name": source.name, "classes": len(source.classes), "train": len(source.train.labels)},
+        "num_classes": network.num_classes,
         "settings": settings.record(),
     }
-
-
-def is_claimed(output: Path, asked: dict[str, Any]) -> bool:
-    """Whether a directory holds an earlier run of this very request.
-
-    Raises:
-        RequestError: it holds a run of another; the message names what differs.
-    """
-    path = output / REQUEST
-    if not path.is_file():
-        return False
-    differing = differences(read_json(path), json.loads(json.dumps(asked)))
-    if differing:
-        raise RequestError(
-            f"{output} holds a run of another request; {len(differing)} settings differ: "
-            f"{'; '.join(differing[:4])}. Give the same request to continue it, or another output directory"
-        )
-    return True

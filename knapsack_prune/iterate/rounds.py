@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,29 +14,30 @@ from torch import nn
 from knapsack_prune.costs.counting import total
 from knapsack_prune.data import ImageSource, calibration_loader
 from knapsack_prune.data.seeds import derive_seed
-from knapsack_prune.graph.channel_graph import ChannelGraph
+from knapsack_prune.files import read_json
 from knapsack_prune.iterate.budgets import geometric_budgets
-from knapsack_prune.iterate.compose import compose
-from knapsack_prune.iterate.narrow import narrow
+from knapsack_prune.iterate.survivors import surviving_graph
 from knapsack_prune.iterate.widen import widen
 from knapsack_prune.networks import Network
-from knapsack_prune.networks.fingerprint import fingerprint
 from knapsack_prune.planning.allocation import Levels, fixed_levels
+from knapsack_prune.planning.identity import kept_units
 from knapsack_prune.planning.plan_file import Plan
-from knapsack_prune.planning.planner import budget_limits, check_prunable, plan_from_scores
+from knapsack_prune.planning.planner import plan_from_scores
+from knapsack_prune.planning.preparation import budget_limits, trace_checked
 from knapsack_prune.settings import ImportanceSettings, TrainingSettings
 from knapsack_prune.settings.importance import DATA_CRITERIA
 from knapsack_prune.settings.iterate import PruningSettings
 from knapsack_prune.slimming.slim import load_slim, save_slim, slim
-from knapsack_prune.tracing.trial import trace
 from knapsack_prune.training.ensemble.manifest import Manifest, MemberEntry
-from knapsack_prune.training.files import read_json
 from knapsack_prune.training.finetune import finetune
+from knapsack_prune.training.run_directory import RECORD, RunDirectory
 from knapsack_prune.training.session import Session
 from knapsack_prune.values.criteria import Scores, score
 
 PARENT = "parent"
-Tell = Callable[[str], None]
+RESULTS = ("parent", "ensemble.json", "rounds/*/result.json", "final")
+"""What only rounds that got somewhere leave in their directory, see `RunDirectory`."""
+Log = Callable[[str], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,11 +66,11 @@ class Rounds:
         self,
         network: Network,
         source: ImageSource,
-        output: Path,
+        directory: RunDirectory,
         pruning: PruningSettings,
         retrain: TrainingSettings,
         session: Session,
-        tell: Tell = lambda line: None,
+        log: Log = lambda line: None,
         schedule: Callable[[int], Levels] | None = None,
     ) -> None:
         """Trace the parent and lay out the budgets.
@@ -77,10 +78,10 @@ class Rounds:
         Args:
             network: the trained parent; left as it is.
             source: the dataset.
-            output: where everything goes and is found again.
+            directory: where everything goes and is found again.
             pruning, retrain: what every round does.
             session: opened on the same source, to resume.
-            tell: called with a line per step.
+            log: called with a line per step.
             schedule: allowed widths by round (from 1), instead of the pruning's.
 
         Raises:
@@ -88,14 +89,14 @@ class Rounds:
         """
         self._network = network
         self._source = source
-        self._output = output
+        self.directory = directory
+        self._output = directory.path
         self._pruning = pruning
         self._retrain = retrain
         self._session = session
-        self._tell = tell
+        self._log = log
         self._schedule = schedule
-        self._graph = trace(network.model, torch.zeros(1, *network.input_shape), keep=pruning.keep)
-        check_prunable(self._graph)
+        self._graph = trace_checked(network.model, torch.zeros(1, *network.input_shape), keep=pruning.keep)
         limit = budget_limits(self._graph, {"flops": pruning.flops_budget})["flops"]
         parent_cost = total(self._graph.flops, self._graph.sizes)
         self.budgets = geometric_budgets(parent_cost, limit, pruning.rounds)
@@ -127,24 +128,24 @@ class Rounds:
 
     def one_shot(self) -> Plan:
         """The plan that prunes the parent to the last round's budget at once; what does not fit is refused."""
-        scores = self._scores(self._graph, self._network.model, 1)
-        return self._plan(self._graph, scores, self.budgets[-1])
+        return self._plan(self._scores(1, None), self.budgets[-1])
 
     def _round(self, number: int, before: Snapshot | None) -> Snapshot:
         folder = self._output / "rounds" / str(number)
         name = f"round {number} of {self._pruning.rounds}"
         main = self._session.accelerator.is_main_process
         parent = self._network.model
-        if (folder / "result.json").is_file():
-            self._tell(f"{name}: already there")
+        if self.directory.finished(f"round-{number}"):
+            self._log(f"{name}: already there")
         else:
+            self.directory.begin(f"round-{number}")
             begun = folder / "start"
             if main and not (begun / "config.json").is_file():
                 self._start(number, before)
             self._session.accelerator.wait_for_everyone()
             plan = Plan.load(begun / "plan.json")
             part = plan.budgets[0]
-            self._tell(
+            self._log(
                 f"{name}: {part.planned:,} FLOPs, {100 * part.kept_fraction:.2f} % of the parent's kept, "
                 f"{100 * part.removed_fraction:.2f} % removed; retraining for {self._retrain.epochs} epochs"
             )
@@ -152,6 +153,7 @@ class Rounds:
             start = load_slim(begun, lambda: parent)
             settings = TrainingSettings.of(self._retrain, seed=seed)
             finetune(parent, plan, self._source, folder, settings, start=start, session=self._session)
+            self.directory.finish(f"round-{number}", result_files(folder))
             if main:
                 forget_checkpoints(folder)
         network = load_slim(folder, lambda: parent).eval()
@@ -165,25 +167,18 @@ class Rounds:
         save_slim(start, plan, self._output / "rounds" / str(number) / "start")
 
     def _prune(self, number: int, before: Snapshot | None) -> tuple[Plan, nn.Module]:
-        """The round's plan in the parent's indices, and the network that it leaves of the one before."""
+        """The round's plan of the parent, and the network that it leaves of the one before."""
         parent, limit = self._network.model, self.budgets[number - 1]
         levels = None if self._schedule is None else self._schedule(number)
+        scores = self._scores(number, before)
         if before is None:
-            scores = self._scores(self._graph, parent, 1)
             # A final budget that cannot be met is refused before anything is trained.
-            self._plan(self._graph, scores, self.budgets[-1])
-            plan = self._plan(self._graph, scores, limit, levels)
-            return plan, slim(parent, plan)
-        graph = narrow(self._graph, before.plan, fingerprint(before.network))
-        scores = self._scores(graph, before.network, number)
-        plan = compose(before.plan, self._plan(graph, scores, limit, levels))
-        told = plan.importance.model_copy(
-            update={"criterion": f"{scores.criterion}, scored in round {number}"}
-        )
-        plan = plan.model_copy(update={"importance": told})
-        return plan, slim(widen(before.network, parent, before.plan), plan)
+            self._plan(scores, self.budgets[-1])
+        plan = self._plan(scores, limit, levels)
+        return plan, slim(parent if before is None else widen(before.network, parent, before.plan), plan)
 
-    def _scores(self, graph: ChannelGraph, model: nn.Module, number: int) -> Scores:
+    def _scores(self, number: int, before: Snapshot | None) -> Scores:
+        """Importance of the units that the round before has left, in its network; of all, in the parent's."""
         pruning = self._pruning
         seed = pruning.seed if number == 1 else derive_seed(pruning.seed, 8, number) % 2**31
         criterion = pruning.criterion(images=True)
@@ -191,11 +186,16 @@ class Rounds:
         if criterion in DATA_CRITERIA:
             batch, shape = ImportanceSettings.of(pruning).batch_size, self._network.input_shape
             data = calibration_loader(self._source, pruning.samples, seed, batch, shape)
-        return score(graph, model, criterion, data=data, seed=seed, normalize=pruning.normalize)
+        given: dict[str, Any] = {"data": data, "seed": seed, "normalize": pruning.normalize}
+        if before is None:
+            return score(self._graph, self._network.model, criterion, **given)
+        units = kept_units(self._graph, before.plan)
+        scores = score(surviving_graph(self._graph, units), before.network, criterion, **given)
+        return replace(scores, units=tuple(units), round=number)
 
-    def _plan(self, graph: ChannelGraph, scores: Scores, limit: int, levels: Levels | None = None) -> Plan:
+    def _plan(self, scores: Scores, limit: int, levels: Levels | None = None) -> Plan:
         return plan_from_scores(
-            graph,
+            self._graph,
             scores,
             {"flops": limit},
             self._pruning,
@@ -211,7 +211,7 @@ class Rounds:
             model = self._network.model
             everything = total(self._graph.flops, self._graph.sizes)
             scores = score(self._graph, model, "l1")
-            save_slim(model, self._plan(self._graph, scores, everything, fixed_levels({})), folder)
+            save_slim(model, self._plan(scores, everything, fixed_levels({})), folder)
         self._session.accelerator.wait_for_everyone()
 
     def _manifest(self, snapshots: list[Snapshot]) -> Manifest:
@@ -230,8 +230,14 @@ class Rounds:
         )
 
 
+def result_files(folder: Path) -> list[Path]:
+    """The files that a finished fine-tuning leaves in its directory."""
+    return [folder / name for name in ("model.safetensors", "plan.json", "config.json", "result.json")]
+
+
 def forget_checkpoints(folder: Path) -> None:
     """Remove what only a run under way needs."""
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     shutil.rmtree(folder / "start", ignore_errors=True)
-    (folder / "best.safetensors").unlink(missing_ok=True)
+    for name in ("best.safetensors", RECORD):
+        (folder / name).unlink(missing_ok=True)

@@ -33,14 +33,14 @@ Value = Any
 
 @dataclass(frozen=True, eq=False)
 class Context:
-    """The surroundings of one node.
+    """One node of the exported graph and its arguments, as a rule sees them.
 
     Attributes:
         node: the operator's node in the exported graph.
         module: the name of the innermost module that runs it.
         args: positional arguments by value.
         kwargs: keyword arguments by value.
-        ledger: where ties, sites and costs are written.
+        ledger: where ties, parameter axes and costs are recorded.
         element_ids: gives a parameter used as plain data one id per element.
     """
 
@@ -90,4 +90,9 @@ def short_name(target: object) -> str:
 
 
 Rule = Callable[[Context], Value]
-"""A rule computes what leaves a node, and writes down what it ties, owns and costs."""
+"""A rule computes what leaves a node, and records what it ties, owns and costs."""
+
+
+def share_rule(rule: Rule, operators: str) -> dict[str, Rule]:
+    """One rule for several operators, their names separated by spaces."""
+    return dict.fromkeys(operators.split(), rule)

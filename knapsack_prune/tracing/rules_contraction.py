@@ -1,4 +1,4 @@
-"""Operators that sum over dimensions: pooling, reductions, and products without parameters."""
+"""Products without parameters, which sum over a dimension of two tensors: `matmul`, attention, `einsum`."""
 
 from __future__ import annotations
 
@@ -8,110 +8,8 @@ from functools import partial
 import numpy as np
 import torch
 
-from knapsack_prune.tracing.context import Context, Parameter, Rule, Value
+from knapsack_prune.tracing.context import Context, Parameter, Rule, Value, share_rule
 from knapsack_prune.tracing.ids import NONE, Ids
-
-FVCORE_POOLING = {
-    "adaptive_avg_pool2d": (1, 0),
-    "upsample_nearest2d": (0, 1),
-    "upsample_bilinear2d": (0, 4),
-}
-"""fvcore's FLOPs per input element and per output element."""
-
-POOLING = (
-    "adaptive_avg_pool1d",
-    "adaptive_avg_pool2d",
-    "adaptive_avg_pool3d",
-    "adaptive_max_pool1d",
-    "adaptive_max_pool2d",
-    "avg_pool1d",
-    "avg_pool2d",
-    "avg_pool3d",
-    "max_pool1d",
-    "max_pool2d",
-    "max_pool3d",
-    "max_pool2d_with_indices",
-    "upsample_nearest1d",
-    "upsample_nearest2d",
-    "upsample_bilinear2d",
-    "upsample_bicubic2d",
-    "upsample_linear1d",
-    "_upsample_nearest_exact2d",
-)
-
-EXACT_SUMS = ("sum", "linalg_vector_norm", "norm")
-"""Reductions to which a channel of zeros adds nothing."""
-
-REDUCTIONS = (
-    "mean",
-    "amax",
-    "amin",
-    "max",
-    "min",
-    "var",
-    "std",
-    "var_mean",
-    "prod",
-    "logsumexp",
-    *EXACT_SUMS,
-)
-
-
-def pooling(context: Context) -> Value:
-    """Each channel by itself, over space."""
-    ledger = context.ledger
-    source = context.ids(context.args[0])
-    value = context.node.meta["val"]
-    shape = tuple(value[0].shape) if isinstance(value, (tuple, list)) else context.shape
-    if any(dim > 1 for dim in source.varying):
-        source = ledger.collapse(source, tuple(dim for dim in source.varying if dim > 1), context.operator)
-    pooled = source.like(shape)
-    per_input, per_output = FVCORE_POOLING.get(context.operator, (0, 0))
-    if per_input:
-        ledger.volume(context.module, context.operator, source, per_input)
-    if per_output:
-        ledger.volume(context.module, context.operator, pooled, per_output)
-    return (pooled, Ids.none(shape)) if isinstance(value, (tuple, list)) else pooled
-
-
-def reduction(context: Context) -> Value:
-    """Means, sums and norms over dimensions.
-
-    Over space nothing happens to the channels. Over channels the result belongs to none of them; where a channel
-    of zeros would still count (a mean), the slim network differs from the masked parent, which is said.
-    """
-    source = context.ids(context.args[0])
-    value = context.node.meta["val"]
-    several = isinstance(value, (tuple, list))
-    shape = tuple((value[0] if several else value).shape)
-    given = context.argument(2 if "norm" in context.operator else 1, "dim", None)
-    if given is None or (isinstance(given, (list, tuple)) and len(given) == 0):
-        dims = tuple(range(len(source.shape)))
-    else:
-        chosen = given if isinstance(given, (list, tuple)) else [given]
-        dims = tuple(int(dim) % len(source.shape) for dim in chosen)
-    over = tuple(dim for dim in source.varying if dim in dims)
-    data = source.data
-    if over:
-        if len(over) == len(source.varying):
-            if context.operator not in EXACT_SUMS:
-                context.ledger.mixes(context.module, context.operator, source)
-            data = torch.zeros((1,) * len(source.shape), dtype=torch.int64)
-        else:
-            data = context.ledger.collapse(source, over, context.operator).data
-    for dim in dims:
-        data = data.narrow(dim, 0, 1)
-    if len(shape) != len(source.shape):
-        data = data.reshape([data.shape[d] for d in range(len(source.shape)) if d not in dims])
-    result = Ids(data, shape)
-    return (result,) * len(value) if several else result
-
-
-def softmax(context: Context) -> Value:
-    """Entries that compete must stay together."""
-    source = context.ids(context.args[0])
-    dim = int(context.args[1]) % len(source.shape)
-    return context.ledger.collapse(source, (dim,), context.operator)
 
 
 def matmul(context: Context) -> Value:
@@ -120,8 +18,8 @@ def matmul(context: Context) -> Value:
     if any(isinstance(value, Parameter) for value in context.args[:2]):
         return _product_with_parameter(context)
     left, right = context.ids(context.args[0]), context.ids(context.args[1])
-    rows = ledger.collapse(left, (-1,), context.operator)
-    columns = ledger.collapse(right, (-2,), context.operator)
+    rows = ledger.tie_along(left, (-1,), context.operator)
+    columns = ledger.tie_along(right, (-2,), context.operator)
     shape = context.shape
     a = rows.data.reshape((1,) * (len(shape) - rows.data.dim()) + tuple(rows.data.shape))
     b = columns.data.reshape((1,) * (len(shape) - columns.data.dim()) + tuple(columns.data.shape))
@@ -135,7 +33,7 @@ def matmul(context: Context) -> Value:
                 right.data, f"`{context.operator}` of a constant with channels in several dimensions"
             )
             return Ids.none(shape)
-        ledger.cost(context.module, operator, math.prod(left.shape), right.line(-1))
+        ledger.cost(context.module, operator, math.prod(left.shape), right.channel_ids(-1))
     else:
         ledger.volume(context.module, operator, left, right.shape[-1])
     return Ids.of(torch.where(a == NONE, b, a).expand(shape)) if len(shape) else Ids.none(shape)
@@ -157,7 +55,7 @@ def attention(context: Context) -> Value:
     parts = []
     for index in range(3):
         ids = context.ids(context.args[index])
-        parts.append(ledger.collapse(ids, (-2, -1), context.operator).data)
+        parts.append(ledger.tie_along(ids, (-2, -1), context.operator).data)
     query, key, value = parts
     ledger.tie(query, key, context.operator)
     ledger.tie(query, value, context.operator)
@@ -165,7 +63,7 @@ def attention(context: Context) -> Value:
     if isinstance(mask, (Ids, Parameter)):
         bias = context.ids(mask)
         data = bias.data.reshape((1,) * (query.dim() - bias.data.dim()) + tuple(bias.data.shape))
-        ledger.tie(ledger.collapse(Ids(data, data.shape), (-2, -1), context.operator).data, query)
+        ledger.tie(ledger.tie_along(Ids(data, data.shape), (-2, -1), context.operator).data, query)
     return Ids(query, context.shape)
 
 
@@ -188,7 +86,7 @@ def einsum(context: Context) -> Value:
     result = torch.zeros((1,) * len(output), dtype=torch.int64)
     for term, ids in zip(terms, operands, strict=True):
         summed = tuple(index for index, letter in enumerate(term) if letter not in output)
-        collapsed = ledger.collapse(ids, summed, "einsum")
+        collapsed = ledger.tie_along(ids, summed, "einsum")
         kept = [letter for letter in term if letter in output]
         data = collapsed.data
         for index in sorted(summed, reverse=True):
@@ -206,9 +104,9 @@ def einsum(context: Context) -> Value:
     sizes = tuple(tuple(ids.shape) for ids in operands)
     if len(varying) == 1:
         at = output.index(varying[0])
-        line = result.movedim(at, -1).reshape(-1, result.shape[at])[0]
+        channels = result.movedim(at, -1).reshape(-1, result.shape[at])[0]
         lookup = partial(_einsum_flops, equation, sizes, varying[0])
-        ledger.cost(context.module, "einsum", 1, line, lookup=lookup)
+        ledger.cost(context.module, "einsum", 1, channels, lookup=lookup)
     else:
         if varying:
             ledger.freeze(result, f"`einsum` of {equation!r} varies along {len(varying)} dimensions")
@@ -246,30 +144,8 @@ def _einsum_flops(equation: str, shapes: tuple[tuple[int, ...], ...], letter: st
     raise RuntimeError(f"NumPy's einsum_path no longer prints a FLOP count for {equation!r}")
 
 
-def constructor(context: Context) -> Value:
-    """A new tensor that only takes its shape or type from another."""
-    return Ids.none(context.shape)
-
-
-CONSTRUCTORS = (
-    "new_zeros",
-    "new_ones",
-    "new_full",
-    "new_empty",
-    "zeros_like",
-    "ones_like",
-    "full_like",
-    "empty_like",
-    "rand_like",
-    "randn_like",
-)
-
 RULES: dict[str, Rule] = {
-    **dict.fromkeys(CONSTRUCTORS, constructor),
-    **dict.fromkeys(POOLING, pooling),
-    **dict.fromkeys(REDUCTIONS, reduction),
-    **dict.fromkeys(("softmax", "_softmax", "log_softmax"), softmax),
-    **dict.fromkeys(("matmul", "bmm"), matmul),
+    **share_rule(matmul, "matmul bmm"),
     "scaled_dot_product_attention": attention,
     "einsum": einsum,
 }

@@ -6,7 +6,7 @@ import hashlib
 import json
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -18,14 +18,16 @@ from torch import nn
 
 from knapsack_prune.data.source import ImageSource, require_classes
 from knapsack_prune.errors import RequestError
+from knapsack_prune.files import write_json
 from knapsack_prune.networks.fingerprint import weights_digest
+from knapsack_prune.planning.identity import check_fingerprint
 from knapsack_prune.planning.plan_file import Plan
 from knapsack_prune.settings import ExecutionSettings, FinetuneSettings, TrainingSettings
-from knapsack_prune.slimming.slim import check_fingerprint, save_slim, slim
+from knapsack_prune.settings.run import ENSEMBLE
+from knapsack_prune.slimming.slim import save_slim, slim
 from knapsack_prune.training.distillation.teacher import EnsembleTeacher, NetworkTeacher, Teacher
-from knapsack_prune.training.ensemble.teaching import teachers_of
+from knapsack_prune.training.ensemble.members import open_ensemble
 from knapsack_prune.training.evaluation import Accuracy
-from knapsack_prune.training.files import write_json
 from knapsack_prune.training.masks import hold_masks, release_masks
 from knapsack_prune.training.matching import match_stages
 from knapsack_prune.training.session import Session
@@ -58,7 +60,6 @@ def finetune(
     *,
     start: nn.Module | None = None,
     teachers: Sequence[Teacher] = (),
-    recall: Callable[[Teacher], Teacher] | None = None,
     session: Session | None = None,
     **given: Any,
 ) -> FinetuneResult:
@@ -74,7 +75,6 @@ def finetune(
         execution: how; defaults if None.
         start: the slim network to start from; the parent's own weights if None.
         teachers: further teachers of the logits, beside the parent (KESI's snapshots).
-        recall: takes the teacher and gives one that answers in its place, from outputs recorded before.
         session: an open session on the same source, for several runs; opened here if None.
         given: fields of `FinetuneSettings` by name, instead of the settings' own, as in `epochs=20, lr=0.05`.
 
@@ -90,7 +90,7 @@ def finetune(
         raise RequestError("`mask` trains the parent: give it a plan, not a slim network")
     require_classes(source, _outputs(parent, plan))
     network = _network(parent, plan, start, mask)
-    teachers = (*teachers, *teachers_of(settings, parent, plan.model.input_shape, source))
+    teachers = (*teachers, *_members(settings, parent, plan, source))
     stages = (
         match_stages(plan, parent, network, settings.inner_kind, settings.distill_layers or None, mask)
         if settings.inner
@@ -100,7 +100,6 @@ def finetune(
     if settings.needs_teacher:
         teacher = NetworkTeacher(deepcopy(parent), [stage.module for stage in stages])
         teacher = EnsembleTeacher(teacher, teachers) if teachers else teacher
-        teacher = teacher if recall is None else recall(teacher)
 
     session = session or Session(source, plan.model.input_shape, settings, execution)
     of_parent, before = session.accuracy(parent), session.accuracy(network)
@@ -159,6 +158,17 @@ def _network(parent: nn.Module, plan: Plan, start: nn.Module | None, mask: bool)
     return slim(parent, plan, check=False) if start is None else start
 
 
+def _members(
+    settings: FinetuneSettings, parent: nn.Module, plan: Plan, source: ImageSource
+) -> tuple[Teacher, ...]:
+    """The members of the ensemble that the settings name, which teach beside the parent."""
+    if settings.teacher is None:
+        return ()
+    ensemble = open_ensemble(Path(settings.teacher.removeprefix(ENSEMBLE)), exclude=settings.teacher_exclude)
+    ensemble.require(source, plan.model.input_shape)
+    return ensemble.extra_teachers(weights_digest(parent))
+
+
 def _accuracies(parent: Accuracy, before: Accuracy, after: Accuracy) -> dict[str, dict[str, float]]:
     named = {"parent": parent, "before": before, "after": after}
     return {
@@ -169,9 +179,9 @@ def _accuracies(parent: Accuracy, before: Accuracy, after: Accuracy) -> dict[str
 
 
 def _outputs(network: nn.Module, plan: Plan) -> int:
-    probe = deepcopy(network).cpu().eval()
+    copy = deepcopy(network).cpu().eval()
     with torch.no_grad():
-        return int(probe(torch.zeros(1, *plan.model.input_shape)).shape[-1])
+        return int(copy(torch.zeros(1, *plan.model.input_shape)).shape[-1])
 
 
 def _count(network: nn.Module) -> int:
@@ -187,13 +197,13 @@ def device_name(device: torch.device) -> str:
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that a result depends on."""
-    found = {"python": platform.python_version()}
+    installed = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
-            found[package] = version(package)
+            installed[package] = version(package)
         except PackageNotFoundError:
-            found[package] = "not installed"
-    return found
+            installed[package] = "not installed"
+    return installed
 
 
 def _digest(plan: Plan) -> str:

@@ -78,8 +78,9 @@ def test_rounds_leave_snapshots_of_the_original_parent(done: Path) -> None:
     assert record["budgets"] == list(geometric_budgets(flops, int(0.4 * flops), 2))
     for plan, limit, planned in zip(plans, record["budgets"], record["flops"], strict=True):
         assert 0.98 * limit <= planned == plan.budgets[0].planned <= limit
-        kp.slim(parent, plan)  # the gate holds for the original parent
-    assert plans[1].importance.criterion == "l1, scored in round 2"
+        kp.slim(parent, plan)  # the equivalence check holds for the original parent
+    assert [plan.importance.criterion for plan in plans] == ["l1", "l1"]
+    assert [plan.importance.round for plan in plans] == [None, 2]
     kept = [[set(group.kept) for group in plan.groups] for plan in plans]
     assert all(later <= earlier for earlier, later in zip(*kept, strict=True))
     names = [entry["name"] for entry in json.loads((done / "ensemble.json").read_text())["members"]]
@@ -121,7 +122,7 @@ def test_a_finished_run_is_found_again_and_another_request_refused(done: Path, t
     stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("model.safetensors")}
     assert go(tmp_path / "run")["accuracy"] == json.loads((done / "result.json").read_text())["accuracy"]
     assert stamps == {path: path.stat().st_mtime_ns for path in stamps}
-    with pytest.raises(RequestError, match=r"1 settings differ.*settings\.flops_budget was 0\.4 and is 0\.5"):
+    with pytest.raises(RequestError, match=r"1 settings differ: settings\.flops_budget was 0\.4 and is 0\.5"):
         go(tmp_path / "run", pruning={"flops_budget": 0.5})
 
 
@@ -153,14 +154,32 @@ def test_kill_at_any_moment_ends_in_the_same_weights(done: Path, tmp_path: Path,
         assert all(torch.equal(ours[name], theirs[name]) for name in theirs), part
 
 
-def test_exclusion_labels_and_inner_distillation(done: Path, tmp_path: Path) -> None:
-    shutil.copytree(done, tmp_path / "run")
-    shutil.rmtree(tmp_path / "run" / "final")
-    (tmp_path / "run" / "iterate.json").unlink()
-    go(tmp_path / "run", exclude_start=True, distill="kept", label_weight=0.5)
-    record = json.loads((tmp_path / "run" / "final" / "result.json").read_text())
+def test_exclusion_labels_and_inner_distillation(tmp_path: Path) -> None:
+    go(tmp_path, exclude_start=True, distill="kept", label_weight=0.5)
+    record = json.loads((tmp_path / "final" / "result.json").read_text())
     assert (record["teachers"], bool(record["stages"])) == (2, True)
     assert (record["settings"]["label_weight"], record["settings"]["temperature"]) == (0.5, 5.0)
+
+
+def test_finished_rounds_without_their_record_are_not_taken_for_its_own(done: Path, tmp_path: Path) -> None:
+    # With the record removed, another budget used to take the rounds of the run before for its own.
+    shutil.copytree(done, tmp_path / "run")
+    (tmp_path / "run" / "run.json").unlink()
+    with pytest.raises(RequestError, match=r"holds ensemble\.json and no run\.json"):
+        go(tmp_path / "run", pruning={"flops_budget": 0.7})
+
+
+def test_a_damaged_round_is_done_again_and_those_after_it(done: Path, tmp_path: Path) -> None:
+    shutil.copytree(done, tmp_path / "run")
+    before = json.loads((tmp_path / "run" / "run.json").read_text())["steps"]
+    (tmp_path / "run" / "rounds" / "2" / "model.safetensors").write_bytes(b"damaged")
+    go(tmp_path / "run")
+    after = json.loads((tmp_path / "run" / "run.json").read_text())["steps"]
+    assert list(after) == ["round-1", "round-2", "final"]
+    for step, folder in (("round-1", "rounds/1"), ("round-2", "rounds/2"), ("final", "final")):
+        name = f"{folder}/model.safetensors"
+        assert after[step]["files"][name] == before[step]["files"][name]
+    assert after["final"] != before["final"]  # done again: its result holds other times
 
 
 def test_a_refused_request_leaves_the_directory_free(tmp_path: Path) -> None:
