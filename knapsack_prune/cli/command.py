@@ -41,7 +41,13 @@ ConfigFile = Annotated[
 
 
 def command(function: Callable[..., None]) -> Callable[..., None]:
-    """Register a command. A parameter `plan: PlanSettings` becomes the options of all fields of that type.
+    """Register a command, with the options of `expanded`."""
+    app.command(expanded(function), name=function.__name__)
+    return function
+
+
+def expanded(function: Callable[..., None]) -> Callable[..., None]:
+    """The function with one option per field of its settings: `plan: PlanSettings` is all fields of that type.
 
     What is not given comes from the section of the parameter's name in the file of `--config`, or is the default. A
     field that two parameters have is `--plan.batch-size` and `--finetune.batch-size`.
@@ -88,8 +94,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     call.__name__, call.__doc__ = function.__name__, function.__doc__
     call.__signature__ = signature  # type: ignore[attr-defined]
     call.__annotations__ = {name: parameter.annotation for name, parameter in signature.parameters.items()}
-    app.command(call, name=function.__name__)
-    return function
+    return call
 
 
 def _from_file(path: Path | None, kinds: dict[str, type[Settings]]) -> dict[str, dict[str, Any]]:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, Field
 
-from knapsack_prune.settings.base import INT_LIMIT, Settings
+from knapsack_prune.settings.base import INT_LIMIT, Settings, split
 from knapsack_prune.settings.budget import read_budget, read_budgets
 
 FLOPS_BUDGET = Field(
@@ -65,6 +65,7 @@ class WidthConstraints(Settings):
     ] = 1
     keep: Annotated[
         tuple[str, ...],
+        BeforeValidator(split),
         Field(
             description="Layers whose output channels all stay, such as 'layer4.*'; may be given several times."
         ),

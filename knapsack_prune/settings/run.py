@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from knapsack_prune.settings.base import Settings
+from knapsack_prune.settings.base import Settings, split
 from knapsack_prune.settings.data import DataSettings
 from knapsack_prune.settings.execution import ExecutionSettings
 from knapsack_prune.settings.export import ExportSettings
@@ -27,6 +27,7 @@ class FinetuneSettings(TrainingSettings):
     ] = False
     distill_layers: Annotated[
         tuple[str, ...],
+        BeforeValidator(split),
         Field(
             description="Modules to compare instead of the stages that the plan found; may be given several times."
         ),
@@ -39,6 +40,7 @@ class FinetuneSettings(TrainingSettings):
     ] = None
     teacher_exclude: Annotated[
         tuple[str, ...],
+        BeforeValidator(split),
         Field(description="Members of the ensemble that do not teach; may be given several times."),
     ] = ()
 
