@@ -23,7 +23,10 @@ from knapsack_prune.data import ImageSource, calibration_loader, open_source
 from knapsack_prune.files import markdown_table, write_json, write_table
 from knapsack_prune.networks import Network, load_network
 from knapsack_prune.planning.plan_file import Plan
-from knapsack_prune.settings import ExecutionSettings, TrainingSettings
+from knapsack_prune.settings import (
+    ExecutionSettings,
+    TrainingSettings,
+)
 from knapsack_prune.training.finetune import finetune
 from knapsack_prune.training.session import Session
 
@@ -39,6 +42,7 @@ def main() -> None:
     common = TrainingSettings(
         batch_size=options.batch_size,
         held_out=0.0,  # no choice of epochs: every method is judged at its last
+        crop=True,
         precision=options.precision,
         channels_last=True,
         compile=options.compile,

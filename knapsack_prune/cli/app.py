@@ -9,6 +9,7 @@ from cyclopts import App, CycloptsError
 from rich.console import Console
 
 from knapsack_prune.errors import RequestError
+from knapsack_prune.settings import RunSettings
 
 app = App(
     name="knapsack-prune",
@@ -38,4 +39,10 @@ def run_app() -> None:
 
 def with_flags(message: str) -> str:
     """A message of the library, which names parameters in backticks, with the flags that set them."""
-    return re.sub(r"`([a-z][a-z0-9_]*)`", lambda match: "--" + match[1].replace("_", "-"), message)
+    sections = (section.annotation for section in RunSettings.model_fields.values())
+    names = {name for section in sections for name in getattr(section, "model_fields", ())}
+    return re.sub(
+        r"`([a-z][a-z0-9_]*)`",
+        lambda match: "--" + match[1].replace("_", "-") if match[1] in names else match[0],
+        message,
+    )

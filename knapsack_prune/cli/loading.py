@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,7 +89,6 @@ def prepare(
     network_settings: NetworkSettings,
     settings: PlanningSettings,
     data: DataSettings,
-    keep: Sequence[str],
     stages: Stages,
 ) -> Prepared:
     """Load, trace and score.
@@ -123,11 +122,9 @@ def prepare(
         graph, scores = trace_and_score(
             network.model,
             torch.zeros(1, *network.input_shape),
+            settings,
             criterion,
-            keep=keep,
             data=batches,
-            seed=settings.seed,
-            normalize=settings.normalize,
             enter=stages.enter,
             progress=stages.done,
         )

@@ -53,7 +53,7 @@ def plan(
         if path is not None:
             check_writable(path)
     with stages() as progress:
-        prepared = prepare(network, plan, data, plan.keep, progress)
+        prepared = prepare(network, plan, data, progress)
         limits = budget_limits(prepared.graph, plan.requested())
         if export_instance is not None:
             name = f"{prepared.network.name}-{prepared.scores.criterion}-r{plan.round_to}"
@@ -77,7 +77,7 @@ def plan(
 @command
 def sweep(
     *,
-    plan: SweepSettings,
+    sweep: SweepSettings,
     network: NetworkSettings,
     data: DataSettings,
     directory: Annotated[
@@ -97,14 +97,14 @@ def sweep(
     if directory is not None:
         check_writable(directory, directory=True)
     points: list[FrontPoint] = []
-    params = {} if plan.params_budget is None else {"params": plan.params_budget}
+    params = {} if sweep.params_budget is None else {"params": sweep.params_budget}
     with stages() as progress:
-        prepared = prepare(network, plan, data, plan.keep, progress)
+        prepared = prepare(network, sweep, data, progress)
         whole = float(sum(values.sum() for values in prepared.scores.values))
-        for budget in plan.flops_budgets:
+        for budget in sweep.flops_budgets:
             limits = budget_limits(prepared.graph, {"flops": budget} | params)
             try:
-                made = _solve(prepared, limits, plan, progress)
+                made = _solve(prepared, limits, sweep, progress)
             except RequestError as error:
                 points.append(FrontPoint(budget, limits["flops"], None, whole, str(error)))
                 continue

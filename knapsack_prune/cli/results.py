@@ -43,7 +43,14 @@ def show_result(console: Console, record: Mapping[str, Any], directory: Path) ->
 def show_accuracy(console: Console, name: str, data: str, accuracy: Accuracy, as_json: bool) -> None:
     """Top-1, top-5 and cross-entropy."""
     if as_json:
-        record = {"network": name, "data": data, **accuracy.record()}
+        record = {
+            "network": name,
+            "data": data,
+            "top1": accuracy.top1,
+            "top5": accuracy.top5,
+            "loss": accuracy.loss,
+            "images": accuracy.images,
+        }
         console.print(json.dumps(record, indent=1), markup=False, soft_wrap=True)
         return
     console.print(
@@ -93,19 +100,19 @@ def show_run(console: Console, report: Mapping[str, Any]) -> None:
 
 
 def show_ensemble(
-    console: Console, name: str, data: str, members: Sequence[str], accuracy: Accuracy, as_json: bool
+    console: Console, name: str, data: str, names: Sequence[str], accuracy: Accuracy, as_json: bool
 ) -> None:
     """Accuracy of the summed softmax and of each member, and pairwise disagreement."""
     if as_json:
-        record = {"ensemble": name, "data": data, **accuracy.record(members)}
+        record = {"ensemble": name, "data": data, **accuracy.record(names)}
         console.print(json.dumps(record, indent=1), markup=False, soft_wrap=True)
         return
     table = Table(title=f"{name} on {accuracy.images} test images of {data}", title_justify="left")
     table.add_column("member")
     table.add_column("top-1 %", justify="right")
-    for member in members:
+    for member in names:
         table.add_column(f"differs from {member} %", justify="right")
-    for member, top1, row in zip(members, accuracy.members, accuracy.disagreement, strict=True):
+    for member, top1, row in zip(names, accuracy.members, accuracy.disagreement, strict=True):
         table.add_row(member, f"{100 * top1:.2f}", *(f"{100 * value:.2f}" for value in row))
     console.print(table)
     console.print(

@@ -62,12 +62,7 @@ def slim(
 
 
 @command
-def verify(
-    plan_file: PlanFile,
-    /,
-    *,
-    network: NetworkSettings,
-) -> None:
+def verify(plan_file: PlanFile, /, *, network: NetworkSettings) -> None:
     """Check everything a plan says, trusting none of it: network, groups, costs, importance, slim output."""
     from rich.markup import escape
     from rich.table import Table

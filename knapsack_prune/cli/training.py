@@ -99,7 +99,7 @@ def iterate(
             directory,
             iterate,
             execution,
-            tell=lambda line: notes().print(line, markup=False),
+            log=lambda line: notes().print(line, markup=False),
         )
     show_iterated(output(), record, directory)
 
@@ -193,7 +193,7 @@ def run(
     execution: ExecutionSettings,
     export: ExportSettings,
 ) -> None:
-    """Plan, slim, fine-tune, evaluate and export; a stage whose result is there and still valid is skipped.
+    """Plan, slim, fine-tune, evaluate and export; a step whose result is there and still valid is skipped.
 
     Interrupted, the same command continues where it was.
     """
@@ -212,7 +212,8 @@ def run(
         network=network, data=data, plan=plan, finetune=finetune, execution=execution, export=export
     )
     with quiet_libraries():
-        stages = Run(settings, directory, lambda stage, what: told.print(f"{stage}: {what}", markup=False))
-        result = stages.execute()
+        result = Run(
+            settings, directory, lambda step, what: told.print(f"{step}: {what}", markup=False)
+        ).execute()
     show_result(output(), result.report["result"], directory)
     show_run(output(), result.report)

@@ -24,8 +24,8 @@ def mixer(augmentation: AugmentationSettings, classes: int) -> Mixer:
         kinds.append(v2.MixUp(alpha=augmentation.mixup, num_classes=classes))
     if augmentation.cutmix > 0:
         kinds.append(v2.CutMix(alpha=augmentation.cutmix, num_classes=classes))
-    chosen: Mixer = v2.RandomChoice(kinds)
-    return chosen
+    mix: Mixer = v2.RandomChoice(kinds)
+    return mix
 
 
 def padding(preparation: Preparation) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""What `data` names: an image folder, a torchvision dataset, or the digits shipped with the package."""
+"""Datasets by name: an image folder, a torchvision dataset, or the digits shipped with the package."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def open_source(
     normalisation: Normalisation | None = None,
     model: nn.Module | None = None,
 ) -> ImageSource:
-    """Open what `data` names.
+    """Open a dataset by name.
 
     Args:
         spec: `digits`; `torch/NAME` for a torchvision dataset (`torch/cifar10`); else an image folder, either

@@ -54,11 +54,12 @@ def iterate(
     if network.num_classes is not None:
         require_classes(source, network.num_classes)
     settings = IterateSettings.of(settings, **given)
-    execution = ExecutionSettings.of(execution, resume=True)
     epochs = settings.epochs_of(embedded=network.name == DEFAULT_NETWORK)
     retrain, distillation = settings.retraining(epochs), settings.distillation(epochs)
+    execution = ExecutionSettings.of(execution, resume=True)
     session = Session(source, network.input_shape, retrain, execution)
-    directory = session.run_directory(output, request(network, settings), retrain, RESULTS)
+    asked = request(network, settings)
+    directory = session.run_directory(output, asked, retrain, RESULTS)
     rounds = Rounds(network, source, directory, settings, retrain, session, log)
     if not directory.is_claimed():
         rounds.begin()  # what is refused leaves the directory free for a better request
@@ -70,8 +71,8 @@ def iterate(
     log(f"the ensemble: top-1 {100 * together.top1:.2f} %; distilling it for {distillation.epochs} epochs")
     if not directory.finished(FINAL):
         directory.begin(FINAL)
-        left_out = [snapshots[-1].name] if settings.exclude_start else []
-        distil(network, source, output, output / FINAL, snapshots[-1], distillation, session, left_out)
+        exclude = [snapshots[-1].name] if settings.exclude_start else []
+        distil(network, source, output, output / FINAL, snapshots[-1], distillation, session, exclude)
         directory.finish(FINAL, result_files(output / FINAL))
         if session.accelerator.is_main_process:
             forget_checkpoints(output / FINAL)
@@ -116,7 +117,6 @@ def distil(
     """Distil the ensemble in a directory into the last snapshot, from its own weights.
 
     Members in `exclude` do not teach.
-
     The loss is the mean over members of T^2 KL, with labels and inner distillation as the settings say.
     """
     ensemble = open_ensemble(directory, lambda plan, classes: network.model, exclude)

@@ -21,7 +21,7 @@ from knapsack_prune.settings.importance import DATA_CRITERIA
 from knapsack_prune.slimming.slim import load_slim, save_slim, slim
 from knapsack_prune.training.run_directory import RunDirectory
 
-FORMAT = 3  # of the directory; a change makes every step run again
+FORMAT = 2  # of the directory; a change makes every step run again
 Log = Callable[[str, str], None]
 
 
@@ -63,14 +63,14 @@ class Run:
         """
         config, folder = self._config, self._directory
         self._steps.claim()
-        made_from: dict[str, Any] = {
+        made_from = {
             "model": self._identity(),
             "data": config.data.record(),
             "plan": config.plan.record(),
         }
         self._step("plan", made_from, self._plan)
         self._step("slim", made_from, self._slim)
-        made_from |= {"finetune": config.finetune.record(), "cache": config.execution.cache}
+        made_from["finetune"] = {**config.finetune.record(), "cache": config.execution.cache}
         self._step("finetune", made_from, self._finetune)
         self._step("evaluate", made_from, self._evaluate)
         report: dict[str, Any] = {
@@ -97,7 +97,7 @@ class Run:
     def _identity(self) -> dict[str, Any]:
         """What names the parent: its options, and the digest of a checkpoint's bytes."""
         model = self._config.network
-        named = model.record()
+        named: dict[str, Any] = model.record()
         if model.checkpoint is not None:
             try:
                 named["checkpoint"] = file_digest(model.checkpoint)

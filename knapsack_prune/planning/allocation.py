@@ -13,7 +13,7 @@ import solvers
 from knapsack_prune.errors import RequestError
 from knapsack_prune.graph.channel_graph import ChannelGraph, Form, Group, IntArray, TabulatedTerm, Terms
 from knapsack_prune.planning.plan_parts import SolverPart
-from knapsack_prune.settings import AllocationSettings, WidthConstraints
+from knapsack_prune.settings import SolverSettings, WidthConstraints
 from knapsack_prune.values.criteria import Scores
 
 TOTAL_VALUE = 10**9
@@ -121,7 +121,8 @@ def build_instance(
 def allocate(
     scores: Scores,
     instance: solvers.Instance,
-    settings: AllocationSettings,
+    settings: SolverSettings,
+    seed: int,
     report: Callable[[float, int | None, int | None], None] | None = None,
 ) -> Allocation:
     """Solve the instance and name the units that stay.
@@ -131,7 +132,7 @@ def allocate(
             nothing in its time, or there is no such solver or limit.
     """
     try:
-        limits = solvers.Limits(seconds=settings.time_limit, seed=settings.seed)
+        limits = solvers.Limits(seconds=settings.time_limit, seed=seed)
         result = solvers.solve(instance, settings.solver, limits, report)
     except solvers.SolverError as error:
         raise RequestError(str(error)) from error
@@ -139,7 +140,8 @@ def allocate(
         raise RequestError(_infeasible(instance))
     if result.status is solvers.Status.NO_SOLUTION_FOUND:
         raise RequestError(
-            f"solver {settings.solver!r} found no plan in {result.seconds:.1f} s; raise `time_limit`, or use exact"
+            f"solver {settings.solver!r} found no plan in {result.seconds:.1f} s; raise `time_limit` or use "
+            "`solver` exact"
         )
     assert result.value is not None and result.bound is not None and result.gap is not None
     kept = []
@@ -156,7 +158,7 @@ def allocate(
             bound=result.bound / instance.value_scale,
             gap=result.gap,
             seconds=round(result.seconds, 3),
-            seed=settings.seed,
+            seed=seed,
         ),
     )
 

@@ -54,7 +54,7 @@ def assemble(
         allocation: the units that stay, and what is proved about them.
         limits: per resource with a budget, the most that may be kept.
         terms: per resource, its cost.
-        round_to: kept channels are multiples of this.
+        round_to: the multiple that kept channels were asked to be.
         model: what identifies the parent.
     """
     selection = select(graph, allocation.kept)

@@ -43,18 +43,11 @@ def plan(
         RequestError: the request is wrong or cannot be met; the message says the remedy.
     """
     asked = PlanSettings.of(settings, **given)
-    budgets = asked.requested()
-    check_budgets(budgets)
+    check_budgets(asked.requested())
     graph, scores = prepare(
-        model,
-        example,
-        asked.criterion(images=data is not None),
-        keep=asked.keep,
-        data=lambda: data,
-        seed=asked.seed,
-        normalize=asked.normalize,
+        model, example, asked, asked.criterion(images=data is not None), data=lambda: data
     )
-    limits = budget_limits(graph, budgets)
+    limits = budget_limits(graph, asked.requested())
     return plan_from_scores(graph, scores, limits, asked, name=name or type(model).__name__, weights=weights)
 
 
@@ -82,15 +75,12 @@ def plan_from_scores(
         name, weights: of the network, for the plan.
         report: called with seconds, value and bound as the solver improves them.
         given: fields of `AllocationSettings` by name, instead of the settings' own.
-
-    Raises:
-        RequestError: the budgets cannot be met, or the solver found nothing in its time.
     """
     settings = AllocationSettings.of(settings, **given)
     terms = terms or graph.cost_terms()
     levels = levels or allowed_levels(settings)
     instance = build_instance(graph, scores, limits, terms=terms, levels=levels, name=name)
-    allocation = allocate(scores, instance, settings, report)
+    allocation = allocate(scores, instance, settings, settings.seed, report)
     model = ModelPart(
         name=name, weights=weights, input_shape=graph.input_shape, fingerprint=graph.fingerprint
     )

@@ -12,7 +12,7 @@ from knapsack_prune.settings.execution import ExecutionSettings
 from knapsack_prune.settings.export import ExportSettings
 from knapsack_prune.settings.iterate import IterateSettings
 from knapsack_prune.settings.network import NetworkSettings
-from knapsack_prune.settings.plan import PlanSettings
+from knapsack_prune.settings.plan import PlanSettings, SweepSettings
 from knapsack_prune.settings.solver import BenchSettings, SolveSettings
 from knapsack_prune.settings.training import TrainingSettings
 
@@ -34,7 +34,6 @@ class FinetuneSettings(TrainingSettings):
     teacher: Annotated[
         str | None,
         Field(
-            pattern=f"^{ENSEMBLE}.+",
             description="ensemble:DIR, what `iterate` wrote: its members teach the logits beside the parent.",
         ),
     ] = None
@@ -45,6 +44,11 @@ class FinetuneSettings(TrainingSettings):
 
     @model_validator(mode="after")
     def _ensemble(self) -> Self:
+        named = self.teacher is None or (self.teacher.startswith(ENSEMBLE) and self.teacher != ENSEMBLE)
+        if not named:
+            raise ValueError(
+                f"`teacher` {self.teacher!r} is none: give ensemble:DIR with a directory that iterate wrote"
+            )
         if self.teacher is None and self.teacher_exclude:
             raise ValueError(
                 "`teacher_exclude` is given and no ensemble: name one with `teacher`, or leave it out"
@@ -69,4 +73,7 @@ class RunSettings(Settings):
     export: ExportSettings = Field(default_factory=ExportSettings, description="Formats and timing.")
     solve: SolveSettings = Field(default_factory=SolveSettings, description="The solver, for `solve`.")
     bench: BenchSettings = Field(default_factory=BenchSettings, description="The solvers, for `bench`.")
+    sweep: SweepSettings = Field(
+        default_factory=SweepSettings, description="Budgets and the rest, for `sweep`."
+    )
     iterate: IterateSettings = Field(default_factory=IterateSettings, description="Rounds, for `iterate`.")

@@ -23,9 +23,10 @@ from knapsack_prune.networks.fingerprint import weights_digest
 from knapsack_prune.planning.identity import check_fingerprint
 from knapsack_prune.planning.plan_file import Plan
 from knapsack_prune.settings import ExecutionSettings, FinetuneSettings, TrainingSettings
+from knapsack_prune.settings.run import ENSEMBLE
 from knapsack_prune.slimming.slim import save_slim, slim
 from knapsack_prune.training.distillation.teacher import EnsembleTeacher, NetworkTeacher, Teacher
-from knapsack_prune.training.ensemble.members import teachers_of
+from knapsack_prune.training.ensemble.members import open_ensemble
 from knapsack_prune.training.evaluation import Accuracy
 from knapsack_prune.training.masks import hold_masks, release_masks
 from knapsack_prune.training.matching import match_stages
@@ -89,7 +90,7 @@ def finetune(
         raise RequestError("`mask` trains the parent: give it a plan, not a slim network")
     require_classes(source, _outputs(parent, plan))
     network = _network(parent, plan, start, mask)
-    teachers = (*teachers, *teachers_of(settings, parent, plan.model.input_shape, source))
+    teachers = (*teachers, *_members(settings, parent, plan, source))
     stages = (
         match_stages(plan, parent, network, settings.inner_kind, settings.distill_layers or None, mask)
         if settings.inner
@@ -155,6 +156,17 @@ def _network(parent: nn.Module, plan: Plan, start: nn.Module | None, mask: bool)
         hold_masks(network, plan)
         return network
     return slim(parent, plan, check=False) if start is None else start
+
+
+def _members(
+    settings: FinetuneSettings, parent: nn.Module, plan: Plan, source: ImageSource
+) -> tuple[Teacher, ...]:
+    """The members of the ensemble that the settings name, which teach beside the parent."""
+    if settings.teacher is None:
+        return ()
+    ensemble = open_ensemble(Path(settings.teacher.removeprefix(ENSEMBLE)), exclude=settings.teacher_exclude)
+    ensemble.require(source, plan.model.input_shape)
+    return ensemble.extra_teachers(weights_digest(parent))
 
 
 def _accuracies(parent: Accuracy, before: Accuracy, after: Accuracy) -> dict[str, dict[str, float]]:

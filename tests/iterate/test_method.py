@@ -166,7 +166,7 @@ def test_finished_rounds_without_their_record_are_not_taken_for_its_own(done: Pa
     shutil.copytree(done, tmp_path / "run")
     (tmp_path / "run" / "run.json").unlink()
     with pytest.raises(RequestError, match=r"holds ensemble\.json and no run\.json"):
-        go(tmp_path / "run", flops_budget=0.7)
+        go(tmp_path / "run", pruning={"flops_budget": 0.7})
 
 
 def test_a_damaged_round_is_done_again_and_those_after_it(done: Path, tmp_path: Path) -> None:

@@ -57,8 +57,8 @@ def _interrupt_at(monkeypatch: pytest.MonkeyPatch, epoch: int, step: int, how: A
     monkeypatch.setattr(Trainer, "_step", stepping)
 
 
-@pytest.mark.parametrize("cache", ["device", "none"])
-def test_ctrl_c_and_resume(lab: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: str) -> None:
+@pytest.mark.parametrize("cache", [True, False])
+def test_ctrl_c_and_resume(lab: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: bool) -> None:
     whole = lab.finetune(tmp_path / "whole", SETTINGS, cache=cache)
     with monkeypatch.context() as patch:
         _interrupt_at(patch, 1, 1, lambda: os.kill(os.getpid(), signal.SIGINT))
@@ -136,9 +136,9 @@ def test_other_data_is_another_run(lab: Any, tmp_path: Path) -> None:
     train, test = lab.source.train, lab.source.test
     images = F.interpolate(train.images.float(), (12, 12)).to(torch.uint8)
     large = replace(lab, source=replace(lab.source, train=replace(train, images=images), test=test))
-    large.finetune(tmp_path / "large", short, cache=False)
+    large.finetune(tmp_path / "large", short, cache="none")
     with pytest.raises(RequestError, match="crops was at random scales and is from a cached canvas"):
-        large.finetune(tmp_path / "large", short, cache=True, resume=True)
+        large.finetune(tmp_path / "large", short, cache="device", resume=True)
     lab.finetune(tmp_path / "dark", short)
     dark = replace(lab.source, normalisation=Normalisation((0.1,) * 3, (0.2,) * 3))
     with pytest.raises(RequestError, match=r"data\.normalisation\.mean was \[0.4"):
