@@ -6,23 +6,26 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+from cyclopts import Parameter
 
-from knapsack_prune.cli.app import app
+from knapsack_prune.cli.command import command
 from knapsack_prune.cli.console import output
-from knapsack_prune.cli.options import PlanFile
 from knapsack_prune.errors import RequestError
 
 if TYPE_CHECKING:
     from knapsack_prune.planning.plan_file import Plan
     from knapsack_prune.planning.plan_parts import GroupPart
 
+PlanFile = Annotated[Path, Parameter(name="PLAN", help="A plan, as `plan -o` wrote it.")]
 
-@app.command()
+
+@command
 def inspect(
     plan_file: PlanFile,
+    /,
+    *,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print a summary as JSON instead of tables.")
+        bool, Parameter(name="--json", negative=(), help="Print a summary as JSON instead of tables.")
     ] = False,
 ) -> None:
     """Show a plan: budgets, proof, groups, layers, and everything that is frozen with its reason."""
@@ -31,16 +34,20 @@ def inspect(
 
     plan = Plan.load(plan_file)
     if as_json:
-        typer.echo(json.dumps(summary(plan), indent=1))
+        print(json.dumps(summary(plan), indent=1))
     else:
         show_plan(output(), plan, layers=True)
 
 
-@app.command()
+@command
 def diff(
-    first: Annotated[Path, typer.Argument(metavar="A", help="A plan.")],
-    second: Annotated[Path, typer.Argument(metavar="B", help="Another plan of the same network.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print the differences as JSON.")] = False,
+    first: Annotated[Path, Parameter(name="A", help="A plan.")],
+    second: Annotated[Path, Parameter(name="B", help="Another plan of the same network.")],
+    /,
+    *,
+    as_json: Annotated[
+        bool, Parameter(name="--json", negative=(), help="Print the differences as JSON.")
+    ] = False,
 ) -> None:
     """Compare two plans of one network: costs, and per group what only one of them keeps."""
     from knapsack_prune.planning.plan_file import Plan
@@ -53,7 +60,7 @@ def diff(
         )
     rows = group_differences(one, other)
     if as_json:
-        typer.echo(json.dumps({"budgets": _budgets(one, other), "groups": rows}, indent=1))
+        print(json.dumps({"budgets": _budgets(one, other), "groups": rows}, indent=1))
     else:
         _show_differences(one, other, rows)
 

@@ -11,7 +11,6 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from knapsack_prune.data.augment import (
-    Augmentation,
     colour_and_erasing,
     draw_windows,
     padding,
@@ -30,6 +29,7 @@ from knapsack_prune.data.images import (
 from knapsack_prune.data.preparation import Preparation
 from knapsack_prune.data.schedule import BatchSchedule
 from knapsack_prune.errors import RequestError
+from knapsack_prune.settings import AugmentationSettings
 
 Key = tuple[int, int, int, int, int]
 """Epoch, index, and the image's window: top, left, mirrored."""
@@ -41,7 +41,12 @@ class _Augmented(Dataset[Sample]):
     """Training samples by key; an unreadable image is replaced by the next of its class."""
 
     def __init__(
-        self, images: ImageSet, preparation: Preparation, augmentation: Augmentation, mirror: bool, seed: int
+        self,
+        images: ImageSet,
+        preparation: Preparation,
+        augmentation: AugmentationSettings,
+        mirror: bool,
+        seed: int,
     ) -> None:
         self._images = images
         self._preparation = preparation
@@ -152,7 +157,7 @@ class StreamedBatches:
         self,
         images: ImageSet,
         preparation: Preparation,
-        augmentation: Augmentation,
+        augmentation: AugmentationSettings,
         schedule: BatchSchedule,
         mirror: bool,
         device: torch.device,
@@ -207,7 +212,7 @@ class StreamedEvaluation:
         return self._loader.unreadable()
 
 
-def scales(images: ImageSet, preparation: Preparation, augmentation: Augmentation) -> bool:
+def scales(images: ImageSet, preparation: Preparation, augmentation: AugmentationSettings) -> bool:
     """Whether training crops change the scale: images (judged by the first readable) larger than the input."""
     return augmentation.crop and not fits(images, preparation)
 

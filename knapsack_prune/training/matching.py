@@ -10,8 +10,8 @@ from torch import nn
 
 from knapsack_prune.errors import RequestError
 from knapsack_prune.planning.plan_file import Plan
+from knapsack_prune.settings.objective import InnerKind
 from knapsack_prune.training.distillation.features import FeatureTap, StageMatch
-from knapsack_prune.training.distillation.inner import InnerKind
 
 
 def match_stages(

@@ -14,6 +14,8 @@ from knapsack_prune.errors import RequestError
 from knapsack_prune.networks import load_network
 from knapsack_prune.networks.fingerprint import weights_digest
 from knapsack_prune.planning.plan_file import Plan
+from knapsack_prune.settings import FinetuneSettings
+from knapsack_prune.settings.run import ENSEMBLE
 from knapsack_prune.slimming.slim import load_slim
 from knapsack_prune.training.distillation.teacher import NetworkTeacher, Teacher
 from knapsack_prune.training.ensemble.manifest import Manifest, MemberEntry
@@ -130,6 +132,21 @@ def open_ensemble(directory: Path, factory: Factory | None = None, exclude: Sequ
             raise RequestError(f"{directory} has no member {name!r} to exclude: it has {', '.join(names)}")
     entries = [entry for entry in manifest.members if entry.name not in exclude]
     return Ensemble(tuple(_open(directory, entry, factory or _by_name) for entry in entries))
+
+
+def teachers_of(
+    settings: FinetuneSettings, parent: nn.Module, input_shape: Sequence[int], source: ImageSource
+) -> tuple[Teacher, ...]:
+    """The teachers beside the parent that settings name.
+
+    Raises:
+        RequestError: it is no ensemble, or disagrees with parent or data.
+    """
+    if settings.teacher is None:
+        return ()
+    ensemble = open_ensemble(Path(settings.teacher.removeprefix(ENSEMBLE)), exclude=settings.teacher_exclude)
+    ensemble.require(source, input_shape)
+    return ensemble.extra_teachers(weights_digest(parent))
 
 
 def _open(directory: Path, entry: MemberEntry, factory: Factory) -> Member:
