@@ -31,12 +31,10 @@ from knapsack_prune.data.schedule import BatchSchedule
 from knapsack_prune.errors import RequestError
 from knapsack_prune.settings import AugmentationSettings
 
-Sample = tuple[
-    Tensor, int, int
-]  # image (h, w, c), label, index of an unreadable image that this one replaces or -1
-
-
-Key = tuple[int, int, int, int, int]  # epoch, index, and the image's window: top, left, mirrored
+Key = tuple[int, int, int, int, int]
+"""Epoch, index, and the image's window: top, left, mirrored."""
+Sample = tuple[Tensor, int, int]
+"""Image (h, w, c), label, and the index of an unreadable image that this one replaces, or -1."""
 
 
 class _Augmented(Dataset[Sample]):
@@ -68,11 +66,8 @@ class _Augmented(Dataset[Sample]):
             seed_image(self._seed, epoch, index)
             image = self._cropped(image, *window)
             image = image if self._rest is None else self._rest(image)
-            return (
-                image.permute(1, 2, 0),
-                int(self._images.labels[index]),
-                -1 if candidate == index else index,
-            )
+            replaced = -1 if candidate == index else index
+            return image.permute(1, 2, 0), int(self._images.labels[index]), replaced
         raise no_image_of_class(self._images, index)
 
     def _candidates(self, index: int) -> Iterator[int]:

@@ -74,8 +74,8 @@ def match_stages(
 
 
 def _shapes(network: nn.Module, plan: Plan, names: Sequence[str]) -> dict[str, tuple[int, ...]]:
-    probe = deepcopy(network).eval()
-    tap = FeatureTap(probe, names)
+    copy = deepcopy(network).eval()
+    tap = FeatureTap(copy, names)
     with torch.no_grad():
-        probe(torch.zeros(1, *plan.model.input_shape))
+        copy(torch.zeros(1, *plan.model.input_shape))
     return {name: tuple(f.shape) for name, f in zip(names, tap.take(), strict=True)}

@@ -103,8 +103,8 @@ def test_ctrl_c_ends_with_130_and_a_kill_loses_nothing(plan_file: Path, tmp_path
 
 def _newest(folder: Path) -> int:
     """The step of the newest complete checkpoint; 0 if there is none."""
-    found = [path.parent.name for path in (folder / "checkpoints").glob("step-*/progress.json")]
-    return max((int(name.removeprefix("step-")) for name in found), default=0)
+    names = [path.parent.name for path in (folder / "checkpoints").glob("step-*/state.json")]
+    return max((int(name.removeprefix("step-")) for name in names), default=0)
 
 
 def test_training_needs_neither_ortools_nor_fvcore(plan_file: Path, tmp_path: Path) -> None:

@@ -103,7 +103,7 @@ def test_masks_hold_against_momentum_and_weight_decay(lab: Any, tmp_path: Path) 
     torch.testing.assert_close(_outputs(held), _outputs(found.network), rtol=1e-4, atol=1e-5)
 
 
-def test_a_masked_parent_is_the_masked_parent_of_the_gate(lab: Any) -> None:
+def test_a_parent_with_masks_held_is_that_of_the_equivalence_check(lab: Any) -> None:
     held = type(lab.parent)()
     held.load_state_dict(lab.parent.state_dict())
     hold_masks(held, lab.plan)
