@@ -5,6 +5,7 @@ from .problem.cost_bounds import least_costs as least_costs
 from .problem.instance import Factor as Factor
 from .problem.instance import Group as Group
 from .problem.instance import Instance as Instance
+from .problem.instance import PairValues as PairValues
 from .problem.instance import Resource as Resource
 from .problem.instance import Table as Table
 from .problem.instance import Term as Term

@@ -139,7 +139,7 @@ class _MultiplierSearch:
 
     def __init__(self, graph: FactorGraph, planes: CuttingPlanes, start: Sequence[float] | None) -> None:
         instance = graph.instance
-        worth = sum(int(g.values.max()) - int(g.values.min()) for g in instance.groups) + 1
+        worth = instance.trivial_bound() - instance.least_value() + 1
         self.planes = planes
         self.most = float(worth)  # all value for one unit of cost: beyond, nothing pays
         self.count = len(instance.resources)

@@ -33,6 +33,7 @@ def test_public_surface() -> None:
         "Group",
         "Instance",
         "Limits",
+        "PairValues",
         "Resource",
         "Result",
         "Solver",
