@@ -1,5 +1,6 @@
 """Grouped knapsacks with bilinear costs: instances in, verified results out."""
 
+from .enumeration import enumerate_best as enumerate_best
 from .errors import SolverError as SolverError
 from .problem.cost_bounds import least_costs as least_costs
 from .problem.instance import Factor as Factor

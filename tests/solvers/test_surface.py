@@ -41,6 +41,7 @@ def test_public_surface() -> None:
         "Status",
         "Table",
         "Term",
+        "enumerate_best",
         "least_costs",
         "solve",
         "verify",
