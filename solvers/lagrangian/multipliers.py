@@ -134,7 +134,8 @@ class _MultiplierSearch:
     """Where to evaluate next.
 
     One resource: where the planes from both sides meet. Several: first along equal shares of the budgets that are
-    exceeded when nothing has a price (`line`, in the `direction`), then in a box around the best point (`centre`), whose `width` follows how true the planes' promises were.
+    exceeded when nothing has a price (`line`, in the `direction`), then in a box around the best point (`centre`),
+    whose `width` follows how true the planes' promises were.
     """
 
     def __init__(self, graph: FactorGraph, planes: CuttingPlanes, start: Sequence[float] | None) -> None:
@@ -192,7 +193,9 @@ class _MultiplierSearch:
         if self.line is not None:
             slopes = self.planes.slopes[-1]
             if not self.line.heights and min(slopes) < 0:
-                self.direction = [s if slope < 0 else 0.0 for s, slope in zip(self.shares, slopes, strict=True)]
+                self.direction = [
+                    s if slope < 0 else 0.0 for s, slope in zip(self.shares, slopes, strict=True)
+                ]
             self.line.heights.append(self.planes.heights[-1])
             self.line.slopes.append([_dot(self.direction, slopes)])
         if self.count > 1 and (gained > 0 or self.centre is None):

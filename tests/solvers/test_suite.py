@@ -265,9 +265,9 @@ def coarse(monkeypatch: pytest.MonkeyPatch) -> None:
 @settings(max_examples=300, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(instances_with_pairs())
 def test_random_pair_values_agree_with_brute_force(instance: Instance) -> None:
-    _agrees(
-        instance, ("exact", "cp_sat", "highs", "scip", "dp", "knapsack", "lagrangian", "greedy", "uniform")
-    )
+    _agrees(instance, ("exact", "cp_sat", "highs", "dp", "knapsack", "lagrangian", "greedy", "uniform"))
+    if all(g.levels.size <= 4 for g in instance.groups):  # else SCIP takes half a second
+        _agrees(instance, ("scip",))
 
 
 @pytest.mark.slow
@@ -275,7 +275,9 @@ def test_random_pair_values_agree_with_brute_force(instance: Instance) -> None:
 @settings(max_examples=5000, deadline=None, suppress_health_check=list(HealthCheck))
 @given(instances_with_pairs())
 def test_many_random_pair_values_agree_with_brute_force(instance: Instance) -> None:
-    _agrees(instance, ("exact", "cp_sat", "highs", "scip", "dp"))
+    _agrees(instance, ("exact", "cp_sat", "highs", "dp", "lagrangian"))
+    if all(g.levels.size <= 4 for g in instance.groups):
+        _agrees(instance, ("scip",))
 
 
 def test_unknown_solver() -> None:
