@@ -15,9 +15,7 @@ from torch.nn import functional as F
 
 from knapsack_prune.data import Normalisation
 from knapsack_prune.errors import RequestError
-from knapsack_prune.settings import (
-    TrainingSettings,
-)
+from knapsack_prune.settings import TrainingSettings
 from knapsack_prune.training import checkpoints as checkpoint_module
 from knapsack_prune.training.loop import Trainer
 
@@ -114,9 +112,9 @@ def test_checkpoints_of_another_run_are_refused(lab: Any, tmp_path: Path) -> Non
         lab.finetune(tmp_path, other, resume=True)
 
 
-@pytest.mark.parametrize("cache", [True, False])
+@pytest.mark.parametrize(("cache", "other"), [("device", "none"), ("none", "device")])
 def test_resumed_under_another_cache_it_ends_in_the_same_weights(
-    lab: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: bool
+    lab: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: str, other: str
 ) -> None:
     # Crops and mirrors used to be drawn in another way from the cache, and checkpoints did not know of it.
     whole = lab.finetune(tmp_path / "whole", SETTINGS, cache=cache)
@@ -124,7 +122,7 @@ def test_resumed_under_another_cache_it_ends_in_the_same_weights(
         _interrupt_at(patch, 1, 1, lambda: os.kill(os.getpid(), signal.SIGINT))
         with pytest.raises(KeyboardInterrupt):
             lab.finetune(tmp_path / "parts", SETTINGS, cache=cache)
-    rest = lab.finetune(tmp_path / "parts", SETTINGS, cache=not cache, resume=True)
+    rest = lab.finetune(tmp_path / "parts", SETTINGS, cache=other, resume=True)
     assert rest.record["resumed_at_step"] > 0
     assert rest.losses == whole.losses[-len(rest.losses) :]
     assert _same(whole.network, rest.network)
@@ -136,9 +134,9 @@ def test_other_data_is_another_run(lab: Any, tmp_path: Path) -> None:
     train, test = lab.source.train, lab.source.test
     images = F.interpolate(train.images.float(), (12, 12)).to(torch.uint8)
     large = replace(lab, source=replace(lab.source, train=replace(train, images=images), test=test))
-    large.finetune(tmp_path / "large", short, cache=False)
+    large.finetune(tmp_path / "large", short, cache="none")
     with pytest.raises(RequestError, match="crops was at random scales and is from a cached canvas"):
-        large.finetune(tmp_path / "large", short, cache=True, resume=True)
+        large.finetune(tmp_path / "large", short, cache="device", resume=True)
     lab.finetune(tmp_path / "dark", short)
     dark = replace(lab.source, normalisation=Normalisation((0.1,) * 3, (0.2,) * 3))
     with pytest.raises(RequestError, match=r"data\.normalisation\.mean was \[0.4"):
