@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from knapsack_prune.training.settings import OptimizerSettings
 
 import knapsack_prune as kp
 from knapsack_prune.training.distillation import ObjectiveSettings
-from knapsack_prune.training.settings import OptimizerSettings
 
 # The embedded default at 30 % of its FLOPs, on the digits, cross-entropy alone. On one thread the curve does not
 # depend on the order of sums: with two it differs by 3e-7 of a loss, so that 1e-5 is no change of machine.
