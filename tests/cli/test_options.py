@@ -17,7 +17,8 @@ DATA = "--data --data-root --mean --std"
 DEVICE = "--device --precision --channels-last --channels-first --cache --workers --threads"
 TRAINING = (
     f"{DATA} {DEVICE} --epochs --batch-size --accumulate --lr --start-lr --end-lr --weight-decay --compile "
-    "--crop --no-crop --mirror --no-mirror --distill --gamma --temperature --label-weight --checkpoint-every --seed -o --output"
+    "--crop --no-crop --mirror --no-mirror --distill --gamma --temperature --label-weight "
+    "--checkpoint-every --seed -o --output"
 )
 KNOWN = {
     "plan": f"{PLANNING} --data --batch-size --flops-budget --params-budget -o --output --export-instance",
