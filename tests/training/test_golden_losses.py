@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
-from knapsack_prune.training.settings import OptimizerSettings
 
 import knapsack_prune as kp
-from knapsack_prune.training.distillation import ObjectiveSettings
+from knapsack_prune.settings import ExecutionSettings, TrainingSettings
 
 # The embedded default at 30 % of its FLOPs, on the digits, cross-entropy alone. On one thread the curve does not
 # depend on the order of sums: with two it differs by 3e-7 of a loss, so that 1e-5 is no change of machine.
@@ -22,21 +22,15 @@ LOSSES = (
 )
 
 
-@pytest.mark.parametrize("cache", [True, False])
-def test_the_first_50_losses(tmp_path: Path, cache: bool) -> None:
+@pytest.mark.parametrize("cache", ["device", "none"])
+def test_the_first_50_losses(tmp_path: Path, cache: Literal["device", "none"]) -> None:
     network = kp.load_network()
     plan = kp.plan(
         network.model, torch.zeros(1, 1, 8, 8), flops_budget=0.3, importance="l1", name=network.name
     )
-    settings = kp.RunSettings(
-        epochs=2,
-        batch_size=32,
-        seed=3,
-        optimizer=OptimizerSettings(rate=0.005),
-        objective=ObjectiveSettings(distill="none"),
-    )
-    conduct = kp.Conduct(device="cpu", cache=cache, progress=False)
-    trained = kp.finetune(network.model, plan, kp.open_source("digits"), tmp_path, settings, conduct)
+    settings = TrainingSettings(epochs=2, batch_size=32, seed=3, lr=0.005, distill="none", logit_weight=0.0)
+    execution = ExecutionSettings(device="cpu", cache=cache, workers=0, progress=False)
+    trained = kp.finetune(network.model, plan, kp.open_source("digits"), tmp_path, settings, execution)
     assert [row[1] for row in trained.losses[:50]] == pytest.approx(
         [float(loss) for loss in LOSSES.split()], rel=1e-5
     )

@@ -15,9 +15,7 @@ from torch.nn import functional as F
 
 from knapsack_prune.data import Normalisation
 from knapsack_prune.errors import RequestError
-from knapsack_prune.settings import (
-    TrainingSettings,
-)
+from knapsack_prune.settings import TrainingSettings
 from knapsack_prune.training import checkpoints as checkpoint_module
 from knapsack_prune.training.loop import Trainer
 
@@ -114,9 +112,9 @@ def test_checkpoints_of_another_run_are_refused(lab: Any, tmp_path: Path) -> Non
         lab.finetune(tmp_path, other, resume=True)
 
 
-@pytest.mark.parametrize("cache", ["device", "none"])
+@pytest.mark.parametrize(("cache", "other"), [("device", "none"), ("none", "device")])
 def test_resumed_under_another_cache_it_ends_in_the_same_weights(
-    lab: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: str
+    lab: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: str, other: str
 ) -> None:
     # Crops and mirrors used to be drawn in another way from the cache, and checkpoints did not know of it.
     whole = lab.finetune(tmp_path / "whole", SETTINGS, cache=cache)
@@ -124,9 +122,7 @@ def test_resumed_under_another_cache_it_ends_in_the_same_weights(
         _interrupt_at(patch, 1, 1, lambda: os.kill(os.getpid(), signal.SIGINT))
         with pytest.raises(KeyboardInterrupt):
             lab.finetune(tmp_path / "parts", SETTINGS, cache=cache)
-    rest = lab.finetune(
-        tmp_path / "parts", SETTINGS, cache="none" if cache == "device" else "device", resume=True
-    )
+    rest = lab.finetune(tmp_path / "parts", SETTINGS, cache=other, resume=True)
     assert rest.record["resumed_at_step"] > 0
     assert rest.losses == whole.losses[-len(rest.losses) :]
     assert _same(whole.network, rest.network)
