@@ -24,11 +24,13 @@ app = App(
 
 def run_app() -> None:
     """Run the application; a request that is wrong ends it with exit code 2 and one message on stderr."""
-    from solvers.errors import SolverError
-
     try:
         app(sys.argv[1:])
-    except (CycloptsError, RequestError, SolverError) as error:
+    except Exception as error:
+        from solvers.errors import SolverError  # takes longer to import than --help to print
+
+        if not isinstance(error, CycloptsError | RequestError | SolverError):
+            raise
         Console(stderr=True, soft_wrap=True).print(
             f"error: {with_flags(str(error))}", style="red", markup=False, highlight=False
         )

@@ -114,10 +114,10 @@ def group_differences(one: Plan, other: Plan) -> list[dict[str, Any]]:
 
 def _budgets(one: Plan, other: Plan) -> list[dict[str, Any]]:
     resources = dict.fromkeys(part.resource for plan in (one, other) for part in plan.budgets)
-    found = []
+    budgets = []
     for resource in resources:
         sides = [plan.budget(resource) for plan in (one, other)]
-        found.append(
+        budgets.append(
             {
                 "resource": resource,
                 "a": None if sides[0] is None else sides[0].planned,
@@ -125,7 +125,7 @@ def _budgets(one: Plan, other: Plan) -> list[dict[str, Any]]:
                 "parent": next(side.parent for side in sides if side is not None),
             }
         )
-    return found
+    return budgets
 
 
 def _show_differences(one: Plan, other: Plan, rows: list[dict[str, Any]]) -> None:

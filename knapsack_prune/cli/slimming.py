@@ -41,22 +41,20 @@ def slim(
     from knapsack_prune.slimming.slim import save_slim
     from knapsack_prune.slimming.slim import slim as make_slim
 
-    found = Plan.load(plan_file)
+    plan = Plan.load(plan_file)
     check_writable(directory, directory=True)
     with stages() as progress:
         progress.enter("loading the network")
-        parent = load_parent(network, found)
-        check_fingerprint(parent.model, found)
+        parent = load_parent(network, plan)
+        check_fingerprint(parent.model, plan)
         progress.enter("slimming and checking")
         with quiet_libraries(), _holds(plan_file):
-            small = make_slim(parent.model, found)
+            small = make_slim(parent.model, plan)
         progress.enter("writing")
-        save_slim(small, found, directory)
+        save_slim(small, plan, directory)
     before, after = (sum(p.numel() for p in network.parameters()) for network in (parent.model, small))
     console = output()
-    console.print(
-        f"{found.model.name}: {before:,} parameters, slim {after:,} ({100 * after / before:.2f} %)."
-    )
+    console.print(f"{plan.model.name}: {before:,} parameters, slim {after:,} ({100 * after / before:.2f} %).")
     console.print("The slim network equals the masked parent, and fvcore counts in it what the plan says.")
     notes().print(f"Written: {directory}", markup=False)
 

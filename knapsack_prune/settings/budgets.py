@@ -44,7 +44,7 @@ class SweepBudgets(ParamsBudgetSettings):
         BeforeValidator(read_budgets),
         Field(
             min_length=1,
-            description="FLOPs kept at most, each as for `plan --flops-budget`, separated by commas.",
+            description="FLOPs kept at most, each as the budget of a plan, separated by commas.",
         ),
     ] = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 

