@@ -177,7 +177,7 @@ def run(
     config: Annotated[
         Path | None,
         Parameter(
-            name=["FILE", "--config"],
+            metavar="FILE",
             help="What to do (.toml, .yaml). Without it: the embedded default network on the digits.",
             show_default=False,
         ),
