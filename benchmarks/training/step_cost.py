@@ -24,12 +24,11 @@ from torch import Tensor, nn
 
 from knapsack_prune.data import Normalisation, from_tensors
 from knapsack_prune.networks import load_network
-from knapsack_prune.settings import ExecutionSettings, OptimizerSettings, TrainingSettings
+from knapsack_prune.settings import ExecutionSettings, ObjectiveSettings, OptimizerSettings, TrainingSettings
 from knapsack_prune.slimming.slim import slim
 from knapsack_prune.training.distillation import (
     NetworkTeacher,
     Objective,
-    ObjectiveSettings,
     StageMatch,
     TeacherOutput,
 )

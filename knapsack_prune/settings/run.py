@@ -35,7 +35,7 @@ class FinetuneSettings(TrainingSettings):
     teacher: Annotated[
         str | None,
         Field(
-            description="ensemble:DIR, what `iterate` wrote: its members teach the logits beside the parent.",
+            description="ensemble:DIR, what iterate wrote: its members teach the logits beside the parent.",
         ),
     ] = None
     teacher_exclude: Annotated[
@@ -78,4 +78,4 @@ class RunSettings(Settings):
     sweep: SweepSettings = Field(
         default_factory=SweepSettings, description="Budgets and the rest, for `sweep`."
     )
-    iterate: IterateSettings = Field(default_factory=IterateSettings, description="Rounds, for `iterate`.")
+    iterate: IterateSettings = Field(default_factory=IterateSettings, description="Rounds, for iterate.")
