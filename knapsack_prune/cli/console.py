@@ -32,30 +32,30 @@ def _console(*, stderr: bool) -> Console:
     )
 
 
-class Stages:
-    """One line of progress that tells the stage a command is in; nothing where nobody looks at it."""
+class Steps:
+    """One line of progress that tells the step a command is in; nothing where nobody looks at it."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
         self._task = progress.add_task("", total=None)
 
     def enter(self, name: str, total: int | None = None) -> None:
-        """Begin a stage; with `total` known its progress is a bar."""
+        """Begin a step; with `total` known its progress is a bar."""
         self._progress.reset(self._task, total=total, description=name)
 
     def done(self, completed: int) -> None:
-        """How much of the stage's total is done."""
+        """How much of the step's total is done."""
         self._progress.update(self._task, completed=completed)
 
     def say(self, name: str) -> None:
-        """Another description of the same stage."""
+        """Another description of the same step."""
         self._progress.update(self._task, description=name)
 
 
 @contextmanager
-def stages() -> Iterator[Stages]:
-    """Show stages on standard error while the block runs; the line is gone afterwards."""
+def steps() -> Iterator[Steps]:
+    """Show steps on standard error while the block runs; the line is gone afterwards."""
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     console = notes()
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        yield Stages(progress)
+        yield Steps(progress)

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from knapsack_prune.cli.console import Stages, notes
+from knapsack_prune.cli.console import Steps, notes
 from knapsack_prune.data import calibration_loader, open_data
 from knapsack_prune.errors import RequestError
 from knapsack_prune.graph.channel_graph import ChannelGraph
@@ -89,14 +89,14 @@ def prepare(
     network_settings: NetworkSettings,
     settings: PlanningSettings,
     data: DataSettings,
-    stages: Stages,
+    steps: Steps,
 ) -> Prepared:
     """Load, trace and score.
 
     Raises:
         RequestError: wrong network, weights or data; nothing that can be pruned.
     """
-    stages.enter("loading the network")
+    steps.enter("loading the network")
     network = load(network_settings, settings.seed)
     criterion = settings.criterion(images=data.data is not None or network.name == DEFAULT_NETWORK)
 
@@ -113,7 +113,7 @@ def prepare(
                 "digits), or choose l1, l2, bn_scale or random"
             )
         source = open_data(data, network)
-        stages.enter(f"scoring on {source.name}", total=settings.samples)
+        steps.enter(f"scoring on {source.name}", total=settings.samples)
         return calibration_loader(
             source, settings.samples, settings.seed, settings.batch_size, network.input_shape
         )
@@ -125,8 +125,8 @@ def prepare(
             settings,
             criterion,
             data=batches,
-            enter=stages.enter,
-            progress=stages.done,
+            enter=steps.enter,
+            progress=steps.done,
         )
     return Prepared(network, graph, scores)
 

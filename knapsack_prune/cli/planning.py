@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from knapsack_prune.cli.command import command
-from knapsack_prune.cli.console import Stages, notes, output, stages
+from knapsack_prune.cli.console import Steps, notes, output, steps
 from knapsack_prune.errors import RequestError
 from knapsack_prune.settings import (
     AllocationSettings,
@@ -52,7 +52,7 @@ def plan(
     for path in (plan_output, export_instance):
         if path is not None:
             check_writable(path)
-    with stages() as progress:
+    with steps() as progress:
         prepared = prepare(network, plan, data, progress)
         limits = budget_limits(prepared.graph, plan.requested())
         if export_instance is not None:
@@ -98,7 +98,7 @@ def sweep(
         check_writable(directory, directory=True)
     points: list[FrontPoint] = []
     params = {} if sweep.params_budget is None else {"params": sweep.params_budget}
-    with stages() as progress:
+    with steps() as progress:
         prepared = prepare(network, sweep, data, progress)
         whole = float(sum(values.sum() for values in prepared.scores.values))
         for budget in sweep.flops_budgets:
@@ -119,9 +119,7 @@ def sweep(
         notes().print(f"Written: {directory}/front.csv and a plan per budget.", markup=False)
 
 
-def _solve(
-    prepared: Prepared, limits: dict[str, int], settings: AllocationSettings, progress: Stages
-) -> Plan:
+def _solve(prepared: Prepared, limits: dict[str, int], settings: AllocationSettings, progress: Steps) -> Plan:
     from knapsack_prune.planning.planner import plan_from_scores
 
     progress.enter("solving")

@@ -10,7 +10,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from knapsack_prune.cli.command import command
-from knapsack_prune.cli.console import notes, output, stages
+from knapsack_prune.cli.console import notes, output, steps
 from knapsack_prune.cli.reading import PlanFile
 from knapsack_prune.errors import RequestError
 from knapsack_prune.settings import NetworkSettings
@@ -43,7 +43,7 @@ def slim(
 
     plan = Plan.load(plan_file)
     check_writable(directory, directory=True)
-    with stages() as progress:
+    with steps() as progress:
         progress.enter("loading the network")
         parent = load_parent(network, plan)
         check_fingerprint(parent.model, plan)
@@ -70,7 +70,7 @@ def verify(plan_file: PlanFile, /, *, network: NetworkSettings) -> None:
     from knapsack_prune.planning.verification import verify as verify_plan
 
     plan = Plan.load(plan_file)
-    with stages() as progress:
+    with steps() as progress:
         progress.enter("loading the network")
         parent = load_parent(network, plan)
         with quiet_libraries():
