@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import product
-from math import prod
 from typing import Any
 
 import torch
@@ -18,13 +16,7 @@ from knapsack_prune.data.seeds import generator
 from knapsack_prune.errors import RequestError
 from knapsack_prune.values.cutting import Consumer, CuttableNetwork, aten
 from knapsack_prune.values.losses import Batches, Loss, check_scalar, network_input
-
-MAX_COLUMNS = 2048
-"""A convolution with more columns (channels times kernel elements) is described by its channels alone."""
-
-POSITIONS = 64
-"""Positions of one image from which the inputs of a convolution are taken; drawn at random."""
-
+from knapsack_prune.values.patches import sampled_columns
 
 @dataclass(eq=False)
 class Moments:
@@ -233,7 +225,7 @@ class _Recorder(TorchDispatchMode):
         return result
 
     def _watch_forward(self, func: Any, args: Any, consumer: Consumer, data: Tensor, weight: Tensor) -> None:
-        columns, taps = self._columns(func, args, data, weight)
+        (columns,), taps = sampled_columns(func, args, [data], weight, self._draw)
         name = consumer.parameter
         if name not in self.moments:
             size = len(columns)
@@ -248,30 +240,6 @@ class _Recorder(TorchDispatchMode):
             self._inputs.setdefault(name, []).append(data)
         self.mixed |= func is not aten.convolution.default and len(data) != self._examples
 
-    def _columns(self, func: Any, args: Any, data: Tensor, weight: Tensor) -> tuple[Tensor, int]:
-        """Shape (channels * taps, rows), channel by channel."""
-        if func is not aten.convolution.default:
-            return data.T, 1
-        kernel = weight.shape[2:]
-        stride, padding, dilation, transposed = args[3:7]
-        whole = not transposed and len(data[0]) * kernel.numel() <= MAX_COLUMNS
-        taps = kernel.numel() if whole else 1
-        if whole:
-            data = F.pad(data, [side for p in reversed(padding) for side in (p, p)])
-            reach = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
-            sizes = [(n - r - 1) // s + 1 for n, r, s in zip(data.shape[2:], reach, stride, strict=True)]
-        else:
-            sizes, stride = list(data.shape[2:]), [1] * len(kernel)
-        places = torch.randint(0, 2**62, (min(POSITIONS, prod(sizes)), len(sizes)), generator=self._draw)
-        places = places % torch.tensor(sizes) * torch.tensor(stride)
-        offsets = product(*(range(k) for k in kernel)) if whole else [(0,) * len(sizes)]
-        parts = []
-        for offset in offsets:
-            at = (places + torch.tensor(offset) * torch.tensor(dilation)).to(data.device)
-            parts.append(data[(slice(None), slice(None), *at.T)])  # (examples, channels, places)
-        stacked = torch.stack(parts, dim=2).permute(1, 2, 0, 3)
-        return stacked.reshape(data.shape[1] * taps, -1), taps
-
     def _watch_backward(self, func: Any, args: Any, result: Any) -> None:
         if func is aten.convolution_backward.default:
             gradient, weight, at_input = args[0], args[2], result[0]
@@ -285,8 +253,8 @@ class _Recorder(TorchDispatchMode):
         found = self.moments[consumer.parameter]
         if self._gradients:
             rows = gradient.movedim(1, -1).reshape(-1, gradient.shape[1])
-            product_ = (rows.T @ rows).double().cpu()
-            found.gradient = product_ if found.gradient is None else found.gradient + product_
+            products = (rows.T @ rows).double().cpu()
+            found.gradient = products if found.gradient is None else found.gradient + products
         if self._derivatives:
             # The last call forwards is the first one backwards.
             data = self._inputs[consumer.parameter].pop()
