@@ -131,7 +131,7 @@ class CuttableNetwork:
             partial = {ptr: owner.kept(keep) for ptr, owner in self._norms.items()}
             self.kept_norms = {ptr: _indices(stays) for ptr, stays in partial.items() if not stays.all()}
             norms = [p for p in self.parameters.values() if p.untyped_storage().data_ptr() in self.kept_norms]
-            yield [tensor for tensor, _ in saved] + norms
+            yield [*(tensor for tensor, _ in saved), *norms]
         finally:
             self.kept_norms = {}
             for tensor, before in saved:

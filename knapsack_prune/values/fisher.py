@@ -82,7 +82,9 @@ def joint_fisher(
                 "are worth; choose `measured` values, or pin it with `keep`"
             )
         if not np.isfinite(derivatives).all():
-            raise RequestError(f"group {group.name}: derivatives are not finite: check the weights and the data")
+            raise RequestError(
+                f"group {group.name}: derivatives are not finite: check the weights and the data"
+            )
         order = _order(derivatives) if orders is None else orders[index]
         # Column n - 1: what goes is order[n:].
         gone = np.cumsum(derivatives[:, order[::-1]], axis=1)[:, ::-1]

@@ -59,12 +59,16 @@ def check_scalar(found: object) -> None:
     """Raise a `RequestError` unless a loss is one number."""
     if not isinstance(found, Tensor) or found.numel() != 1:
         kind = f"of shape {tuple(found.shape)}" if isinstance(found, Tensor) else f"a {type(found).__name__}"
-        raise RequestError(f"the loss is {kind}; it must be a tensor of one number: average it over the batch")
+        raise RequestError(
+            f"the loss is {kind}; it must be a tensor of one number: average it over the batch"
+        )
 
 
 def network_input(batch: Any) -> Tensor:
     """The tensor that the network reads from a batch."""
     found = batch[0] if isinstance(batch, (tuple, list)) else batch
     if not isinstance(found, Tensor):
-        raise RequestError(f"a batch holds a {type(found).__name__}; give tensors, or sequences that start with one")
+        raise RequestError(
+            f"a batch holds a {type(found).__name__}; give tensors, or sequences that start with one"
+        )
     return found

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
@@ -78,7 +77,9 @@ def measured_values(
         raise RequestError(f"`widths` is {widths}: measure at least 1 width of each group")
     network = CuttableNetwork(graph, model)
     base = list(graph.sizes) if around is None else list(around)
-    meter = _Meter(network, data, orders, base, refit, loss or divergence, seed, {} if known is None else known, progress)
+    meter = _Meter(
+        network, data, orders, base, refit, loss or divergence, seed, {} if known is None else known, progress
+    )
     points = [_spread(group.size, max(1, widths // 2)) for group in graph.groups]
     losses = meter.measure(points)
     for _ in range(max(0, widths - max(1, widths // 2))):
@@ -145,7 +146,9 @@ class _Meter:
             inputs = network_input(batch).to(next(self._network.model.parameters()).device)
             rows = len(inputs) // 2 if self._refit != "none" else 0
             if len(inputs) < 2:
-                raise RequestError("a batch holds 1 example; batch norms and fits need at least 2: give larger batches")
+                raise RequestError(
+                    "a batch holds 1 example; batch norms and fits need at least 2: give larger batches"
+                )
             with self._network.measuring(batch_statistics=True):
                 for cut, value in self._batch(inputs, batch, rows, [None, *missing]):
                     sums[cut] += value * (len(inputs) - rows)
@@ -193,7 +196,9 @@ def _key(cut: tuple[int, int] | None) -> str:
 
 def _second_half(examples: int, rows: int) -> Callable[[Any], Any]:
     def chosen(tree: Any) -> Any:
-        return tree_map(lambda t: t[rows:] if isinstance(t, Tensor) and t.dim() and len(t) == examples else t, tree)
+        return tree_map(
+            lambda t: t[rows:] if isinstance(t, Tensor) and t.dim() and len(t) == examples else t, tree
+        )
 
     return chosen
 
@@ -208,7 +213,8 @@ def _spread(size: int, count: int) -> list[int]:
 def _with_widest(points: Sequence[int], losses: Sequence[float], size: int) -> list[int]:
     """The widths, and one more in the interval where the loss falls most, in the middle."""
     gaps = [
-        ((losses[i] - losses[i + 1]) if points[i + 1] - points[i] > 1 else -np.inf) for i in range(len(points) - 1)
+        ((losses[i] - losses[i + 1]) if points[i + 1] - points[i] > 1 else -np.inf)
+        for i in range(len(points) - 1)
     ]
     if not gaps or max(gaps) == -np.inf:
         return list(points)

@@ -18,6 +18,7 @@ from knapsack_prune.values.cutting import Consumer, CuttableNetwork, aten
 from knapsack_prune.values.losses import Batches, Loss, check_scalar, network_input
 from knapsack_prune.values.patches import sampled_columns
 
+
 @dataclass(eq=False)
 class Moments:
     """What is known about one consumer.
@@ -122,9 +123,18 @@ def collect_moments(
 
 
 def _backward(
-    network: CuttableNetwork, recorder: _Recorder, inputs: Tensor, batch: Any, loss: Loss | None, draw: torch.Generator
+    network: CuttableNetwork,
+    recorder: _Recorder,
+    inputs: Tensor,
+    batch: Any,
+    loss: Loss | None,
+    draw: torch.Generator,
 ) -> None:
-    sources = [inputs.detach().requires_grad_()] if inputs.is_floating_point() else list(network.parameters.values())
+    sources = (
+        [inputs.detach().requires_grad_()]
+        if inputs.is_floating_point()
+        else list(network.parameters.values())
+    )
     with torch.enable_grad(), recorder:
         output = network.model(sources[0] if inputs.is_floating_point() else inputs)
         found = _drawn_loss(output, draw) if loss is None else loss(output, output, batch)
@@ -179,7 +189,7 @@ class _Recorder(TorchDispatchMode):
     """Watches the operators that multiply an input by a consumer's weights, forwards and backwards."""
 
     def __init__(self, network: CuttableNetwork, seed: int, gradients: bool, derivatives: bool) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.moments: dict[str, Moments] = {}
         self.backward = False
         self.mixed = False
@@ -231,7 +241,9 @@ class _Recorder(TorchDispatchMode):
             size = len(columns)
             bias = func is aten.addmm.default or (func is aten.convolution.default and args[2] is not None)
             zeros = torch.zeros(size, dtype=torch.float64)
-            self.moments[name] = Moments(consumer, taps, bias, zeros, torch.zeros(size, size, dtype=torch.float64))
+            self.moments[name] = Moments(
+                consumer, taps, bias, zeros, torch.zeros(size, size, dtype=torch.float64)
+            )
         found = self.moments[name]
         found.rows += columns.shape[1]
         found.total += columns.double().sum(1).cpu()

@@ -1,4 +1,4 @@
-"""Values by reconstruction: what the outputs of the consumers lose when a unit is removed and the others make up for it.
+"""Values by reconstruction: the error of the layers that read a removed unit, once the other units make up for it.
 
 For a linear map with weights W and inputs of second moment H, removing columns J and re-fitting the others by least
 squares raises the squared error of the output by tr(W_J^T W_J [(H^-1)_JJ]^-1) (optimal brain surgeon: Hassibi and
@@ -11,7 +11,7 @@ error e costs e^T S e / 2, the Kronecker-factored curvature of Martens and Gross
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -92,7 +92,8 @@ class _Reader:
         columns = self.columns[left]
         blocks = self.inverse[columns[:, :, None], columns[:, None, :]]
         squares = self.weights[columns[:, :, None], columns[:, None, :]]
-        return torch.linalg.solve(blocks, squares).diagonal(dim1=-2, dim2=-1).sum(-1)
+        costs: Tensor = torch.linalg.solve(blocks, squares).diagonal(dim1=-2, dim2=-1).sum(-1)
+        return costs
 
     def remove(self, units: Tensor) -> float:
         """Remove units and re-fit the rest; gives the rise of the error."""
@@ -121,11 +122,15 @@ def _reader(found: Moments, weight: Tensor, group: Group, examples: int, curvatu
         weights = columns.T @ _metric(found, columns, moment, examples, curvature) @ columns
     else:
         columns = matrix.permute(1, 2, 0)
-        metric = _metric(found, columns.reshape(-1, len(matrix)), moment, examples, curvature, matrix.shape[2])
+        metric = _metric(
+            found, columns.reshape(-1, len(matrix)), moment, examples, curvature, matrix.shape[2]
+        )
         weights = torch.einsum("otc,op,ptd->cd", columns, metric, columns)
     moment.diagonal().add_(RIDGE * moment.diagonal().mean() + 1e-30)
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(moment))
-    positions = [p.positions for p in group.slices if p.role == "in" and p.parameter == found.consumer.parameter]
+    positions = [
+        p.positions for p in group.slices if p.role == "in" and p.parameter == found.consumer.parameter
+    ]
     channels = torch.from_numpy(np.concatenate(positions, axis=1))
     taps = torch.arange(found.taps)
     return _Reader(inverse, weights, (channels[:, :, None] * found.taps + taps).flatten(1))

@@ -1,4 +1,4 @@
-"""Re-fitting layers while a cut network runs: each one predicts the parent's output from the inputs that it gets now."""
+"""Re-fitting layers while a cut network runs: each predicts the parent's output from the inputs that it gets."""
 
 from __future__ import annotations
 
@@ -45,7 +45,9 @@ class Refitter:
         self._rows = rows
         self._examples = examples
         self._seed = seed
-        self._weights = {c.parameter: network.parameters[c.parameter].detach().clone() for c in network.consumers}
+        self._weights = {
+            c.parameter: network.parameters[c.parameter].detach().clone() for c in network.consumers
+        }
         self._shifted = _normalised(network, recording)
 
     def under(self, keep: Keep) -> Any:
@@ -53,7 +55,9 @@ class Refitter:
         draw = generator(self._seed, 4)
         network = self._network
 
-        def substitute(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], before: tuple[Tensor, ...]) -> Any:
+        def substitute(
+            func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], before: tuple[Tensor, ...]
+        ) -> Any:
             norm = network.kept_layer_norm(func, args)
             if norm is not None or self._refit == "none" or not before:
                 return norm
@@ -62,7 +66,9 @@ class Refitter:
                 return None
             consumer, position, weight = reader
             stays = consumer.owner.kept(keep)
-            if (self._refit == "readers" and stays.all()) or weight.numel() != self._weights[consumer.parameter].numel():
+            if (self._refit == "readers" and stays.all()) or weight.numel() != self._weights[
+                consumer.parameter
+            ].numel():
                 return None
             return self._fitted(func, args, consumer, position, np.flatnonzero(stays), before, draw)
 

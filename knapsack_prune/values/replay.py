@@ -48,7 +48,9 @@ class Recording:
     Memory: the results of one forward pass, at most `cache_bytes`.
     """
 
-    def __init__(self, function: Callable[[], Any], fixed: Iterable[Tensor], cache_bytes: int = CACHE_BYTES) -> None:
+    def __init__(
+        self, function: Callable[[], Any], fixed: Iterable[Tensor], cache_bytes: int = CACHE_BYTES
+    ) -> None:
         """Run `function` once and record it; `fixed` are the tensors that it reads: inputs, weights, buffers."""
         self.function = function
         self.calls: list[_Call] = []
@@ -98,7 +100,7 @@ run, empty where they were not kept); gives the operator's result, or None to ru
 
 class _Recorder(TorchDispatchMode):
     def __init__(self, recording: Recording) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._recording = recording
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -113,7 +115,7 @@ class _Recorder(TorchDispatchMode):
 
 class _Replayer(TorchDispatchMode):
     def __init__(self, recording: Recording, dirty: set[int], substitute: Substitute | None) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._recording = recording
         self._clean = recording.clean - dirty
         self._substitute = substitute

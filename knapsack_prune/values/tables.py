@@ -76,9 +76,13 @@ def value_tables(graph: ChannelGraph, groups: Sequence[GroupValues], provenance:
         RequestError: a group's order is no permutation of its units, or a value is missing or not finite.
     """
     if len(groups) != len(graph.groups):
-        raise RequestError(f"values for {len(groups)} groups, the network has {len(graph.groups)}: give one each")
+        raise RequestError(
+            f"values for {len(groups)} groups, the network has {len(graph.groups)}: give one each"
+        )
     for group, found in zip(graph.groups, groups, strict=True):
-        if found.values.shape != (group.size,) or not np.array_equal(np.sort(found.order), np.arange(group.size)):
+        if found.values.shape != (group.size,) or not np.array_equal(
+            np.sort(found.order), np.arange(group.size)
+        ):
             raise RequestError(
                 f"values of group {group.name}: {len(found.values)} values and {len(found.order)} ordered units for "
                 f"{group.size} units; there must be one value for every width and every unit once in the order"
@@ -99,4 +103,6 @@ def additive_tables(graph: ChannelGraph, scores: Scores) -> ValueTables:
         order = np.argsort(-scored, kind="stable").astype(np.int64)
         groups.append(GroupValues(order, np.cumsum(scored[order])))
     options = {"normalize": scores.normalize}
-    return value_tables(graph, groups, Provenance(scores.criterion, scores.samples, scores.seed, None, options))
+    return value_tables(
+        graph, groups, Provenance(scores.criterion, scores.samples, scores.seed, None, options)
+    )

@@ -1,0 +1,243 @@
+"""Value tables: by sums of scores, by measurement, by reconstruction, by joint Fisher information."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import knapsack_prune as kp
+from knapsack_prune.errors import RequestError
+from knapsack_prune.values.cutting import CuttableNetwork, keep_masks
+from knapsack_prune.values.fisher import joint_fisher
+from knapsack_prune.values.losses import divergence
+from knapsack_prune.values.measured import measured_values
+from knapsack_prune.values.moments import collect_moments
+from knapsack_prune.values.reconstruction import reconstruction_values
+from knapsack_prune.values.tables import (
+    GroupValues,
+    Provenance,
+    ValueTables,
+    additive_tables,
+    value_tables,
+)
+from tests.values.test_cutting import EXAMPLE, images, slimmed
+from tests.zoo import ZOO, enliven
+
+Make = Callable[[kp.ChannelGraph, nn.Module, list[Tensor]], ValueTables]
+
+
+def measured(graph: kp.ChannelGraph, model: nn.Module, data: list[Tensor]) -> ValueTables:
+    return measured_values(graph, model, data, [np.arange(group.size) for group in graph.groups], widths=4)
+
+
+MODELS: dict[str, Make] = {
+    "measured": measured,
+    "reconstruction": reconstruction_values,
+    "variance": lambda graph, model, data: reconstruction_values(graph, model, data, curvature=False),
+    "joint Fisher": lambda graph, model, data: joint_fisher(graph, model, data).tables,
+}
+
+
+def residual() -> tuple[kp.ChannelGraph, nn.Module]:
+    model = enliven(ZOO["residual"]())
+    return kp.trace(model, EXAMPLE), model
+
+
+@pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
+@pytest.mark.parametrize("name", ["residual", "plain", "dense concatenation", "cross attention", "flatten"])
+def test_tables_are_complete_monotone_and_repeatable(name: str, make: Make) -> None:
+    model = enliven(ZOO[name]())
+    graph = kp.trace(model, EXAMPLE)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    data = [images(8), images(8, seed=2)]
+    tables = make(graph, model, data)
+    for group, values in zip(graph.groups, tables.groups, strict=True):
+        assert sorted(values.order) == list(range(group.size))
+        assert values.values[-1] == pytest.approx(0, abs=1e-9)
+        assert (np.diff(values.values) >= -1e-12).all()
+        assert values.values[0] < -1e-6
+    again = make(graph, model, data)
+    for one, other in zip(tables.groups, again.groups, strict=True):
+        np.testing.assert_array_equal(one.order, other.order)
+        np.testing.assert_array_equal(one.values, other.values)
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+    assert not model.training and all(p.requires_grad and p.grad is None for p in model.parameters())
+
+
+def test_scores_add_up() -> None:
+    graph, model = residual()
+    scores = kp.score(graph, model, "l1")
+    tables = additive_tables(graph, scores)
+    best = np.sort(scores.values[1])[::-1]
+    np.testing.assert_allclose(tables.groups[1].values[:3], [best[0], best[:2].sum(), best[:3].sum()])
+    assert tables.total(graph.sizes) == pytest.approx(sum(v.sum() for v in scores.values))
+    assert set(tables.groups[1].kept(3)) == set(np.argsort(-scores.values[1])[:3])
+    assert tables.provenance == Provenance("l1", 0, 0, None, {"normalize": "none"})
+
+
+def test_a_measured_loss_is_that_of_the_slim_network() -> None:
+    graph, model = residual()
+    orders = [np.arange(group.size)[::-1].copy() for group in graph.groups]
+    known: dict[str, float] = {}
+    data = [images(6), images(4, seed=2)]
+    tables = measured_values(graph, model, data, orders, refit="none", widths=3, known=known)
+    for index, group in enumerate(graph.groups):
+        keep = keep_masks(graph, {index: orders[index][:1]})
+        small = slimmed(graph, model, keep)
+        with torch.no_grad():
+            losses = [float(divergence(small(x), model(x), x)) * len(x) for x in data]
+        assert known[f"{index}:1"] == pytest.approx(sum(losses) / 10, rel=1e-4)
+        assert tables.groups[index].values[0] == pytest.approx(-sum(losses) / 10, rel=1e-4)
+        np.testing.assert_array_equal(tables.groups[index].order, orders[index])
+        assert group.size == len(tables.groups[index].values)
+
+
+def test_a_refit_costs_less_than_none() -> None:
+    graph, model = residual()
+    orders = [np.arange(group.size) for group in graph.groups]
+    data = [images(64)]
+    none = measured_values(graph, model, data, orders, refit="none", widths=4)
+    refitted = measured_values(graph, model, data, orders, refit="all", widths=4)
+    half = [group.size // 2 for group in graph.groups]
+    assert refitted.total(half) > 0.8 * none.total(half)  # losses are negative: under 0.8 of them
+
+
+def test_a_stopped_measurement_continues() -> None:
+    graph, model = residual()
+    orders = [np.arange(group.size) for group in graph.groups]
+    data = [images(8)]
+    known: dict[str, float] = {}
+    whole = measured_values(graph, model, data, orders, widths=4, known=known)
+    calls: list[int] = []
+    again = measured_values(
+        graph, model, data, orders, widths=4, known=known, progress=lambda at: calls.append(at.done)
+    )
+    assert not calls
+    for one, other in zip(whole.groups, again.groups, strict=True):
+        np.testing.assert_array_equal(one.values, other.values)
+
+
+def test_reconstruction_finds_the_unit_that_others_replace() -> None:
+    # Units 2 and 5 of the inner layer compute the same: one of them is the first to go, at no cost.
+    graph, model = residual()
+    with torch.no_grad():
+        model.a.weight[5], model.a.bias[5] = model.a.weight[2], model.a.bias[2]
+    for curvature in (True, False):
+        tables = reconstruction_values(graph, model, [images(32)], curvature=curvature)
+        inner = tables.groups[1]
+        assert inner.order[-1] in (2, 5)
+        assert -inner.values[-2] < 0.02 * -inner.values[-3]
+
+
+def test_reconstruction_is_the_error_of_least_squares() -> None:
+    # One linear reader, no curvature: the loss of a width is the residual variance over the output's variance.
+    model = enliven(ZOO["flatten"]())
+    graph = kp.trace(model, EXAMPLE, keep=["stem"])
+    (group,) = graph.groups
+    data = [images(256)]
+    (values,) = reconstruction_values(graph, model, data, curvature=False).groups
+    with torch.no_grad():
+        pooled = nn.functional.adaptive_avg_pool2d(model.stem(data[0]).relu(), 2).flatten(1)
+        rows = model.a(pooled).double()
+        rows = rows - rows.mean(0)
+        wanted = rows @ model.head.weight.double().T
+        seen = rows[:, values.kept(5)]
+        rest = wanted - seen @ torch.linalg.lstsq(seen, wanted).solution
+    assert group.size == 8
+    assert -values.values[4] == pytest.approx(float(rest.square().sum() / wanted.square().sum()), rel=0.02)
+
+
+def test_joint_fisher_by_its_formula() -> None:
+    # A mask on unit u of the inner layer multiplies b's input: its derivative is taken by autograd, image by image.
+    graph, model = residual()
+    x = images(6)
+    found = collect_moments(
+        CuttableNetwork(graph, model), [x], derivatives=True, loss=lambda output, parent, batch: output.mean()
+    )
+    for index in range(len(x)):
+        mask = torch.ones(12, requires_grad=True)
+        stem = model.stem(x[index : index + 1]).relu()
+        inner = model.a(stem).relu() * mask[:, None, None]
+        output = model.head((stem + model.b(inner)).mean((2, 3)))
+        (gradient,) = torch.autograd.grad(output.mean(), mask)
+        torch.testing.assert_close(found.derivatives[1][index].float(), gradient, rtol=1e-3, atol=1e-6)
+    fisher = joint_fisher(graph, model, [x], loss=lambda output, parent, batch: output.mean())
+    derivatives = found.derivatives[1].numpy()
+    gone = fisher.tables.groups[1].order[4:]
+    assert -fisher.tables.groups[1].values[3] >= np.square(derivatives[:, gone].sum(1)).mean() / 2 - 1e-12
+    stream = fisher.tables.groups[0].order[7:]
+    both = (derivatives[:, gone].sum(1) * found.derivatives[0].numpy()[:, stream].sum(1)).mean()
+    assert fisher.pair(1, 0)[3, 6] == pytest.approx(-both)
+
+
+def test_examples_are_told_apart_where_layers_read_tokens() -> None:
+    model = enliven(ZOO["cross attention"]())
+    graph = kp.trace(model, EXAMPLE)
+    x = images(4)
+    network = CuttableNetwork(graph, model)
+    loss = lambda output, parent, batch: output.square().mean()  # noqa: E731
+    together = collect_moments(network, [x], derivatives=True, loss=loss).derivatives
+    apart = [
+        collect_moments(network, [x[i : i + 1]], derivatives=True, loss=loss).derivatives for i in range(4)
+    ]
+    for group in range(len(graph.groups)):
+        torch.testing.assert_close(together[group], torch.cat([found[group] for found in apart]))
+
+
+@pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
+def test_wrong_data_is_refused(make: Make) -> None:
+    graph, model = residual()
+    with pytest.raises(RequestError, match="0 examples; give at least one batch with `data`"):
+        make(graph, model, [])
+    broken = images(4)
+    broken[0, 0, 0, 0] = torch.nan
+    with pytest.raises(RequestError, match="NaN"):
+        make(graph, model, [broken])
+    with torch.no_grad():
+        model.a.weight[0] = torch.inf
+    with pytest.raises(RequestError, match="NaN"):
+        make(graph, model, [images(4)])
+
+
+@pytest.mark.parametrize("method", [measured_values, reconstruction_values, joint_fisher])
+def test_losses_must_be_finite_scalars(method: Callable[..., object]) -> None:
+    graph, model = residual()
+    more = {"orders": [np.arange(group.size) for group in graph.groups]} if method is measured_values else {}
+    for loss, message in (
+        (
+            lambda output, parent, batch: output,
+            r"the loss is of shape \(\d, 5\); it must be a tensor of one number",
+        ),
+        (lambda output, parent, batch: 1.0, "the loss is a float"),
+        (lambda output, parent, batch: output.mean() * torch.inf, "must be finite"),
+    ):
+        with pytest.raises(RequestError, match=message):
+            method(graph, model, [images(4)], loss=loss, **more)
+
+
+def test_measured_values_refuse_what_they_cannot_judge() -> None:
+    graph, model = residual()
+    orders = [np.arange(group.size) for group in graph.groups]
+    with pytest.raises(RequestError, match="`widths` is 0"):
+        measured_values(graph, model, [images(4)], orders, widths=0)
+    with pytest.raises(RequestError, match="a batch holds 1 example"):
+        measured_values(graph, model, [images(1)], orders)
+    with pytest.raises(RequestError, match="needs one tensor of class scores: give a function with `loss`"):
+        divergence({"out": torch.zeros(1)}, None, None)
+
+
+def test_tables_are_checked() -> None:
+    graph, _ = residual()
+    good = [GroupValues(np.arange(g.size), np.zeros(g.size)) for g in graph.groups]
+    source = Provenance("own", 0, 0)
+    assert value_tables(graph, good, source).total([1, 1]) == 0
+    with pytest.raises(RequestError, match="values for 1 groups, the network has 2"):
+        value_tables(graph, good[:1], source)
+    with pytest.raises(RequestError, match="every unit once in the order"):
+        value_tables(graph, [good[0], GroupValues(np.zeros(12, dtype=np.int64), np.zeros(12))], source)
+    with pytest.raises(RequestError, match="keeping 1 of 12 units is worth nan"):
+        value_tables(graph, [good[0], GroupValues(np.arange(12), np.full(12, np.nan))], source)
