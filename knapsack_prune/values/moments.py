@@ -255,8 +255,12 @@ class _Recorder(TorchDispatchMode):
     def _watch_backward(self, func: Any, args: Any, result: Any) -> None:
         if func is aten.convolution_backward.default:
             gradient, weight, at_input = args[0], args[2], result[0]
-        elif func is aten.mm.default:
+        elif func is aten.mm.default and self._network.named(args[1]) is not None:
             gradient, weight, at_input = args[0], args[1], result
+        elif (
+            func is aten.mm.default
+        ):  # autograd multiplies from the left where the input lies in memory by columns
+            gradient, weight, at_input = args[1].T, args[0], result.T
         else:
             return
         consumer = self._network.named(weight)

@@ -130,7 +130,7 @@ def test_reconstruction_finds_the_unit_that_others_replace() -> None:
         tables = reconstruction_values(graph, model, [images(32)], curvature=curvature)
         inner = tables.groups[1]
         assert inner.order[-1] in (2, 5)
-        assert -inner.values[-2] < 0.02 * -inner.values[-3]
+        assert -inner.values[-2] < 0.05 * -inner.values[-3]  # not 0: the ridge
 
 
 def test_reconstruction_is_the_error_of_least_squares() -> None:
