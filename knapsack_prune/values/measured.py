@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, MutableMapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, MutableMapping, Sequence, Sized
+from functools import partial
 from typing import Any
 
 import numpy as np
+from scipy.optimize import isotonic_regression
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
@@ -14,59 +15,51 @@ from knapsack_prune.errors import RequestError
 from knapsack_prune.graph.channel_graph import ChannelGraph, IntArray
 from knapsack_prune.values.cutting import CuttableNetwork, keep_masks
 from knapsack_prune.values.losses import Batches, Loss, checked_loss, divergence, network_input
+from knapsack_prune.values.reconstruction import reconstruction_values
 from knapsack_prune.values.refit import Refit, Refitter
 from knapsack_prune.values.replay import DivergedError, Recording
 from knapsack_prune.values.tables import FloatArray, GroupValues, Provenance, ValueTables, value_tables
 
 Measurements = MutableMapping[str, float]
-"""Sums of losses that are known, by what was cut: plain data, to be kept when a run is stopped."""
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a measurement is.
-
-    Attributes:
-        done: cuts measured on a batch.
-        total: how many there will be, as far as it is known now.
-    """
-
-    done: int
-    total: int
+"""Losses that are known, by what was cut: plain data, to be kept when a run is stopped."""
 
 
 def measured_values(
     graph: ChannelGraph,
     model: nn.Module,
     data: Batches,
-    orders: Sequence[IntArray],
+    shape: ValueTables | None = None,
     *,
-    widths: int = 8,
-    refit: Refit = "all",
+    widths: int = 4,
+    refit: Refit = "readers",
     around: Sequence[int] | None = None,
     loss: Loss | None = None,
     seed: int = 0,
     known: Measurements | None = None,
-    progress: Callable[[Progress], None] | None = None,
+    progress: Callable[[int, int | None], None] | None = None,
 ) -> ValueTables:
-    """Minus the loss that keeping n units of a group costs, all other groups being left whole.
+    """Minus the loss that keeping n units of a group costs, all other groups being left as they are.
+
+    A few widths of each group are measured. In between, the losses follow the tables of a cheap model: measured ones
+    over predicted ones change little from width to width, so that few measurements give the whole table.
 
     Args:
         graph: the traced network.
         model: its weights; left as they are.
         data: batches; labels are read only by a `loss` that does. Iterated several times.
-        orders: per group, its units, the most valuable first.
-        widths: how many widths of a group are measured, chosen where the loss bends; linear in between.
-        refit: re-fit no layer (`none`), those that read the removed units (`readers`), or every layer behind them
-            (`all`) before the loss is taken; by least squares on the first half of each batch, while the second half
-            is judged.
+        shape: the orders of units, and losses for every width up to a factor; by default `reconstruction_values` of
+            the same data. Where it predicts no loss, measured ones are joined by straight lines.
+        widths: how many widths of a group are measured.
+        refit: re-fit no layer (`none`), those that read removed units (`readers`), or every layer behind them (`all`)
+            before the loss is taken; by least squares on the first half of each batch, while the second is judged.
         around: kept units per group of the network in which a group is cut; by default all of them.
         loss: judges outputs; by default the divergence to the parent's (KL). Batch norms use the statistics of the
             batch, for parent and cut network alike.
         seed: of the positions from which fits take their rows.
         known: measurements of an earlier call with the same arguments, extended in place: a call that was stopped
             continues.
-        progress: called after every cut.
+        progress: called after every cut of every batch, with how many are done and how many there will be (None where
+            the number of batches is not known).
 
     Time: widths times groups times what of the network lies behind a cut. Memory: the activations of one batch.
 
@@ -75,29 +68,49 @@ def measured_values(
     """
     if widths < 1:
         raise RequestError(f"`widths` is {widths}: measure at least 1 width of each group")
+    shape = shape or reconstruction_values(graph, model, data, loss=loss, seed=seed)
     network = CuttableNetwork(graph, model)
     base = list(graph.sizes) if around is None else list(around)
-    meter = _Meter(
-        network, data, orders, base, refit, loss or divergence, seed, {} if known is None else known, progress
-    )
-    points = [_spread(group.size, max(1, widths // 2)) for group in graph.groups]
-    losses = meter.measure(points)
-    for _ in range(max(0, widths - max(1, widths // 2))):
-        # One more width a group, where the curve is known least.
-        points = [
-            _with_widest(found, curve, group.size)
-            for found, curve, group in zip(points, losses, graph.groups, strict=True)
-        ]
-        losses = meter.measure(points)
+    orders = [group.order for group in shape.groups]
+    known = {} if known is None else known
+    meter = _Meter(network, data, orders, base, refit, loss or divergence, seed, known, progress)
+    points = [_spread(group.size, widths) for group in graph.groups]
     groups = []
-    for group, order, found, curve in zip(graph.groups, orders, points, losses, strict=True):
-        # Keeping more is never worth less: least squares under that order (pool adjacent violators).
-        falling = -_isotonic(-np.array([*curve]))
-        at = np.array(found)
-        groups.append(GroupValues(order, -np.interp(np.arange(1, group.size + 1), at, falling)))
-    options = {"refit": refit, "widths": widths, "around": around is not None}
+    for group, at, losses in zip(shape.groups, points, meter.measure(points), strict=True):
+        # Keeping more is never worth less: the nearest such losses (pool adjacent violators).
+        falling = isotonic_regression(losses, increasing=False).x
+        groups.append(GroupValues(group.order, _along(group.values, np.array(at), falling)))
+    options: dict[str, str | int | float | bool] = {
+        "shape": shape.provenance.method,
+        "refit": refit,
+        "widths": widths,
+        "around": around is not None,
+    }
     name = "divergence" if loss is None else "user"
     return value_tables(graph, groups, Provenance("measured", meter.examples, seed, name, options))
+
+
+def _spread(size: int, count: int) -> list[int]:
+    """About `count` widths below the size, closer where few units are left: one half, then the ends in turn."""
+    shares = np.linspace(0, 1, count + 2)[1:-1] ** 1.5
+    return sorted({min(max(1, size - 1), max(1, round(size * share))) for share in shares})
+
+
+def _along(shape: FloatArray, at: IntArray, losses: FloatArray) -> FloatArray:
+    """Values through minus the measured losses at some widths, with the shape of other values in between."""
+    size = len(shape)
+    every = np.arange(1, size + 1)
+    predicted = shape[-1] - shape
+    if size == 1:
+        return np.zeros(1)
+    if (predicted[at - 1] > 0).all() and (losses > 0).all():
+        ratios = np.log(losses) - np.log(predicted[at - 1])
+        smooth = np.exp(np.interp(every, at, ratios)) * predicted
+        # Between two measured widths the factor changes: keeping more is still never worth less.
+        values: FloatArray = -np.maximum.accumulate(smooth[::-1])[::-1]
+        return values
+    straight: FloatArray = -np.interp(every, np.append(at, size), np.append(np.maximum(losses, 0), 0.0))
+    return straight
 
 
 class _Meter:
@@ -113,7 +126,7 @@ class _Meter:
         loss: Loss,
         seed: int,
         known: Measurements,
-        progress: Callable[[Progress], None] | None,
+        progress: Callable[[int, int | None], None] | None,
     ) -> None:
         self._network = network
         self._data = data
@@ -124,74 +137,73 @@ class _Meter:
         self._seed = seed
         self._known = known
         self._progress = progress
-        self._done = 0
         self.examples = 0
 
     def measure(self, points: Sequence[Sequence[int]]) -> list[list[float]]:
-        """Per group and width, the rise of the loss over that of the base; 0 for a group at its full width there."""
-        wanted = {(g, n) for g, ns in enumerate(points) for n in ns if n != self._base[g]}
-        missing = sorted(cut for cut in wanted if _key(cut) not in self._known)
+        """Per group and width, the rise of the loss over that with the whole group."""
+        sizes = self._network.graph.sizes
+        wanted = {(g, n) for g, ns in enumerate(points) for n in (*ns, sizes[g])}
+        missing = sorted(cut for cut in wanted if self._key(cut) not in self._known)
         if missing:
             self._run(missing)
-        base = self._known["base"]
-        return [
-            [self._known[_key((g, n))] - base if n != self._base[g] else 0.0 for n in ns]
-            for g, ns in enumerate(points)
-        ]
+        loss = {cut: self._known[self._key(cut)] for cut in wanted}
+        return [[loss[g, n] - loss[g, sizes[g]] for n in ns] for g, ns in enumerate(points)]
 
     def _run(self, missing: list[tuple[int, int]]) -> None:
-        sums = dict.fromkeys([None, *missing], 0.0)
-        judged = self.examples = 0
+        sums = dict.fromkeys((self._key(cut) for cut in missing), 0.0)
+        cuts = {self._key(cut): cut for cut in missing}
+        judged = self.examples = done = 0
+        batches = len(self._data) if isinstance(self._data, Sized) else None
         for batch in self._data:
             inputs = network_input(batch).to(next(self._network.model.parameters()).device)
-            rows = len(inputs) // 2 if self._refit != "none" else 0
             if len(inputs) < 2:
                 raise RequestError(
-                    "a batch holds 1 example; batch norms and fits need at least 2: give larger batches"
+                    "a batch holds 1 example; batch norms and fits need at least 2: give larger ones"
                 )
+            rows = len(inputs) // 2 if self._refit != "none" else 0
+            half = _second_half(len(inputs), rows)
             with self._network.measuring(batch_statistics=True):
-                for cut, value in self._batch(inputs, batch, rows, [None, *missing]):
-                    sums[cut] += value * (len(inputs) - rows)
+                recording = Recording(partial(self._network.model, inputs), [*self._network.fixed(), inputs])
+                refitter = Refitter(
+                    self._network,
+                    recording,
+                    refit=self._refit,
+                    rows=rows,
+                    examples=len(inputs),
+                    seed=self._seed,
+                )
+                for key, cut in cuts.items():
+                    what, output = self._cut(cut, recording, refitter)
+                    value = checked_loss(self._loss, half(output), half(recording.output), half(batch), what)
+                    sums[key] += value * (len(inputs) - rows)
+                    done += 1
+                    if self._progress is not None:
+                        self._progress(done, batches and batches * len(cuts))
             judged += len(inputs) - rows
             self.examples += len(inputs)
         if not judged:
             raise RequestError("the data holds 0 examples; give at least one batch with `data`")
-        self._known.update({_key(cut): value / judged for cut, value in sums.items()})
+        self._known.update({key: value / judged for key, value in sums.items()})
 
-    def _batch(
-        self, inputs: Tensor, batch: Any, rows: int, cuts: Sequence[tuple[int, int] | None]
-    ) -> Iterator[tuple[tuple[int, int] | None, float]]:
-        network = self._network
-        recording = Recording(lambda: network.model(inputs), [*network.fixed(), inputs])
-        parent = recording.output
-        half = _second_half(len(inputs), rows)
-        refitter = Refitter(
-            network, recording, refit=self._refit, rows=rows, examples=len(inputs), seed=self._seed
-        )
-        for cut in cuts:
-            kept = {g: order[:n] for g, (order, n) in enumerate(zip(self._orders, self._base, strict=True))}
-            what = "the network"
-            if cut is not None:
-                kept[cut[0]] = self._orders[cut[0]][: cut[1]]
-                group = network.graph.groups[cut[0]]
-                what = f"the network with {cut[1]} of {group.size} units of group {group.name}"
-            keep = keep_masks(network.graph, kept)
-            with network.cut(keep) as changed:
-                try:
-                    output = recording.run(changed, refitter.under(keep))
-                except DivergedError as error:
-                    raise RequestError(
-                        f"{what} takes another path than the parent (at {error}), so that it cannot be measured; "
-                        "pin the group with `keep`"
-                    ) from error
-            yield cut, checked_loss(self._loss, half(output), half(parent), half(batch), what)
-            self._done += 1
-            if self._progress is not None:
-                self._progress(Progress(self._done, self._done))
+    def _cut(self, cut: tuple[int, int], recording: Recording, refitter: Refitter) -> tuple[str, Any]:
+        """What the network is called, and its output, when a group keeps so many units."""
+        kept = {g: order[:n] for g, (order, n) in enumerate(zip(self._orders, self._base, strict=True))}
+        kept[cut[0]] = self._orders[cut[0]][: cut[1]]
+        group = self._network.graph.groups[cut[0]]
+        what = f"the network with {cut[1]} of {group.size} units of group {group.name}"
+        keep = keep_masks(self._network.graph, kept)
+        with self._network.cut(keep) as changed:
+            try:
+                return what, recording.run(changed, refitter.under(keep))
+            except DivergedError as error:
+                raise RequestError(
+                    f"{what} takes another path than the parent (at {error}), so that it cannot be measured; pin the "
+                    "group with `keep`"
+                ) from error
 
-
-def _key(cut: tuple[int, int] | None) -> str:
-    return "base" if cut is None else f"{cut[0]}:{cut[1]}"
+    def _key(self, cut: tuple[int, int]) -> str:
+        """Of a measurement: the base is one for all groups."""
+        return "base" if cut[1] == self._base[cut[0]] else f"{cut[0]}:{cut[1]}"
 
 
 def _second_half(examples: int, rows: int) -> Callable[[Any], Any]:
@@ -201,30 +213,3 @@ def _second_half(examples: int, rows: int) -> Callable[[Any], Any]:
         )
 
     return chosen
-
-
-def _spread(size: int, count: int) -> list[int]:
-    """About `count` widths below the size, closer where few units are left, and the size itself."""
-    shares = np.linspace(0, 1, count + 1)[1:-1] if count > 1 else np.array([0.5])
-    inner = {max(1, round(size * share)) for share in shares}
-    return sorted({1, size, *inner})
-
-
-def _with_widest(points: Sequence[int], losses: Sequence[float], size: int) -> list[int]:
-    """The widths, and one more in the interval where the loss falls most, in the middle."""
-    gaps = [
-        ((losses[i] - losses[i + 1]) if points[i + 1] - points[i] > 1 else -np.inf)
-        for i in range(len(points) - 1)
-    ]
-    if not gaps or max(gaps) == -np.inf:
-        return list(points)
-    widest = int(np.argmax(gaps))
-    return sorted([*points, (points[widest] + points[widest + 1]) // 2])
-
-
-def _isotonic(values: FloatArray) -> FloatArray:
-    """The increasing sequence nearest to `values` (pool adjacent violators)."""
-    from scipy.optimize import isotonic_regression
-
-    found: FloatArray = isotonic_regression(values).x
-    return found

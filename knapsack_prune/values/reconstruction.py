@@ -126,7 +126,9 @@ def _reader(found: Moments, weight: Tensor, group: Group, examples: int, curvatu
             found, columns.reshape(-1, len(matrix)), moment, examples, curvature, matrix.shape[2]
         )
         weights = torch.einsum("otc,op,ptd->cd", columns, metric, columns)
-    moment.diagonal().add_(RIDGE * moment.diagonal().mean() + 1e-30)
+    # Products are summed in float32 per batch: what a mean takes away may leave their rounding alone.
+    rounding = 1e-6 * found.gram.diagonal().mean() / found.rows
+    moment.diagonal().add_(RIDGE * moment.diagonal().clamp(min=0).mean() + rounding + 1e-30)
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(moment))
     positions = [
         p.positions for p in group.slices if p.role == "in" and p.parameter == found.consumer.parameter

@@ -31,7 +31,7 @@ Make = Callable[[kp.ChannelGraph, nn.Module, list[Tensor]], ValueTables]
 
 
 def measured(graph: kp.ChannelGraph, model: nn.Module, data: list[Tensor]) -> ValueTables:
-    return measured_values(graph, model, data, [np.arange(group.size) for group in graph.groups], widths=4)
+    return measured_values(graph, model, data, widths=3)
 
 
 MODELS: dict[str, Make] = {
@@ -40,6 +40,12 @@ MODELS: dict[str, Make] = {
     "variance": lambda graph, model, data: reconstruction_values(graph, model, data, curvature=False),
     "joint Fisher": lambda graph, model, data: joint_fisher(graph, model, data).tables,
 }
+
+
+def straight(graph: kp.ChannelGraph) -> ValueTables:
+    """Units in reverse order, no losses predicted: measured ones are then joined by straight lines."""
+    groups = [GroupValues(np.arange(g.size)[::-1].copy(), np.zeros(g.size)) for g in graph.groups]
+    return value_tables(graph, groups, Provenance("straight", 0, 0))
 
 
 def residual() -> tuple[kp.ChannelGraph, nn.Module]:
@@ -81,42 +87,76 @@ def test_scores_add_up() -> None:
 
 def test_a_measured_loss_is_that_of_the_slim_network() -> None:
     graph, model = residual()
-    orders = [np.arange(group.size)[::-1].copy() for group in graph.groups]
+    shape = straight(graph)
     known: dict[str, float] = {}
     data = [images(6), images(4, seed=2)]
-    tables = measured_values(graph, model, data, orders, refit="none", widths=3, known=known)
-    for index, group in enumerate(graph.groups):
-        keep = keep_masks(graph, {index: orders[index][:1]})
+    tables = measured_values(graph, model, data, shape, refit="none", widths=1, known=known)
+    assert known.keys() == {"base", "0:3", "1:4"}  # 0.5^1.5 of 8 and of 12
+    for index, width in ((0, 3), (1, 4)):
+        keep = keep_masks(graph, {index: shape.groups[index].order[:width]})
         small = slimmed(graph, model, keep)
         with torch.no_grad():
             losses = [float(divergence(small(x), model(x), x)) * len(x) for x in data]
-        assert known[f"{index}:1"] == pytest.approx(sum(losses) / 10, rel=1e-4)
-        assert tables.groups[index].values[0] == pytest.approx(-sum(losses) / 10, rel=1e-4)
-        np.testing.assert_array_equal(tables.groups[index].order, orders[index])
-        assert group.size == len(tables.groups[index].values)
+        assert known[f"{index}:{width}"] == pytest.approx(sum(losses) / 10, rel=1e-4)
+        size, values = graph.groups[index].size, tables.groups[index].values
+        assert values[width - 1] == pytest.approx(-sum(losses) / 10, rel=1e-4)
+        assert values[size - 2] == pytest.approx(values[width - 1] / (size - width))  # a straight line to 0
+        np.testing.assert_array_equal(tables.groups[index].order, shape.groups[index].order)
+
+
+def test_between_measured_widths_losses_follow_the_shape() -> None:
+    graph, model = residual()
+    shape = value_tables(
+        graph,
+        [GroupValues(np.arange(g.size), -np.square(np.arange(g.size)[::-1] / g.size)) for g in graph.groups],
+        Provenance("square", 0, 0),
+    )
+    tables = measured_values(graph, model, [images(16)], shape, widths=1)
+    for values, predicted in zip(tables.groups, shape.groups, strict=True):
+        ratios = values.values[:-1] / predicted.values[:-1]
+        np.testing.assert_allclose(ratios, ratios[0])
+        assert ratios[0] > 0
+
+
+def test_groups_are_cut_around_a_thinner_network() -> None:
+    graph, model = residual()
+    known: dict[str, float] = {}
+    around = [4, 6]
+    measured_values(
+        graph, model, [images(6)], straight(graph), refit="none", widths=1, around=around, known=known
+    )
+    keep = keep_masks(graph, {0: np.arange(8)[::-1][:4], 1: np.arange(12)[::-1][:4]})
+    small = slimmed(graph, model, keep)
+    with torch.no_grad():
+        assert known["1:4"] == pytest.approx(
+            float(divergence(small(images(6)), model(images(6)), None)), rel=1e-4
+        )
+    assert known.keys() == {"0:3", "0:8", "1:4", "1:12"}
 
 
 def test_a_refit_costs_less_than_none() -> None:
     graph, model = residual()
-    orders = [np.arange(group.size) for group in graph.groups]
-    data = [images(64)]
-    none = measured_values(graph, model, data, orders, refit="none", widths=4)
-    refitted = measured_values(graph, model, data, orders, refit="all", widths=4)
+    shape = straight(graph)
+    none = measured_values(graph, model, [images(64)], shape, refit="none")
     half = [group.size // 2 for group in graph.groups]
-    assert refitted.total(half) > 0.8 * none.total(half)  # losses are negative: under 0.8 of them
+    for refit in ("readers", "all"):
+        refitted = measured_values(graph, model, [images(64)], shape, refit=refit)
+        assert refitted.total(half) > 0.8 * none.total(half)  # losses are negative: under 0.8 of them
 
 
 def test_a_stopped_measurement_continues() -> None:
     graph, model = residual()
-    orders = [np.arange(group.size) for group in graph.groups]
-    data = [images(8)]
     known: dict[str, float] = {}
-    whole = measured_values(graph, model, data, orders, widths=4, known=known)
-    calls: list[int] = []
-    again = measured_values(
-        graph, model, data, orders, widths=4, known=known, progress=lambda at: calls.append(at.done)
+    calls: list[tuple[int, int | None]] = []
+    whole = measured_values(
+        graph, model, [images(8)], known=known, progress=lambda done, total: calls.append((done, total))
     )
-    assert not calls
+    assert calls == [(done, 9) for done in range(1, 10)]  # the base and 4 widths of 2 groups
+    del known["1:6"]
+    again = measured_values(
+        graph, model, [images(8)], known=known, progress=lambda done, total: calls.append((done, total))
+    )
+    assert calls[9:] == [(1, 1)]
     for one, other in zip(whole.groups, again.groups, strict=True):
         np.testing.assert_array_equal(one.values, other.values)
 
@@ -206,7 +246,7 @@ def test_wrong_data_is_refused(make: Make) -> None:
 @pytest.mark.parametrize("method", [measured_values, reconstruction_values, joint_fisher])
 def test_losses_must_be_finite_scalars(method: Callable[..., object]) -> None:
     graph, model = residual()
-    more = {"orders": [np.arange(group.size) for group in graph.groups]} if method is measured_values else {}
+    more = {"shape": straight(graph)} if method is measured_values else {}
     for loss, message in (
         (
             lambda output, parent, batch: output,
@@ -221,11 +261,10 @@ def test_losses_must_be_finite_scalars(method: Callable[..., object]) -> None:
 
 def test_measured_values_refuse_what_they_cannot_judge() -> None:
     graph, model = residual()
-    orders = [np.arange(group.size) for group in graph.groups]
     with pytest.raises(RequestError, match="`widths` is 0"):
-        measured_values(graph, model, [images(4)], orders, widths=0)
+        measured_values(graph, model, [images(4)], widths=0)
     with pytest.raises(RequestError, match="a batch holds 1 example"):
-        measured_values(graph, model, [images(1)], orders)
+        measured_values(graph, model, [images(1)])
     with pytest.raises(RequestError, match="needs one tensor of class scores: give a function with `loss`"):
         divergence({"out": torch.zeros(1)}, None, None)
 
