@@ -81,11 +81,11 @@ def measure(name: str, budgets: list[float], time_limit: float) -> dict[str, Any
 
     import solvers
     from knapsack_prune.costs.counting import check_polynomial, total
+    from knapsack_prune.narrowing.copying import narrow_copy
+    from knapsack_prune.narrowing.equivalence import check_equivalence
     from knapsack_prune.networks import load_network
     from knapsack_prune.planning.allocation import build_instance
     from knapsack_prune.planning.planner import plan_from_scores
-    from knapsack_prune.slimming.equivalence import check_slim
-    from knapsack_prune.slimming.slicing import sliced_copy
     from knapsack_prune.tracing.trial import trace
     from knapsack_prune.values.criteria import score
 
@@ -122,11 +122,12 @@ def measure(name: str, budgets: list[float], time_limit: float) -> dict[str, Any
         started = time.perf_counter()
         plan = plan_from_scores(graph, scores, {"flops": limit}, name=name, time_limit=time_limit)
         planned = time.perf_counter() - started
-        # Before anything is slimmed: later peaks are the gate's.
+        # Before anything is slimmed: later peaks are the equivalence check's.
         record.setdefault("planning_peak_bytes", peak() - base)
         started = time.perf_counter()
-        small = sliced_copy(model, plan)
-        report = check_slim(model, small, plan)
+        selection = plan.selection()
+        small = narrow_copy(model, selection)
+        report = check_equivalence(model, small, selection, network.input_shape, plan.planned_flops)
         record["rows"].append(
             {
                 "budget": budget,
@@ -135,7 +136,7 @@ def measure(name: str, budgets: list[float], time_limit: float) -> dict[str, Any
                 "planned": plan.budgets[0].planned,
                 "recount": report.flops,
                 "difference": report.difference,
-                "mixing": list(report.mixing),
+                "mixing": list(report.reductions),
                 "status": plan.solver.status,
                 "gap": plan.solver.gap,
                 "plan_seconds": round(planned, 2),

@@ -147,18 +147,18 @@ def lost(heuristics: list[Record], records: list[Record]) -> str:
         "| solver | instances | median | mean | 90th percentile | largest |",
         "|---|---|---|---|---|---|",
     ]
-    for name, found in shares.items():
-        ranked = sorted(share for instance, share in found.items() if (name, instance) not in stopped)
+    for name, lost_by in shares.items():
+        ranked = sorted(share for instance, share in lost_by.items() if (name, instance) not in stopped)
         if ranked:
             ninth = ranked[min(len(ranked) - 1, int(0.9 * len(ranked)))]
             middle, mean = statistics.median(ranked), statistics.fmean(ranked)
             cells = " | ".join(_percent(x) for x in (middle, mean, ninth, ranked[-1]))
             lines.append(f"| {name} | {len(ranked)} | {cells} |")
     lines += ["", "| instance | " + " | ".join(HEURISTICS) + " |", "|---" * (1 + len(HEURISTICS)) + "|"]
-    for instance in sorted({i for found in shares.values() for i in found}):
+    for instance in sorted({i for lost_by in shares.values() for i in lost_by}):
         cells = (
-            _percent(found[instance]) + "*" * ((name, instance) in stopped) if instance in found else ""
-            for name, found in shares.items()
+            _percent(lost_by[instance]) + "*" * ((name, instance) in stopped) if instance in lost_by else ""
+            for name, lost_by in shares.items()
         )
         lines.append(f"| {instance} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from knapsack_prune.planning.plan_file import Plan as Plan
     from knapsack_prune.planning.plan_file import plan_schema as plan_schema
     from knapsack_prune.planning.planner import plan as plan
+    from knapsack_prune.planning.verification import Verification as Verification
+    from knapsack_prune.planning.verification import verify as verify
     from knapsack_prune.slimming.slim import load_slim as load_slim
     from knapsack_prune.slimming.slim import save_slim as save_slim
     from knapsack_prune.slimming.slim import slim as slim
@@ -44,6 +46,7 @@ _HOMES = {
     "RequestError": "errors",
     "RunSettings": "training.settings",
     "Scores": "values.criteria",
+    "Verification": "planning.verification",
     "calibration_loader": "data",
     "export_network": "export.exporting",
     "finetune": "training.finetune",
@@ -56,6 +59,7 @@ _HOMES = {
     "score": "values.criteria",
     "slim": "slimming.slim",
     "trace": "tracing.trial",
+    "verify": "planning.verification",
 }
 
 __all__ = [
@@ -67,6 +71,7 @@ __all__ = [
     "RequestError",
     "RunSettings",
     "Scores",
+    "Verification",
     "calibration_loader",
     "export_network",
     "finetune",
@@ -79,6 +84,7 @@ __all__ = [
     "score",
     "slim",
     "trace",
+    "verify",
 ]
 
 

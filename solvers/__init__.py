@@ -1,17 +1,17 @@
 """Grouped knapsacks with bilinear costs: instances in, verified results out."""
 
-from .dispatch import SOLVERS as SOLVERS
-from .dispatch import Solver as Solver
-from .dispatch import solve as solve
 from .errors import SolverError as SolverError
-from .feasibility import least_costs as least_costs
-from .instance import Factor as Factor
-from .instance import Group as Group
-from .instance import Instance as Instance
-from .instance import Resource as Resource
-from .instance import Table as Table
-from .instance import Term as Term
-from .result import Limits as Limits
-from .result import Result as Result
-from .result import Status as Status
-from .verify import verify as verify
+from .problem.cost_bounds import least_costs as least_costs
+from .problem.instance import Factor as Factor
+from .problem.instance import Group as Group
+from .problem.instance import Instance as Instance
+from .problem.instance import Resource as Resource
+from .problem.instance import Table as Table
+from .problem.instance import Term as Term
+from .problem.result import Limits as Limits
+from .problem.result import Result as Result
+from .problem.result import Status as Status
+from .registry import SOLVERS as SOLVERS
+from .registry import Solver as Solver
+from .registry import solve as solve
+from .verification import verify as verify

@@ -20,6 +20,7 @@ NAMES = {
     "RequestError",
     "RunSettings",
     "Scores",
+    "Verification",
     "calibration_loader",
     "export_network",
     "finetune",
@@ -32,6 +33,7 @@ NAMES = {
     "score",
     "slim",
     "trace",
+    "verify",
 }
 COMMANDS = {
     *("plan", "sweep", "inspect", "diff", "slim", "verify"),

@@ -1,4 +1,4 @@
-"""Small networks, one per way in which channels can be coupled, and a way to give any network lively weights."""
+"""Small networks, one per way in which channels can be coupled; lively weights and random plans for any network."""
 
 from __future__ import annotations
 
@@ -7,6 +7,16 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+import knapsack_prune as kp
+from knapsack_prune.planning.planner import plan_from_scores
+from knapsack_prune.planning.preparation import budget_limits
+
+
+def random_plan(model: nn.Module, graph: kp.ChannelGraph, seed: int, budget: float) -> kp.Plan:
+    """A plan from random scores: every seed prunes other units."""
+    scores = kp.score(graph, model, "random", seed=seed)
+    return plan_from_scores(graph, scores, budget_limits(graph, {"flops": budget}), solver="greedy")
 
 
 def enliven(model: nn.Module, seed: int = 0) -> nn.Module:

@@ -60,7 +60,7 @@ def plan(
     from knapsack_prune.cli.preparing import NetworkOptions, ScoringOptions, check_writable, prepare
     from knapsack_prune.cli.tables import show_plan
     from knapsack_prune.planning.allocation import Widths, build_instance
-    from knapsack_prune.planning.planner import budget_limits
+    from knapsack_prune.planning.preparation import budget_limits
 
     for path in (plan_output, export_instance):
         if path is not None:
@@ -137,7 +137,7 @@ def sweep(
     from knapsack_prune.cli.tables import FrontPoint, front_csv, show_front
     from knapsack_prune.files import write_text
     from knapsack_prune.planning.allocation import Widths
-    from knapsack_prune.planning.planner import budget_limits
+    from knapsack_prune.planning.preparation import budget_limits
 
     if directory is not None:
         check_writable(directory, directory=True)

@@ -13,13 +13,11 @@ from typing import TYPE_CHECKING
 import torch
 
 from knapsack_prune.cli.console import Stages, notes
-from knapsack_prune.costs.counting import check_polynomial
 from knapsack_prune.errors import RequestError
 from knapsack_prune.graph.channel_graph import ChannelGraph
 from knapsack_prune.networks import DEFAULT_NETWORK, Network, load_network
-from knapsack_prune.planning.planner import check_prunable
-from knapsack_prune.tracing.trial import trace
-from knapsack_prune.values.criteria import CRITERIA, DATA_CRITERIA, NORMALIZATIONS, Scores, score
+from knapsack_prune.planning.preparation import prepare as trace_and_score
+from knapsack_prune.values.criteria import CRITERIA, DATA_CRITERIA, NORMALIZATIONS, Batches, Scores
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -125,21 +123,26 @@ def prepare(
     scoring.check()
     stages.enter("loading the network")
     network = network_options.load()
-    stages.enter("tracing")
     with quiet_libraries():
-        graph = trace(network.model, torch.zeros(1, *network.input_shape), keep=keep)
-        check_prunable(graph)
-        stages.enter("counting FLOPs")
-        check_polynomial(graph, network.model)
-    scores = _score(network, graph, scoring, stages)
+        graph, scores = trace_and_score(
+            network.model,
+            torch.zeros(1, *network.input_shape),
+            scoring.importance,
+            keep=keep,
+            data=lambda: _batches(network, scoring, stages),
+            seed=scoring.seed,
+            normalize=scoring.normalize,
+            enter=stages.enter,
+            progress=stages.done,
+        )
     return Prepared(network, graph, scores)
 
 
-def _score(network: Network, graph: ChannelGraph, scoring: ScoringOptions, stages: Stages) -> Scores:
+def _batches(network: Network, scoring: ScoringOptions, stages: Stages) -> Batches | None:
+    """The calibration images, for criteria that need some."""
     criterion = scoring.importance
     if criterion not in DATA_CRITERIA:
-        stages.enter("scoring")
-        return score(graph, network.model, criterion, seed=scoring.seed, normalize=scoring.normalize)
+        return None
     from knapsack_prune.data import calibration_loader, open_source, require_classes
 
     source = scoring.data
@@ -153,19 +156,8 @@ def _score(network: Network, graph: ChannelGraph, scoring: ScoringOptions, stage
     images = open_source(source, model=network.model)
     if network.num_classes is not None:
         require_classes(images, network.num_classes)
-    loader = calibration_loader(
-        images, scoring.samples, scoring.seed, scoring.batch_size, network.input_shape
-    )
     stages.enter(f"scoring on {source}", total=scoring.samples)
-    return score(
-        graph,
-        network.model,
-        criterion,
-        data=loader,
-        seed=scoring.seed,
-        normalize=scoring.normalize,
-        progress=stages.done,
-    )
+    return calibration_loader(images, scoring.samples, scoring.seed, scoring.batch_size, network.input_shape)
 
 
 def check_range(option: str, value: int, least: int) -> None:

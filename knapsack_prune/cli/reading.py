@@ -14,7 +14,8 @@ from knapsack_prune.cli.options import PlanFile
 from knapsack_prune.errors import RequestError
 
 if TYPE_CHECKING:
-    from knapsack_prune.planning.plan_file import GroupPart, Plan
+    from knapsack_prune.planning.plan_file import Plan
+    from knapsack_prune.planning.plan_parts import GroupPart
 
 
 @app.command()

@@ -5,18 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from knapsack_prune.cli import options
 from knapsack_prune.cli.app import app
-from knapsack_prune.cli.console import Stages, notes, output, stages
+from knapsack_prune.cli.console import notes, output, stages
 from knapsack_prune.errors import RequestError
-
-if TYPE_CHECKING:
-    from knapsack_prune.networks import Network
-    from knapsack_prune.planning.plan_file import Plan
 
 
 @app.command()
@@ -43,8 +39,9 @@ def slim(
     again).
     """
     from knapsack_prune.cli.preparing import NetworkOptions, check_writable, quiet_libraries
+    from knapsack_prune.planning.identity import check_fingerprint
     from knapsack_prune.planning.plan_file import Plan
-    from knapsack_prune.slimming.slim import check_fingerprint, save_slim
+    from knapsack_prune.slimming.slim import save_slim
     from knapsack_prune.slimming.slim import slim as make_slim
 
     found = Plan.load(plan_file)
@@ -80,124 +77,38 @@ def verify(
     from rich.markup import escape
     from rich.table import Table
 
-    from knapsack_prune.cli.preparing import NetworkOptions
+    from knapsack_prune.cli.preparing import NetworkOptions, quiet_libraries
     from knapsack_prune.planning.plan_file import Plan
+    from knapsack_prune.planning.verification import verify as verify_plan
 
-    found = Plan.load(plan_file)
+    plan = Plan.load(plan_file)
     with stages() as progress:
         progress.enter("loading the network")
-        parent = NetworkOptions(model, weights, checkpoint, input_shape, num_classes).load_parent(found)
-        checks = _verified(plan_file, found, parent, progress)
+        parent = NetworkOptions(model, weights, checkpoint, input_shape, num_classes).load_parent(plan)
+        with quiet_libraries():
+            verification = verify_plan(
+                plan,
+                parent.model,
+                same_weights=parent.weights == plan.model.weights,
+                source=str(plan_file),
+                enter=progress.enter,
+            )
     table = Table(title=f"{escape(str(plan_file))} holds", title_justify="left")
     table.add_column("what")
     table.add_column("found", overflow="fold")
-    for what, result in checks:
-        table.add_row(what, escape(result))
+    for check in verification.checks:
+        table.add_row(check.claim, escape(check.result))
     output().print(table)
-
-
-def _verified(path: Path, plan: Plan, parent: Network, progress: Stages) -> list[tuple[str, str]]:
-    """What was checked and found, in order; the first claim that does not hold is a `RequestError`."""
-    import torch
-
-    from knapsack_prune.cli.preparing import quiet_libraries
-    from knapsack_prune.costs.counting import count_params, total
-    from knapsack_prune.planning.allocation import ranked
-    from knapsack_prune.slimming.equivalence import check_slim
-    from knapsack_prune.slimming.slicing import sliced_copy
-    from knapsack_prune.slimming.slim import check_fingerprint
-    from knapsack_prune.tracing.trial import trace
-    from knapsack_prune.values.criteria import DATA_CRITERIA, WEIGHT_CRITERIA, score
-
-    check_fingerprint(parent.model, plan)
-    checks = [("fingerprint", plan.model.fingerprint)]
-
-    progress.enter("tracing")
-    with quiet_libraries():
-        graph = trace(parent.model, torch.zeros(1, *parent.input_shape))
-    kept = {group.name: group.kept for group in plan.groups}
-    sizes = {group.name: group.size for group in graph.groups}
-    for group in plan.groups:
-        if sizes.get(group.name) != group.size:
-            raise _broken(path, f"group {group.name} of {group.size} units is not in the network")
-    # A group of the network that the plan does not list was pinned: all of it stays.
-    counts = [len(kept.get(group.name, range(group.size))) for group in graph.groups]
-    checks.append(
-        ("groups", f"{len(plan.groups)} of the network's {len(graph.groups)} are planned, the rest stay")
-    )
-
-    terms = graph.cost_terms()
-    for budget in plan.budgets:
-        if budget.resource not in terms:
-            continue
-        parent_cost, planned = (
-            total(terms[budget.resource], graph.sizes),
-            total(terms[budget.resource], counts),
-        )
-        if (parent_cost, planned) != (budget.parent, budget.planned):
-            raise _broken(
-                path,
-                f"{budget.resource} are {planned:,} of {parent_cost:,}, the plan says {budget.planned:,} of "
-                f"{budget.parent:,}",
-            )
-        checks.append(
-            (budget.resource, f"{planned:,} of {parent_cost:,}, within the limit of {budget.limit:,}")
-        )
-
-    criterion = plan.importance.criterion
-    if criterion in WEIGHT_CRITERIA and parent.weights == plan.model.weights:
-        scores = score(
-            graph,
-            parent.model,
-            criterion,
-            seed=plan.importance.seed,
-            normalize=plan.importance.normalize,
-        )
-        value = 0.0
-        for scored, values in zip(graph.groups, scores.values, strict=True):
-            units = list(kept.get(scored.name, ()))
-            if sorted(ranked(values)[: len(units)].tolist()) != units:
-                raise _broken(
-                    path, f"group {scored.name} does not keep its {len(units)} most important units"
-                )
-            value += float(values[units].sum())
-        if abs(value - plan.solver.value) > 1e-6 * max(1.0, value):
-            raise _broken(path, f"the importance kept is {value:.6g}, the plan says {plan.solver.value:.6g}")
-        checks.append(
-            ("importance", f"{criterion} kept is {value:.6g}, at most {plan.solver.bound:.6g} is possible")
-        )
-    else:
-        why = "needs data" if criterion in DATA_CRITERIA else "belongs to other weights"
-        checks.append(("importance", f"not recomputed: {criterion} {why}"))
-
-    progress.enter("slimming and checking")
-    with quiet_libraries(), _holds(path):
-        small = sliced_copy(parent.model, plan)
-        report = check_slim(parent.model, small, plan)
-    params = plan.budget("params")
-    if params is not None and count_params(small) != params.planned:
-        raise _broken(
-            path, f"the slim network has {count_params(small):,} parameters, not {params.planned:,}"
-        )
-    if report.flops is not None:
-        checks.append(("fvcore's recount", f"{report.flops:,}, as planned"))
-    if report.difference is None:
-        checks.append(("slim against masked", f"not comparable: {', '.join(report.mixing)}"))
-    else:
-        checks.append(("slim against masked", f"outputs differ by {report.difference:.1e} of the largest"))
-    return checks
 
 
 @contextmanager
 def _holds(path: Path) -> Iterator[None]:
     """A slim network that is not what its plan says becomes a refusal of the plan."""
-    from knapsack_prune.slimming.equivalence import GateError
+    from knapsack_prune.narrowing.equivalence import EquivalenceError
 
     try:
         yield
-    except (GateError, IndexError, KeyError) as error:
-        raise _broken(path, str(error)) from error
-
-
-def _broken(path: Path, what: str) -> RequestError:
-    return RequestError(f"{path} does not hold: {what}; the file was changed, so make the plan again")
+    except (EquivalenceError, IndexError, KeyError) as error:
+        raise RequestError(
+            f"{path} does not hold: {error}; the file was changed, so make the plan again"
+        ) from error

@@ -13,7 +13,8 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from knapsack_prune.planning.plan_file import BudgetPart, FrozenPart, GroupPart, Plan, SolverPart
+from knapsack_prune.planning.plan_file import Plan
+from knapsack_prune.planning.plan_parts import BudgetPart, FrozenPart, GroupPart, SolverPart
 
 FLOPS_NOTE = "FLOPs are fvcore's: one per multiply-add."
 EXAMPLES = 3

@@ -10,13 +10,14 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from knapsack_prune.graph.channel_graph import ChannelGraph, CostTerm, TabulatedTerm
+from knapsack_prune.graph.channel_graph import ChannelGraph, Terms
+from knapsack_prune.networks.modes import evaluating
 
 UNITS = {"flops": "multiply-adds (fvcore)", "params": "parameters"}
 """What one unit of each resource is. fvcore's FLOPs are multiply-adds (fvcore issues 69 and 133)."""
 
 
-def total(terms: Sequence[CostTerm | TabulatedTerm], counts: Sequence[int]) -> int:
+def total(terms: Terms, counts: Sequence[int]) -> int:
     """The exact cost when group `g` keeps `counts[g]` units."""
     return sum(term.at(counts) for term in terms)
 
@@ -82,19 +83,12 @@ def check_polynomial(graph: ChannelGraph, model: nn.Module) -> None:
 @contextmanager
 def _counting(model: nn.Module) -> Iterator[None]:
     """Evaluation mode, no gradients, and attention's fused path off: fvcore cannot see into it."""
-    training = {name: module.training for name, module in model.named_modules()}
-    fast = torch.backends.mha.get_fastpath_enabled()
     logger = logging.getLogger("fvcore.nn.jit_analysis")
     level = logger.level
-    model.eval()
-    torch.backends.mha.set_fastpath_enabled(False)
     logger.setLevel(logging.ERROR)
     try:
-        with torch.no_grad(), warnings.catch_warnings():
+        with evaluating(model, fused_attention=False), torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
         logger.setLevel(level)
-        for name, module in model.named_modules():
-            module.training = training[name]

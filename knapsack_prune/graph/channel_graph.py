@@ -82,6 +82,10 @@ class TabulatedTerm:
         return self.cost(self.form.at(counts))
 
 
+Terms = Sequence[CostTerm | TabulatedTerm]
+"""What a network costs of one resource: the sum of its terms."""
+
+
 @dataclass(frozen=True, eq=False)
 class Slice:
     """The part of one parameter (or buffer) that belongs to the units of one group.
@@ -172,12 +176,12 @@ class SizeAttribute:
 
 
 @dataclass(frozen=True, eq=False)
-class FullWidthModule:
-    """A module that mixes neighbouring channels, run at the parent's width between a scatter and a gather.
+class ModuleChannels:
+    """The channels of what a module returns.
 
     Attributes:
         module: the module's name.
-        dim: the dimension of its input and output along which channels lie.
+        dim: the dimension of its output along which channels lie.
         owner: the channels along that dimension.
     """
 
@@ -187,8 +191,8 @@ class FullWidthModule:
 
 
 @dataclass(frozen=True)
-class Mixing:
-    """An operator that normalises across channels, and the groups that it mixes.
+class CrossChannelReduction:
+    """An operator whose result at one channel depends on others, and the groups that it reduces over.
 
     Attributes:
         module: the module that runs it.
@@ -199,21 +203,6 @@ class Mixing:
     module: str
     operator: str
     groups: tuple[int, ...]
-
-
-@dataclass(frozen=True, eq=False)
-class StageFeature:
-    """The feature in which a stage of the network ends, on the way that every path takes (see `stages`).
-
-    Attributes:
-        module: the module that returns it.
-        dim: its channel dimension.
-        owner: the channels along that dimension.
-    """
-
-    module: str
-    dim: int
-    owner: Owner
 
 
 @dataclass(frozen=True)
@@ -244,11 +233,12 @@ class ChannelGraph:
         flops: terms of fvcore's count (multiply-adds), for one example.
         params: terms of the number of trainable and frozen parameters.
         attributes: integers of modules that follow the widths.
-        full_width: modules to be run at the parent's width.
-        sized: modules with an operator whose integer arguments count removable channels.
-        mixing: operators that normalise across channels: there the slim network is not the masked parent,
+        full_width: modules that combine neighbouring channels, to be run at the parent's width between a
+            scatter and a gather; input and output have the same channels.
+        reductions: operators that normalise across channels: there the slim network is not the masked parent,
             since means and variances run over the kept channels only.
-        stages: the features in which stages end, in execution order.
+        sized: modules with an operator whose integer arguments count removable channels.
+        stages: the features in which stages end (see `tracing.stages`), in execution order.
     """
 
     fingerprint: str
@@ -259,16 +249,16 @@ class ChannelGraph:
     flops: tuple[CostTerm | TabulatedTerm, ...]
     params: tuple[CostTerm, ...]
     attributes: tuple[SizeAttribute, ...] = ()
-    full_width: tuple[FullWidthModule, ...] = ()
-    mixing: tuple[Mixing, ...] = ()
+    full_width: tuple[ModuleChannels, ...] = ()
+    reductions: tuple[CrossChannelReduction, ...] = ()
     sized: tuple[str, ...] = ()
-    stages: tuple[StageFeature, ...] = ()
+    stages: tuple[ModuleChannels, ...] = ()
 
     @property
     def sizes(self) -> tuple[int, ...]:
         """Units of each group in the parent."""
         return tuple(group.size for group in self.groups)
 
-    def cost_terms(self) -> Mapping[str, tuple[CostTerm | TabulatedTerm, ...]]:
+    def cost_terms(self) -> Mapping[str, Terms]:
         """The terms of every resource that tracing alone can price."""
         return {"flops": self.flops, "params": self.params}

@@ -17,7 +17,7 @@ def geometric_budgets(parent: int, final: int, rounds: int) -> tuple[int, ...]:
         RequestError: no round, or a final budget that removes nothing.
     """
     if rounds < 1:
-        raise RequestError(f"--rounds {rounds}: there must be at least 1 round")
+        raise RequestError(f"`rounds` {rounds}: there must be at least 1 round")
     if not 0 < final < parent:
         raise RequestError(
             f"the final budget {final:,} is not under the parent's {parent:,}: nothing would be removed; give a "

@@ -14,19 +14,17 @@ from torch import nn
 from knapsack_prune.costs.counting import total
 from knapsack_prune.data import ImageSource, calibration_loader
 from knapsack_prune.data.seeds import derive_seed
-from knapsack_prune.graph.channel_graph import ChannelGraph
 from knapsack_prune.iterate.budgets import geometric_budgets
-from knapsack_prune.iterate.compose import compose
-from knapsack_prune.iterate.narrow import narrow
 from knapsack_prune.iterate.settings import FixedWidths, Pruning
+from knapsack_prune.iterate.survivors import surviving_graph
 from knapsack_prune.iterate.widen import widen
 from knapsack_prune.networks import Network
-from knapsack_prune.networks.fingerprint import fingerprint
 from knapsack_prune.planning.allocation import Widths
+from knapsack_prune.planning.identity import kept_units
 from knapsack_prune.planning.plan_file import Plan
-from knapsack_prune.planning.planner import budget_limits, check_prunable, plan_from_scores
+from knapsack_prune.planning.planner import plan_from_scores
+from knapsack_prune.planning.preparation import budget_limits, trace_checked
 from knapsack_prune.slimming.slim import load_slim, save_slim, slim
-from knapsack_prune.tracing.trial import trace
 from knapsack_prune.training.ensemble.manifest import Manifest, MemberEntry
 from knapsack_prune.training.files import read_json
 from knapsack_prune.training.finetune import finetune
@@ -93,8 +91,7 @@ class Rounds:
         self._session = session
         self._tell = tell
         self._schedule = schedule or (lambda _: pruning.widths)
-        self._graph = trace(network.model, torch.zeros(1, *network.input_shape), keep=pruning.keep)
-        check_prunable(self._graph)
+        self._graph = trace_checked(network.model, torch.zeros(1, *network.input_shape), keep=pruning.keep)
         limit = budget_limits(self._graph, {"flops": pruning.flops_budget})["flops"]
         parent_cost = total(self._graph.flops, self._graph.sizes)
         self.budgets = geometric_budgets(parent_cost, limit, pruning.rounds)
@@ -126,8 +123,7 @@ class Rounds:
 
     def one_shot(self) -> Plan:
         """The plan that prunes the parent to the last round's budget at once; what does not fit is refused."""
-        scores = self._scores(self._graph, self._network.model, 1)
-        return self._plan(self._graph, scores, self.budgets[-1], self._pruning.widths)
+        return self._plan(self._scores(1, None), self.budgets[-1], self._pruning.widths)
 
     def _round(self, number: int, before: Snapshot | None) -> Snapshot:
         folder = self._output / "rounds" / str(number)
@@ -164,35 +160,33 @@ class Rounds:
         save_slim(start, plan, self._output / "rounds" / str(number) / "start")
 
     def _prune(self, number: int, before: Snapshot | None) -> tuple[Plan, nn.Module]:
-        """The round's plan in the parent's indices, and the network that it leaves of the one before."""
+        """The round's plan of the parent, and the network that it leaves of the one before."""
         parent, limit, widths = self._network.model, self.budgets[number - 1], self._schedule(number)
+        scores = self._scores(number, before)
         if before is None:
-            scores = self._scores(self._graph, parent, 1)
             # A final budget that cannot be met is refused before anything is trained.
-            self._plan(self._graph, scores, self.budgets[-1], self._pruning.widths)
-            plan = self._plan(self._graph, scores, limit, widths)
-            return plan, slim(parent, plan)
-        graph = narrow(self._graph, before.plan, fingerprint(before.network))
-        scores = self._scores(graph, before.network, number)
-        plan = compose(before.plan, self._plan(graph, scores, limit, widths))
-        told = plan.importance.model_copy(
-            update={"criterion": f"{scores.criterion}, scored in round {number}"}
-        )
-        plan = plan.model_copy(update={"importance": told})
-        return plan, slim(widen(before.network, parent, before.plan), plan)
+            self._plan(scores, self.budgets[-1], self._pruning.widths)
+        plan = self._plan(scores, limit, widths)
+        return plan, slim(parent if before is None else widen(before.network, parent, before.plan), plan)
 
-    def _scores(self, graph: ChannelGraph, model: nn.Module, number: int) -> Scores:
+    def _scores(self, number: int, before: Snapshot | None) -> Scores:
+        """Importance of the units that the round before has left, in its network; of all, in the parent's."""
         pruning = self._pruning
         seed = pruning.seed if number == 1 else derive_seed(pruning.seed, 8, number) % 2**31
         data = None
         if pruning.importance in DATA_CRITERIA:
             shape = self._network.input_shape
             data = calibration_loader(self._source, pruning.samples, seed, pruning.batch_size, shape)
-        return score(graph, model, pruning.importance, data=data, seed=seed, normalize=pruning.normalize)
+        given: dict[str, Any] = {"data": data, "seed": seed, "normalize": pruning.normalize}
+        if before is None:
+            return score(self._graph, self._network.model, pruning.importance, **given)
+        units = kept_units(self._graph, before.plan)
+        scores = score(surviving_graph(self._graph, units), before.network, pruning.importance, **given)
+        return replace(scores, units=tuple(units), round=number)
 
-    def _plan(self, graph: ChannelGraph, scores: Scores, limit: int, widths: Widths) -> Plan:
+    def _plan(self, scores: Scores, limit: int, widths: Widths) -> Plan:
         return plan_from_scores(
-            graph,
+            self._graph,
             scores,
             {"flops": limit},
             widths=widths,
@@ -210,7 +204,7 @@ class Rounds:
             model = self._network.model
             everything = total(self._graph.flops, self._graph.sizes)
             scores = score(self._graph, model, "l1")
-            save_slim(model, self._plan(self._graph, scores, everything, FixedWidths()), folder)
+            save_slim(model, self._plan(scores, everything, FixedWidths()), folder)
         self._session.accelerator.wait_for_everyone()
 
     def _manifest(self, snapshots: list[Snapshot]) -> Manifest:

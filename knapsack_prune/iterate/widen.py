@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from copy import deepcopy
 
+import numpy as np
 import torch
 from torch import nn
 
 from knapsack_prune.errors import RequestError
+from knapsack_prune.narrowing.copying import tensor_shapes
 from knapsack_prune.planning.plan_file import Plan
-from knapsack_prune.slimming.slicing import kept_indices
 
 
 def widen(small: nn.Module, parent: nn.Module, plan: Plan) -> nn.Module:
@@ -28,20 +29,20 @@ def widen(small: nn.Module, parent: nn.Module, plan: Plan) -> nn.Module:
     wide = deepcopy(parent)
     targets = {**dict(wide.named_parameters()), **dict(wide.named_buffers())}
     sources = {**dict(small.named_parameters()), **dict(small.named_buffers())}
-    kept = kept_indices(plan, {name: tuple(tensor.shape) for name, tensor in targets.items()})
+    kept = plan.selection().kept_indices(tensor_shapes(parent))
     wrapped = [part.module for part in plan.full_width if len(part.kept) < part.size]
     with torch.no_grad():
         for name, target in targets.items():
             source = sources.get(_slim_name(name, wrapped))
             grid = [
-                kept.get((name, dim), torch.arange(size)).to(target.device)
+                torch.from_numpy(kept.get((name, dim), np.arange(size))).to(target.device)
                 for dim, size in enumerate(target.shape)
             ]
             shape = tuple(len(indices) for indices in grid)
             if source is None or tuple(source.shape) != shape:
-                found = "missing" if source is None else f"of shape {tuple(source.shape)}"
+                state = "missing" if source is None else f"of shape {tuple(source.shape)}"
                 raise RequestError(
-                    f"{name} is {found} in the slim network, the plan says {shape}: it is not the network that this "
+                    f"{name} is {state} in the slim network, the plan says {shape}: it is not the network that this "
                     f"plan describes"
                 )
             values = source.to(device=target.device, dtype=target.dtype)

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from knapsack_prune.errors import RequestError
+from knapsack_prune.networks.modes import evaluating
 
 
 def check_example(model: nn.Module, input_shape: tuple[int, ...]) -> None:
@@ -21,20 +22,16 @@ def check_example(model: nn.Module, input_shape: tuple[int, ...]) -> None:
     weight = next((p for p in model.parameters() if p.is_floating_point()), None)
     device = weight.device if weight is not None else torch.device("cpu")
     dtype = weight.dtype if weight is not None else torch.float32
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
     try:
-        with torch.no_grad():
+        with evaluating(model), torch.no_grad():
             model(torch.zeros(1, *input_shape, device=device, dtype=dtype))
     except (RuntimeError, ValueError, AssertionError, IndexError, TypeError, ZeroDivisionError) as error:
         shape = ",".join(map(str, input_shape))
         raise RequestError(
             f"the network refuses an input of shape {shape}: {first_line(error)}; "
-            "an example input must be one the network was built for, give it with `input_shape` (channels, height, width)"
+            "an example input must be one the network was built for, give it with `input_shape` (channels, height, "
+            "width)"
         ) from error
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 def first_line(error: BaseException, limit: int = 300) -> str:

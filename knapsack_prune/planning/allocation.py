@@ -1,27 +1,23 @@
-"""Allocation: from groups, costs and scores to a grouped knapsack, and from its solution to kept units.
-
-The only module of the planner that imports `solvers`.
-"""
+"""Allocation: from groups, costs and scores to a grouped knapsack, and from its solution to kept units."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 import solvers
 from knapsack_prune.errors import RequestError
-from knapsack_prune.graph.channel_graph import ChannelGraph, CostTerm, Form, Group, IntArray, TabulatedTerm
+from knapsack_prune.graph.channel_graph import ChannelGraph, Form, Group, IntArray, TabulatedTerm, Terms
+from knapsack_prune.planning.plan_parts import SolverPart
 from knapsack_prune.values.criteria import Scores
 
 TOTAL_VALUE = 10**9
 """The value of keeping everything. Values are integers: rounding moves a plan's value by at most half a unit per
 group, that is 5e-10 of the whole."""
-
-Terms = Sequence[CostTerm | TabulatedTerm]
 
 
 @dataclass(frozen=True)
@@ -37,9 +33,9 @@ class Widths:
     min_channels: int = 1
 
     def __post_init__(self) -> None:
-        for name, number in (("--round-to", self.round_to), ("--min-channels", self.min_channels)):
+        for name, number in (("round_to", self.round_to), ("min_channels", self.min_channels)):
             if number < 1:
-                raise RequestError(f"{name} {number}: must be at least 1; 1 allows every width")
+                raise RequestError(f"`{name}` {number}: must be at least 1; 1 allows every width")
 
     def levels(self, group: Group) -> IntArray:
         """Allowed numbers of kept units, increasing; the last is the group's size."""
@@ -58,18 +54,16 @@ class Allocation:
 
     Attributes:
         kept: per group, the sorted indices of the units that stay.
-        result: what the solver proved.
-        score: importance kept, in the criterion's own unit.
+        solver: what the solver proved, in the criterion's own unit.
     """
 
     kept: tuple[IntArray, ...]
-    result: solvers.Result
-    score: float
+    solver: SolverPart
 
     @property
     def counts(self) -> tuple[int, ...]:
         """Kept units per group."""
-        return tuple(len(kept) for kept in self.kept)
+        return tuple(len(units) for units in self.kept)
 
 
 def ranked(values: npt.NDArray[np.float64]) -> IntArray:
@@ -110,7 +104,8 @@ def build_instance(
     scale = TOTAL_VALUE / whole
     groups = []
     for group, values in zip(graph.groups, scores.values, strict=True):
-        levels = widths.levels(group)
+        # A group of which only some units are scored is one of these units.
+        levels = widths.levels(replace(group, size=len(values)))
         cumulated = np.cumsum(values[ranked(values)])
         groups.append(
             solvers.Group(group.name, levels, np.rint(cumulated[levels - 1] * scale).astype(np.int64))
@@ -120,12 +115,12 @@ def build_instance(
 
 
 def allocate(
-    graph: ChannelGraph,
     scores: Scores,
     instance: solvers.Instance,
     *,
     solver: str = "exact",
-    limits: solvers.Limits | None = None,
+    time_limit: float = 10.0,
+    seed: int = 0,
     report: Callable[[float, int | None, int | None], None] | None = None,
 ) -> Allocation:
     """Solve the instance and name the units that stay.
@@ -135,6 +130,7 @@ def allocate(
             nothing in its time, or there is no such solver or limit.
     """
     try:
+        limits = solvers.Limits(seconds=time_limit, seed=seed)
         result = solvers.solve(instance, solver, limits, report)
     except solvers.SolverError as error:
         raise RequestError(str(error)) from error
@@ -142,15 +138,26 @@ def allocate(
         raise RequestError(_infeasible(instance))
     if result.status is solvers.Status.NO_SOLUTION_FOUND:
         raise RequestError(
-            f"solver {solver!r} found no plan in {result.seconds:.1f} s; raise --time-limit or use --solver exact"
+            f"solver {solver!r} found no plan in {result.seconds:.1f} s; raise `time_limit` or use `solver` exact"
         )
+    assert result.value is not None and result.bound is not None and result.gap is not None
     kept = []
-    score = 0.0
-    for group, values, choice in zip(instance.groups, scores.values, result.choice, strict=True):
-        chosen = ranked(values)[: int(group.levels[choice])]
-        kept.append(np.sort(chosen))
-        score += float(values[chosen].sum())
-    return Allocation(tuple(kept), result, score)
+    for index, (group, values) in enumerate(zip(instance.groups, scores.values, strict=True)):
+        best = np.sort(ranked(values)[: int(group.levels[result.choice[index]])])
+        kept.append(best if scores.units is None else scores.units[index][best])
+    return Allocation(
+        tuple(kept),
+        SolverPart(
+            name=result.solver,
+            version=result.version,
+            status="OPTIMAL" if result.status is solvers.Status.OPTIMAL else "FEASIBLE",
+            value=result.value / instance.value_scale,
+            bound=result.bound / instance.value_scale,
+            gap=result.gap,
+            seconds=round(result.seconds, 3),
+            seed=seed,
+        ),
+    )
 
 
 def _infeasible(instance: solvers.Instance) -> str:
@@ -164,7 +171,7 @@ def _infeasible(instance: solvers.Instance) -> str:
         parts = ["no choice of widths meets all budgets together"]
     return (
         f"{'; '.join(parts)}; the smallest feasible budget is that number: give at least as much, or allow smaller "
-        f"widths (--min-channels, --round-to, fewer --keep)"
+        f"widths (`min_channels`, `round_to`, fewer `keep`)"
     )
 
 
@@ -201,7 +208,7 @@ def _table(term: TabulatedTerm, groups: Sequence[solvers.Group]) -> solvers.Tabl
     if len(indices) > 2:
         raise RequestError(
             f"layer {term.layer}: its {term.operator} reads {len(indices)} groups; a looked-up cost takes one or two: "
-            f"pin some with --keep"
+            f"pin some with `keep`"
         )
     sums = form.constant + weights[0] * groups[indices[0]].levels
     if len(indices) == 2:

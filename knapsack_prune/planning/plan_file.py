@@ -3,205 +3,38 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+import numpy as np
+from pydantic import Field, ValidationError, model_validator
 
 from knapsack_prune.errors import RequestError
+from knapsack_prune.files import read_text, write_text
+from knapsack_prune.graph.channel_graph import CrossChannelReduction
+from knapsack_prune.graph.selection import DependentAttribute, KeptChannels, RemovedIndices, Selection
+from knapsack_prune.planning.plan_parts import (
+    AttributePart,
+    BudgetPart,
+    FrozenPart,
+    FullWidthPart,
+    GroupPart,
+    ImportancePart,
+    LayerPart,
+    MixingPart,
+    ModelPart,
+    Part,
+    SolverPart,
+    StagePart,
+)
 
 SCHEMA_VERSION = 1
 
-
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-Count = Annotated[int, Field(ge=0)]
-Positive = Annotated[int, Field(ge=1)]
+OMITTED = ("round", "offset", "step", "block", "indices")
+"""Keys of `importance` and of slices that are written only where they have a value."""
 
 
-class ModelPart(_Part):
-    """The parent: name and weights as given, `input_shape` without the batch, `fingerprint` of the architecture."""
-
-    name: str
-    weights: str | None
-    input_shape: tuple[int, ...]
-    fingerprint: Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
-
-
-class ImportancePart(_Part):
-    """How units were scored."""
-
-    criterion: str
-    samples: Count
-    seed: int
-    normalize: Literal["none", "layer"] = "none"
-
-
-class BudgetPart(_Part):
-    """One resource: the parent's cost, the limit, and what the plan costs; fractions are of the parent."""
-
-    resource: str
-    unit: str
-    limit: Count
-    parent: Positive
-    planned: Count
-    kept_fraction: float
-    removed_fraction: float
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        if self.planned > self.limit:
-            raise ValueError(f"{self.resource}: planned {self.planned} exceeds the limit {self.limit}")
-        if abs(self.kept_fraction - self.planned / self.parent) > 1e-9:
-            raise ValueError(
-                f"{self.resource}: kept_fraction {self.kept_fraction} is not planned / parent "
-                f"({self.planned / self.parent})"
-            )
-        if abs(self.kept_fraction + self.removed_fraction - 1) > 1e-9:
-            raise ValueError(f"{self.resource}: kept_fraction and removed_fraction do not add up to 1")
-        return self
-
-
-class SolverPart(_Part):
-    """What is proved: no allowed plan keeps more importance than `bound` (in the criterion's unit)."""
-
-    name: str
-    version: str
-    status: Literal["OPTIMAL", "FEASIBLE"]
-    value: float
-    bound: float
-    gap: float
-    seconds: float
-    seed: int
-
-
-class SlicePart(_Part):
-    """Where a group's units lie in one parameter.
-
-    Unit u owns `offset + u * step, …` (`block` indices) along `dim`, or the indices `indices[u]`.
-    """
-
-    parameter: str
-    dim: Count
-    role: Literal["out", "in", "channel"]
-    offset: Count | None = None
-    step: Positive | None = None
-    block: Positive | None = None
-    indices: tuple[tuple[Count, ...], ...] | None = None
-
-    @model_validator(mode="after")
-    def _one_way(self) -> Self:
-        regular = (self.offset, self.step, self.block)
-        if (self.indices is None) == any(number is None for number in regular):
-            raise ValueError("a slice has either offset, step and block, or indices")
-        return self
-
-    def owned(self, unit: int) -> Sequence[int]:
-        """The indices along `dim` that a unit owns."""
-        if self.indices is not None:
-            return self.indices[unit]
-        assert self.offset is not None and self.step is not None and self.block is not None
-        start = self.offset + unit * self.step
-        return range(start, start + self.block)
-
-
-class GroupPart(_Part):
-    """One group: `kept` are sorted unit indices in the parent, of `size`; a unit is `channels` channels wide."""
-
-    name: str
-    size: Positive
-    channels: Positive
-    kept: Annotated[tuple[Count, ...], Field(min_length=1)]
-    round_to: Positive
-    layers: tuple[str, ...]
-    slices: tuple[SlicePart, ...]
-
-    @model_validator(mode="after")
-    def _indices(self) -> Self:
-        for before, after in zip(self.kept, self.kept[1:], strict=False):
-            if after == before:
-                raise ValueError(f"group {self.name}: index {after} of kept is listed twice")
-            if after < before:
-                raise ValueError(f"group {self.name}: kept is not sorted ({before} before {after})")
-        if self.kept[-1] >= self.size:
-            raise ValueError(
-                f"group {self.name}: index {self.kept[-1]} of kept is out of range, the size is {self.size}"
-            )
-        for part in self.slices:
-            if part.indices is not None and len(part.indices) != self.size:
-                raise ValueError(
-                    f"group {self.name}: {part.parameter} lists indices of {len(part.indices)} units, the size is "
-                    f"{self.size}"
-                )
-        return self
-
-
-class LayerPart(_Part):
-    """One module: widths before and after, FLOPs before and after."""
-
-    name: str
-    kept_in: Count
-    of_in: Count
-    kept_out: Count
-    of_out: Count
-    flops_before: Count
-    flops_after: Count
-
-
-class FrozenPart(_Part):
-    """Channels that no plan removes, why, and the share of the parent's FLOPs that stays because of it."""
-
-    name: str
-    size: Count
-    reason: str
-    flops_share: float
-
-
-class AttributePart(_Part):
-    """An integer of a module (or the item of a tuple) that follows the widths."""
-
-    module: str
-    attribute: str
-    item: int | None
-    before: int
-    after: int
-
-
-class FullWidthPart(_Part):
-    """A module that runs at the parent's width: its input is scattered to `size`, its output gathered from `kept`."""
-
-    module: str
-    dim: Count
-    size: Positive
-    kept: tuple[Count, ...]
-
-
-class MixingPart(_Part):
-    """An operator that normalises across channels that the plan prunes: there slim and masked network differ."""
-
-    module: str
-    operator: str
-
-
-class StagePart(_Part):
-    """The feature in which a stage ends: what `module` returns, and which of its channels along `dim` stay."""
-
-    module: str
-    dim: Count
-    of: Positive
-    kept: tuple[Count, ...]
-
-    @model_validator(mode="after")
-    def _indices(self) -> Self:
-        if list(self.kept) != sorted(set(self.kept)) or (self.kept and self.kept[-1] >= self.of):
-            raise ValueError(f"stage {self.module}: kept must be sorted, distinct and under {self.of}")
-        return self
-
-
-class Plan(_Part):
+class Plan(Part):
     """Everything that slimming, training and checking need; independent of how it was found."""
 
     schema_version: Literal[1]
@@ -228,13 +61,34 @@ class Plan(_Part):
         """The budget of a resource, if the plan has one."""
         return next((part for part in self.budgets if part.resource == resource), None)
 
+    @property
+    def planned_flops(self) -> int:
+        """What the slim network costs."""
+        return sum(layer.flops_after for layer in self.layers)
+
+    def selection(self) -> Selection:
+        """What stays of the parent."""
+        removed = []
+        for group in self.groups:
+            gone = np.setdiff1d(np.arange(group.size), group.kept)
+            removed += [
+                RemovedIndices(part.parameter, part.dim, part.role, part.owned(gone).ravel())
+                for part in group.slices
+            ]
+        return Selection(
+            removed=tuple(removed),
+            attributes=tuple(DependentAttribute(**part.model_dump()) for part in self.attributes),
+            full_width=tuple(KeptChannels(**part.model_dump()) for part in self.full_width),
+            stages=tuple(KeptChannels(part.module, part.dim, part.of, part.kept) for part in self.stages),
+            reductions=tuple(CrossChannelReduction(part.module, part.operator, ()) for part in self.mixing),
+        )
+
     def to_json(self) -> str:
         """The plan as JSON text: the same plan gives the same bytes."""
-        data = self.model_dump(mode="json", exclude_none=False)
-        for group in data["groups"]:
-            for part in group["slices"]:
-                for key in [key for key, value in part.items() if value is None]:
-                    del part[key]
+        data = self.model_dump(mode="json")
+        for part in (data["importance"], *(part for group in data["groups"] for part in group["slices"])):
+            for key in [key for key in OMITTED if part.get(key, 0) is None]:
+                del part[key]
         return _compact(data) + "\n"
 
     @classmethod
@@ -248,9 +102,8 @@ class Plan(_Part):
             data = json.loads(text)
         except json.JSONDecodeError as error:
             raise RequestError(
-                f"{source}: not JSON (line {error.lineno}, column {error.colno}: {error.msg}); the file is "
-                "damaged or cut "
-                f"off: make the plan again"
+                f"{source}: not JSON (line {error.lineno}, column {error.colno}: {error.msg}); the file is damaged or "
+                f"cut off: make the plan again"
             ) from error
         if not isinstance(data, dict):
             raise RequestError(f"{source}: a plan is a JSON object, this is a {type(data).__name__}")
@@ -271,15 +124,11 @@ class Plan(_Part):
         Raises:
             RequestError: the file cannot be written.
         """
-        from knapsack_prune.files import write_text
-
         write_text(Path(path), self.to_json())
 
     @classmethod
     def load(cls, path: str | Path) -> Plan:
         """Read a plan from a file; errors as in `from_json`."""
-        from knapsack_prune.files import read_text
-
         return cls.from_json(read_text(Path(path)), str(path))
 
 
@@ -289,9 +138,9 @@ def plan_schema() -> dict[str, Any]:
 
 
 def _first(error: ValidationError) -> str:
-    found = error.errors()[0]
-    place = ".".join(str(part) for part in found["loc"])
-    message = found["msg"].removeprefix("Value error, ")
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"])
+    message = first["msg"].removeprefix("Value error, ")
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     return f"{place}: {message}{more}" if place else f"{message}{more}"
 

@@ -2,44 +2,17 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 
-import numpy as np
-import numpy.typing as npt
 from torch import Tensor, nn
 
-import solvers
-from knapsack_prune.costs.counting import UNITS, check_polynomial, total
-from knapsack_prune.errors import RequestError
-from knapsack_prune.graph.channel_graph import (
-    ChannelGraph,
-    CostTerm,
-    Form,
-    Group,
-    IntArray,
-    Slice,
-    TabulatedTerm,
-)
-from knapsack_prune.planning.allocation import Allocation, Widths, allocate, build_instance
-from knapsack_prune.planning.plan_file import (
-    BudgetPart,
-    FrozenPart,
-    GroupPart,
-    ImportancePart,
-    LayerPart,
-    MixingPart,
-    ModelPart,
-    Plan,
-    SlicePart,
-    SolverPart,
-    StagePart,
-)
-from knapsack_prune.slimming.followers import attribute_parts, full_width_parts
-from knapsack_prune.tracing.trial import trace
-from knapsack_prune.values.criteria import Batches, Scores, score
-
-Terms = Sequence[CostTerm | TabulatedTerm]
+from knapsack_prune.graph.channel_graph import ChannelGraph, Terms
+from knapsack_prune.planning.allocation import Widths, allocate, build_instance
+from knapsack_prune.planning.assembly import assemble
+from knapsack_prune.planning.plan_file import Plan
+from knapsack_prune.planning.plan_parts import ModelPart
+from knapsack_prune.planning.preparation import budget_limits, check_budgets, prepare
+from knapsack_prune.values.criteria import Batches, Scores
 
 
 def plan(
@@ -83,16 +56,16 @@ def plan(
         RequestError: the request is wrong or cannot be met; the message says the remedy.
     """
     widths = Widths(round_to, min_channels)
-    graph = trace(model, example, keep=keep)
-    check_prunable(graph)
-    requested = {"flops": flops_budget, "params": params_budget}
-    limits = budget_limits(graph, {name: value for name, value in requested.items() if value is not None})
-    check_polynomial(graph, model)
-    scores = score(graph, model, importance, data=data, seed=seed, normalize=normalize)
+    given = {"flops": flops_budget, "params": params_budget}
+    budgets = {resource: budget for resource, budget in given.items() if budget is not None}
+    check_budgets(budgets)
+    graph, scores = prepare(
+        model, example, importance, keep=keep, data=lambda: data, seed=seed, normalize=normalize
+    )
     return plan_from_scores(
         graph,
         scores,
-        limits,
+        budget_limits(graph, budgets),
         widths=widths,
         solver=solver,
         time_limit=time_limit,
@@ -120,221 +93,8 @@ def plan_from_scores(
     widths = widths or Widths()
     terms = terms or graph.cost_terms()
     instance = build_instance(graph, scores, limits, terms=terms, widths=widths, name=name)
-    allocation = allocate(
-        graph,
-        scores,
-        instance,
-        solver=solver,
-        limits=solvers.Limits(seconds=time_limit, seed=seed),
-        report=report,
+    allocation = allocate(scores, instance, solver=solver, time_limit=time_limit, seed=seed, report=report)
+    model = ModelPart(
+        name=name, weights=weights, input_shape=graph.input_shape, fingerprint=graph.fingerprint
     )
-    return _assemble(graph, scores, limits, terms, widths, allocation, instance, seed, name, weights)
-
-
-def check_prunable(graph: ChannelGraph) -> None:
-    """Raise a `RequestError` that says what froze everything, if nothing can be pruned."""
-    if graph.groups:
-        return
-    reasons: dict[str, int] = defaultdict(int)
-    for frozen in graph.frozen:
-        reasons[frozen.reason] += frozen.size
-    listed = "; ".join(
-        f"{size} channels: {reason}"
-        for reason, size in sorted(reasons.items(), key=lambda item: -item[1])[:4]
-    )
-    raise RequestError(
-        "0 groups of this network can be pruned; every channel is frozen "
-        f"({listed or 'it has no layer with weights'}); "
-        f"pin less with --keep, or use a network whose operators have rules"
-    )
-
-
-def budget_limits(graph: ChannelGraph, requested: Mapping[str, float | int]) -> dict[str, int]:
-    """Absolute limits from fractions (in (0, 1]) or numbers (> 1) of each resource.
-
-    Raises:
-        RequestError: no budget, one that is not above 0, or a fractional number above 1.
-    """
-    if not requested:
-        raise RequestError(
-            "no budget is given; give --flops-budget or --params-budget, e.g. --flops-budget 0.5"
-        )
-    terms = graph.cost_terms()
-    limits = {}
-    for resource, value in requested.items():
-        parent = total(terms[resource], graph.sizes)
-        if not value > 0 or value == float("inf"):
-            raise RequestError(
-                f"{resource} budget {value}: must be above 0; give a fraction of the parent in (0, 1], or a "
-                "number above 1"
-            )
-        if value <= 1:
-            limits[resource] = int(value * parent)
-        elif float(value).is_integer():
-            limits[resource] = min(int(value), parent)
-        else:
-            raise RequestError(
-                f"{resource} budget {value}: above 1 a budget is an absolute number and must be whole; for a "
-                "fraction of "
-                f"the parent give one in (0, 1]"
-            )
-    return limits
-
-
-def _assemble(
-    graph: ChannelGraph,
-    scores: Scores,
-    limits: Mapping[str, int],
-    terms: Mapping[str, Terms],
-    widths: Widths,
-    allocation: Allocation,
-    instance: solvers.Instance,
-    seed: int,
-    name: str,
-    weights: str | None,
-) -> Plan:
-    counts, result = allocation.counts, allocation.result
-    assert result.value is not None and result.bound is not None and result.gap is not None
-    keep = [_mask(group, kept) for group, kept in zip(graph.groups, allocation.kept, strict=True)]
-    parent_flops = total(graph.flops, graph.sizes)
-    pruned = {index for index, group in enumerate(graph.groups) if counts[index] < group.size}
-    return Plan(
-        schema_version=1,
-        model=ModelPart(
-            name=name, weights=weights, input_shape=graph.input_shape, fingerprint=graph.fingerprint
-        ),
-        importance=ImportancePart.model_validate(
-            {
-                "criterion": scores.criterion,
-                "samples": scores.samples,
-                "seed": scores.seed,
-                "normalize": scores.normalize,
-            }
-        ),
-        budgets=tuple(
-            _budget(resource, limit, terms[resource], graph, counts) for resource, limit in limits.items()
-        ),
-        solver=SolverPart(
-            name=result.solver,
-            version=result.version,
-            status="OPTIMAL" if result.status is solvers.Status.OPTIMAL else "FEASIBLE",
-            value=result.value / instance.value_scale,
-            bound=result.bound / instance.value_scale,
-            gap=result.gap,
-            seconds=round(result.seconds, 3),
-            seed=seed,
-        ),
-        groups=tuple(
-            _group(group, kept.tolist(), widths)
-            for group, kept in zip(graph.groups, allocation.kept, strict=True)
-        ),
-        layers=_layers(graph, counts),
-        frozen=tuple(
-            FrozenPart(
-                name=frozen.name,
-                size=frozen.size,
-                reason=frozen.reason,
-                flops_share=frozen.flops / parent_flops if parent_flops else 0.0,
-            )
-            for frozen in graph.frozen
-        ),
-        attributes=attribute_parts(graph, keep),
-        full_width=full_width_parts(graph, keep),
-        mixing=tuple(
-            MixingPart(module=found.module, operator=found.operator)
-            for found in graph.mixing
-            if pruned.intersection(found.groups)
-        ),
-        stages=tuple(
-            StagePart(
-                module=found.module,
-                dim=found.dim,
-                of=len(found.owner.groups),
-                kept=tuple(np.flatnonzero(found.owner.kept(keep)).tolist()),
-            )
-            for found in graph.stages
-        ),
-    )
-
-
-def _mask(group: Group, kept: IntArray) -> npt.NDArray[np.bool_]:
-    mask = np.zeros(group.size, dtype=np.bool_)
-    mask[kept] = True
-    return mask
-
-
-def _budget(
-    resource: str, limit: int, terms: Terms, graph: ChannelGraph, counts: Sequence[int]
-) -> BudgetPart:
-    parent, planned = total(terms, graph.sizes), total(terms, counts)
-    return BudgetPart(
-        resource=resource,
-        unit=UNITS.get(resource, resource),
-        limit=limit,
-        parent=parent,
-        planned=planned,
-        kept_fraction=planned / parent,
-        removed_fraction=1 - planned / parent,
-    )
-
-
-def _group(group: Group, kept: Sequence[int], widths: Widths) -> GroupPart:
-    layers = dict.fromkeys(part.parameter.rpartition(".")[0] for part in group.slices if part.role == "out")
-    return GroupPart(
-        name=group.name,
-        size=group.size,
-        channels=group.channels,
-        kept=tuple(kept),
-        round_to=widths.round_to,
-        layers=tuple(layers),
-        slices=tuple(part for found in group.slices for part in _slices(found)),
-    )
-
-
-def _slices(found: Slice) -> list[SlicePart]:
-    """A slice as regular runs (offset, step, block) where it is one, else as lists of indices."""
-    positions = found.positions
-    units = len(positions)
-    first = positions[0]
-    step = int(positions[1, 0] - first[0]) if units > 1 else int(first[-1] - first[0]) + 1
-    steps = np.arange(units)[:, None] * step
-    if step > 0 and bool((positions == first[None, :] + steps).all()):
-        breaks = np.flatnonzero(np.diff(first) != 1) + 1
-        return [
-            SlicePart(
-                parameter=found.parameter,
-                dim=found.dim,
-                role=found.role,
-                offset=int(run[0]),
-                step=step,
-                block=len(run),
-            )
-            for run in np.split(first, breaks)
-        ]
-    indices = tuple(tuple(row) for row in positions.tolist())
-    return [SlicePart(parameter=found.parameter, dim=found.dim, role=found.role, indices=indices)]
-
-
-def _layers(graph: ChannelGraph, counts: Sequence[int]) -> tuple[LayerPart, ...]:
-    before: dict[str, int] = defaultdict(int)
-    after: dict[str, int] = defaultdict(int)
-    forms: dict[str, tuple[Form, Form]] = {}
-    for term in graph.flops:
-        before[term.layer] += term.at(graph.sizes)
-        after[term.layer] += term.at(counts)
-        factors = (term.form,) if isinstance(term, TabulatedTerm) else term.factors
-        if factors:
-            forms.setdefault(term.layer, (factors[0], factors[-1]))
-    forms.update({layer.name: (layer.kept_in, layer.kept_out) for layer in graph.layers})
-    return tuple(
-        LayerPart(
-            name=name,
-            kept_in=forms[name][0].at(counts) if name in forms else 0,
-            of_in=forms[name][0].at(graph.sizes) if name in forms else 0,
-            kept_out=forms[name][1].at(counts) if name in forms else 0,
-            of_out=forms[name][1].at(graph.sizes) if name in forms else 0,
-            flops_before=before[name],
-            flops_after=after[name],
-        )
-        for name in dict.fromkeys((*before, *forms))
-    )
+    return assemble(graph, scores, allocation, limits, terms, widths, model)

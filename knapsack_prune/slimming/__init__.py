@@ -1,1 +1,1 @@
-"""From a plan to a smaller network: slicing, modules that hold pruned widths, and the gate that compares."""
+"""From a plan to a smaller network, in memory and on disk."""

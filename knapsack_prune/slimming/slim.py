@@ -12,10 +12,11 @@ from torch import nn
 
 from knapsack_prune.errors import RequestError
 from knapsack_prune.files import read_text, write_text
+from knapsack_prune.narrowing.copying import narrow_copy
+from knapsack_prune.narrowing.equivalence import check_equivalence
 from knapsack_prune.networks.fingerprint import fingerprint
+from knapsack_prune.planning.identity import check_fingerprint
 from knapsack_prune.planning.plan_file import Plan
-from knapsack_prune.slimming.equivalence import check_slim
-from knapsack_prune.slimming.slicing import sliced_copy
 
 SLIM_FORMAT = {"format": "knapsack-prune-slim", "version": 1}
 
@@ -26,30 +27,19 @@ def slim(model: nn.Module, plan: Plan, *, check: bool = True) -> nn.Module:
     Args:
         model: the parent, of the architecture that the plan was made for.
         plan: what to keep.
-        check: run the gate (see `slimming.gate`): the slim output equals the masked parent's, and fvcore's recount
-            the plan's. Only loading what was checked before passes False.
+        check: run the equivalence check (`narrowing.equivalence`): the slim output equals the masked parent's, and
+            fvcore's recount the plan's. Only loading what was checked before passes False.
 
     Raises:
         RequestError: the plan belongs to another network.
-        GateError: the slim network is not what the plan says.
+        EquivalenceError: the slim network is not what the plan says.
     """
     check_fingerprint(model, plan)
-    small = sliced_copy(model, plan)
+    selection = plan.selection()
+    small = narrow_copy(model, selection)
     if check:
-        check_slim(model, small, plan)
+        check_equivalence(model, small, selection, plan.model.input_shape, plan.planned_flops)
     return small
-
-
-def check_fingerprint(model: nn.Module, plan: Plan) -> None:
-    """Raise a `RequestError` if the plan was made for another architecture."""
-    found = fingerprint(model)
-    if found != plan.model.fingerprint:
-        raise RequestError(
-            f"the plan was made for {plan.model.name} ({plan.model.fingerprint[:19]}…), this network is "
-            f"{type(model).__name__} ({found[:19]}…); parameters and buffers must have the same names and "
-            "shapes: give the "
-            f"plan's own network, or plan this one"
-        )
 
 
 def save_slim(small: nn.Module, plan: Plan, directory: str | Path) -> None:
@@ -68,7 +58,7 @@ def save_slim(small: nn.Module, plan: Plan, directory: str | Path) -> None:
         save_model(small, str(temporary))
         temporary.replace(folder / "model.safetensors")
     except (OSError, SafetensorError) as error:
-        raise RequestError(f"cannot write {folder}: {error}; choose another place with -o") from error
+        raise RequestError(f"cannot write {folder}: {error}; choose another place") from error
     plan.save(folder / "plan.json")
     config = {
         **SLIM_FORMAT,
@@ -95,7 +85,7 @@ def load_slim(directory: str | Path, model_factory: Callable[[], nn.Module]) -> 
     plan = Plan.load(folder / "plan.json")
     parent = model_factory()
     check_fingerprint(parent, plan)
-    small = sliced_copy(parent, plan)
+    small = narrow_copy(parent, plan.selection())
     if fingerprint(small) != config.get("slim_fingerprint"):
         raise RequestError(
             f"{folder}: plan.json does not describe the network of config.json; one of the files was "

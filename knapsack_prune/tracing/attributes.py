@@ -31,14 +31,14 @@ def size_attributes(
     for constant in ledger.constants:
         if constant.module not in modules:
             continue
-        found = owner(constant.ids)
-        if constant.whole and _one_unit(found):
+        counted = owner(constant.ids)
+        if constant.whole and _one_unit(counted):
             continue
-        meanings[constant.module, constant.value].setdefault(_key(constant, found), found)
+        meanings[constant.module, constant.value].setdefault(_key(constant, counted), counted)
     attributes: list[SizeAttribute] = []
     sized: dict[str, None] = {}
     for (module, value), owners in meanings.items():
-        if not any(bool((found.groups >= 0).any()) for found in owners.values()):
+        if not any(bool((counted.groups >= 0).any()) for counted in owners.values()):
             continue
         places = list(_places(modules[module], value))
         if not isinstance(modules[module], (nn.LayerNorm, nn.GroupNorm)):
@@ -48,21 +48,23 @@ def size_attributes(
             attributes += [SizeAttribute(module, name, item, only) for name, item in places]
         elif len(owners) == len(places):
             attributes += [
-                SizeAttribute(module, name, item, found)
-                for (name, item), found in zip(places, owners.values(), strict=True)
+                SizeAttribute(module, name, item, counted)
+                for (name, item), counted in zip(places, owners.values(), strict=True)
             ]
     return tuple(attributes), tuple(sized)
 
 
-def _key(constant: Constant, found: Owner) -> bytes:
-    # Two lines mean the same if they hold the same units equally often, in whatever order.
-    order = np.lexsort((found.units, found.groups))
-    return found.groups[order].tobytes() + found.units[order].tobytes()
+def _key(constant: Constant, counted: Owner) -> bytes:
+    # Two integers mean the same if they hold the same units equally often, in whatever order.
+    order = np.lexsort((counted.units, counted.groups))
+    return counted.groups[order].tobytes() + counted.units[order].tobytes()
 
 
-def _one_unit(found: Owner) -> bool:
+def _one_unit(counted: Owner) -> bool:
     """Whether a whole dimension lies within one unit: it never shrinks, other dimensions do."""
-    return len(found.groups) > 1 and len(np.unique(np.stack((found.groups, found.units)), axis=1).T) == 1
+    return (
+        len(counted.groups) > 1 and len(np.unique(np.stack((counted.groups, counted.units)), axis=1).T) == 1
+    )
 
 
 def _places(module: nn.Module, value: int) -> list[tuple[str, int | None]]:

@@ -31,20 +31,20 @@ def unit_classes(ledger: Ledger) -> tuple[IntArray, dict[int, str]]:
                 break
     frozen: dict[int, str] = {int(classes[NONE]): "belongs to no layer"}
     for ids, reason in ledger.frozen:
-        for found in np.unique(classes[ids]):
-            frozen.setdefault(int(found), reason)
+        for index in np.unique(classes[ids]):
+            frozen.setdefault(int(index), reason)
     for stretched, operator in undecided:
         frozen.setdefault(int(classes[stretched]), f"`{operator}` stretches it over other channels")
     for name, elements in ledger.elements:
         spread = classes[elements.data.numpy()]
         if _varying(spread) > 1:
-            for found in np.unique(spread):
-                frozen.setdefault(int(found), f"parameter `{name}` carries it across several dimensions")
+            for index in np.unique(spread):
+                frozen.setdefault(int(index), f"parameter `{name}` carries it across several dimensions")
     for grid, operator in ledger.grids:
         spread = classes[grid.data.numpy()]
         if _varying(spread) > 1:  # pragma: no cover - `_settle_grids` leaves one dimension
-            for found in np.unique(spread):
-                frozen.setdefault(int(found), f"`{operator}` spreads it over several dimensions")
+            for index in np.unique(spread):
+                frozen.setdefault(int(index), f"`{operator}` spreads it over several dimensions")
     return classes, frozen
 
 

@@ -40,7 +40,7 @@ class Context:
         module: the name of the innermost module that runs it.
         args: positional arguments by value.
         kwargs: keyword arguments by value.
-        ledger: where ties, sites and costs are written.
+        ledger: where ties, parameter axes and costs are recorded.
         element_ids: gives a parameter used as plain data one id per element.
     """
 

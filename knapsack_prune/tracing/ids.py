@@ -74,7 +74,7 @@ class Ids:
         """The same ids for a tensor of another shape, where the dimensions that changed do not vary."""
         return Ids(self.data, tuple(shape))
 
-    def line(self, dim: int) -> Tensor:
+    def channel_ids(self, dim: int) -> Tensor:
         """Shape (shape[dim],): the ids along a dimension, at the first position of all others."""
         dim %= len(self.shape)
         data = self.data

@@ -1,4 +1,4 @@
-"""What propagation writes down: ids handed out, ties between them, reasons to freeze, sites and costs."""
+"""What propagation records: ids handed out, ties between them, reasons to freeze, parameter axes and costs."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from torch import Tensor
 
 from knapsack_prune.graph.channel_graph import IntArray, Role
 from knapsack_prune.tracing.ids import NONE, Ids
+from knapsack_prune.tracing.stages import CutPoint
 
 
 @dataclass(frozen=True, eq=False)
-class Site:
+class ParameterAxis:
     """One dimension of one parameter or buffer, and the id at each index."""
 
     parameter: str
@@ -25,12 +26,12 @@ class Site:
 
 @dataclass(frozen=True, eq=False)
 class Cost:
-    """One operator's FLOPs: `coefficient * product of the kept lengths of the lines`, or a look-up by one length."""
+    """One operator's FLOPs: `coefficient * product over factors of the ids kept`, or a look-up by one such number."""
 
     layer: str
     operator: str
     coefficient: int
-    lines: tuple[IntArray, ...]
+    factors: tuple[IntArray, ...]
     lookup: Callable[[int], int] | None = None
 
 
@@ -72,19 +73,29 @@ class Broadcast:
 
 @dataclass
 class Ledger:
-    """The open book of one tracing run; `resolve` closes it.
+    """Mutable record of the constraints, costs and parameter axes collected while ids are propagated.
 
     Attributes:
         next_id: the next id to hand out.
         ties: arrays of shape (2, n) of ids that must go together, each with the tying operator, or "" where the
             tie is the plain meeting of two channels.
         frozen: ids that stay, each with its reason.
+        axes: the dimensions of parameters and buffers along which channels lie.
+        costs: FLOPs, one entry per counted operator.
+        layers: modules with weights, in execution order.
+        constants: integer arguments that count channels.
+        broadcasts: elements stretched over others.
+        grids: ids that a reshape has spread over several dimensions, each with the operator.
+        elements: parameters used as plain data, with an id per element.
+        full_width: modules to be run at the parent's width: name, dimension, channel ids.
+        reductions: operators that reduce over channels: module, operator, channel ids.
+        stages: the features in which stages end, with their channel ids.
     """
 
     next_id: int = NONE + 1
     ties: list[tuple[IntArray, str]] = field(default_factory=list)
     frozen: list[tuple[IntArray, str]] = field(default_factory=list)
-    sites: dict[tuple[str, int], Site] = field(default_factory=dict)
+    axes: dict[tuple[str, int], ParameterAxis] = field(default_factory=dict)
     costs: list[Cost] = field(default_factory=list)
     layers: list[LayerRecord] = field(default_factory=list)
     constants: list[Constant] = field(default_factory=list)
@@ -92,8 +103,8 @@ class Ledger:
     grids: list[tuple[Ids, str]] = field(default_factory=list)
     elements: list[tuple[str, Ids]] = field(default_factory=list)
     full_width: list[tuple[str, int, IntArray]] = field(default_factory=list)
-    mixing: list[tuple[str, str, IntArray]] = field(default_factory=list)
-    stages: list[tuple[str, int, IntArray]] = field(default_factory=list)
+    reductions: list[tuple[str, str, IntArray]] = field(default_factory=list)
+    stages: list[tuple[CutPoint, IntArray]] = field(default_factory=list)
 
     def fresh(self, count: int) -> Tensor:
         """Shape (count,): new ids."""
@@ -114,80 +125,67 @@ class Ledger:
                 pairs = np.stack(np.divmod(codes, self.next_id))
             self.ties.append((pairs, operator))
 
-    def collapse(self, ids: Ids, dims: tuple[int, ...], operator: str = "") -> Ids:
+    def tie_along(self, ids: Ids, dims: tuple[int, ...], operator: str = "") -> Ids:
         """Tie all ids along `dims`; returns the ids with those dimensions uniform."""
         data = ids.data
         for dim in dims:
             dim %= len(ids.shape)
             if data.shape[dim] > 1:
-                # NONE ties to nothing: the largest id stands for the line.
+                # NONE ties to nothing: the largest id stands for all along the dimension.
                 top = data.amax(dim, keepdim=True)
                 self.tie(data, top, operator)
                 data = top
         return Ids(data, ids.shape)
 
-    def line(self, ids: Ids, dim: int, operator: str = "") -> Tensor:
-        """Shape (shape[dim],): ids along one dimension, after tying all others."""
+    def channel_ids(self, ids: Ids, dim: int, operator: str = "") -> Tensor:
+        """Shape (shape[dim],): ids along one dimension, after tying those along all others."""
         dim %= len(ids.shape)
         others = tuple(d for d in range(len(ids.shape)) if d != dim)
-        return self.collapse(ids, others, operator).line(dim)
+        return self.tie_along(ids, others, operator).channel_ids(dim)
 
     def freeze(self, ids: Tensor, reason: str) -> None:
         """Keep these ids in every plan."""
-        found = np.unique(ids.numpy())
-        found = found[found != NONE]
-        if len(found):
-            self.frozen.append((found, reason))
+        channels = np.unique(ids.numpy())
+        channels = channels[channels != NONE]
+        if len(channels):
+            self.frozen.append((channels, reason))
 
-    def site(self, parameter: str, dim: int, role: Role, ids: Tensor) -> Tensor:
-        """Attach a parameter's dimension to ids; a parameter used twice ties both uses."""
-        known = self.sites.get((parameter, dim))
+    def attach(self, parameter: str, dim: int, role: Role, ids: Tensor) -> Tensor:
+        """Attach a parameter axis to channel ids; a parameter used twice ties both uses."""
+        known = self.axes.get((parameter, dim))
         if known is not None:
             self.tie(torch.from_numpy(known.ids), ids)
             return torch.from_numpy(known.ids)
-        self.sites[parameter, dim] = Site(parameter, dim, role, ids.contiguous().numpy().copy())
+        self.axes[parameter, dim] = ParameterAxis(parameter, dim, role, ids.contiguous().numpy().copy())
         return ids
 
-    def mixes(self, module: str, operator: str, ids: Ids) -> None:
+    def reduces(self, module: str, operator: str, ids: Ids) -> None:
         """Record an operator whose result at one channel depends on all of them."""
-        self.mixing.append((module, operator, np.unique(ids.data.numpy())))
+        self.reductions.append((module, operator, np.unique(ids.data.numpy())))
 
     def cost(
         self,
         layer: str,
         operator: str,
         coefficient: int,
-        *lines: Tensor,
+        *factors: Tensor,
         lookup: Callable[[int], int] | None = None,
     ) -> None:
-        """Record an operator's count; lines that belong to no channel fold into the coefficient."""
+        """Record an operator's count; factors that belong to no channel go into the coefficient."""
         varying = []
-        for line in lines:
-            if bool(line.any()):
-                varying.append(line.contiguous().numpy())
+        for ids in factors:
+            if bool(ids.any()):
+                varying.append(ids.contiguous().numpy())
             elif lookup is None:
-                coefficient *= len(line)
+                coefficient *= len(ids)
         self.costs.append(Cost(layer, operator, coefficient, tuple(varying), lookup))
 
-    def volume(
-        self, layer: str, operator: str, ids: Ids, factor: int, *more: Tensor, skip: tuple[int, ...] = ()
-    ) -> None:
-        """Record a count proportional to the number of elements of a tensor (without dimensions `skip`)."""
-        lines = []
+    def volume(self, layer: str, operator: str, ids: Ids, factor: int) -> None:
+        """Record a count proportional to the number of elements of a tensor."""
         coefficient = factor
         for dim, size in enumerate(ids.shape):
-            if dim in skip:
-                continue
-            if ids.data.shape[dim] > 1:
-                lines.append(ids)
-            else:
+            if ids.data.shape[dim] == 1:
                 coefficient *= size
-        if len(lines) == 0:
-            self.cost(layer, operator, coefficient, *more)
-            return
         # The elements that vary are counted one by one: after all ties they vary along one dimension only, or
         # the ids were frozen.
-        flat = ids.data
-        for dim in skip:
-            flat = flat.narrow(dim, 0, 1)
-        self.cost(layer, operator, coefficient, flat.reshape(-1), *more)
+        self.cost(layer, operator, coefficient, *([ids.data.reshape(-1)] if ids.varying else []))

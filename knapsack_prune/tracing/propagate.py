@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator as python_operator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from knapsack_prune.tracing import rules_contraction, rules_elementwise, rules_l
 from knapsack_prune.tracing.context import Context, Parameter, Rule, Value
 from knapsack_prune.tracing.ids import Ids
 from knapsack_prune.tracing.ledger import Ledger
-from knapsack_prune.tracing.stages import TrunkFeature, choose_stages, cut_points
+from knapsack_prune.tracing.stages import CutPoint, choose_stages, cut_points
 
 RULES: dict[str, Rule] = {
     **rules_elementwise.RULES,
@@ -61,18 +62,15 @@ def propagate(program: ExportedProgram) -> Ledger:
     return ledger
 
 
-def _stages(program: ExportedProgram, values: dict[Node, Value]) -> list[tuple[str, int, IntArray]]:
-    """Module, channel dimension and ids of every stage's last feature, where channels lie along one dimension."""
+def _stages(program: ExportedProgram, values: dict[Node, Value]) -> list[tuple[CutPoint, IntArray]]:
+    """Every stage's last feature and the ids of its channels, where these lie along one dimension."""
     by_name = {node.name: value for node, value in values.items()}
-    trunk: dict[TrunkFeature, Ids] = {}
-    for point in cut_points(program):
-        ids = by_name[point.node]
-        if isinstance(ids, Ids) and len(ids.varying) == 1:
-            trunk[TrunkFeature(point.module, point.shape, ids.varying[0])] = ids
-    return [
-        (stage.module, stage.dim, trunk[stage].line(stage.dim).numpy())
-        for stage in choose_stages(list(trunk))
+    trunk = [
+        replace(point, dim=ids.varying[0])
+        for point in cut_points(program)
+        if isinstance(ids := by_name[point.node], Ids) and len(ids.varying) == 1
     ]
+    return [(stage, by_name[stage.node].channel_ids(stage.dim).numpy()) for stage in choose_stages(trunk)]
 
 
 class _ElementIds:

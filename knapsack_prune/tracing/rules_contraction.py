@@ -37,7 +37,6 @@ POOLING = (
     "upsample_bicubic2d",
     "upsample_linear1d",
     "_upsample_nearest_exact2d",
-    "lp_pool2d",
 )
 
 EXACT_SUMS = ("sum", "linalg_vector_norm", "norm")
@@ -65,7 +64,7 @@ def pooling(context: Context) -> Value:
     value = context.node.meta["val"]
     shape = tuple(value[0].shape) if isinstance(value, (tuple, list)) else context.shape
     if any(dim > 1 for dim in source.varying):
-        source = ledger.collapse(source, tuple(dim for dim in source.varying if dim > 1), context.operator)
+        source = ledger.tie_along(source, tuple(dim for dim in source.varying if dim > 1), context.operator)
     pooled = source.like(shape)
     per_input, per_output = FVCORE_POOLING.get(context.operator, (0, 0))
     if per_input:
@@ -96,10 +95,10 @@ def reduction(context: Context) -> Value:
     if over:
         if len(over) == len(source.varying):
             if context.operator not in EXACT_SUMS:
-                context.ledger.mixes(context.module, context.operator, source)
+                context.ledger.reduces(context.module, context.operator, source)
             data = torch.zeros((1,) * len(source.shape), dtype=torch.int64)
         else:
-            data = context.ledger.collapse(source, over, context.operator).data
+            data = context.ledger.tie_along(source, over, context.operator).data
     for dim in dims:
         data = data.narrow(dim, 0, 1)
     if len(shape) != len(source.shape):
@@ -112,7 +111,7 @@ def softmax(context: Context) -> Value:
     """Entries that compete must stay together."""
     source = context.ids(context.args[0])
     dim = int(context.args[1]) % len(source.shape)
-    return context.ledger.collapse(source, (dim,), context.operator)
+    return context.ledger.tie_along(source, (dim,), context.operator)
 
 
 def matmul(context: Context) -> Value:
@@ -121,8 +120,8 @@ def matmul(context: Context) -> Value:
     if any(isinstance(value, Parameter) for value in context.args[:2]):
         return _product_with_parameter(context)
     left, right = context.ids(context.args[0]), context.ids(context.args[1])
-    rows = ledger.collapse(left, (-1,), context.operator)
-    columns = ledger.collapse(right, (-2,), context.operator)
+    rows = ledger.tie_along(left, (-1,), context.operator)
+    columns = ledger.tie_along(right, (-2,), context.operator)
     shape = context.shape
     a = rows.data.reshape((1,) * (len(shape) - rows.data.dim()) + tuple(rows.data.shape))
     b = columns.data.reshape((1,) * (len(shape) - columns.data.dim()) + tuple(columns.data.shape))
@@ -136,7 +135,7 @@ def matmul(context: Context) -> Value:
                 right.data, f"`{context.operator}` of a constant with channels in several dimensions"
             )
             return Ids.none(shape)
-        ledger.cost(context.module, operator, math.prod(left.shape), right.line(-1))
+        ledger.cost(context.module, operator, math.prod(left.shape), right.channel_ids(-1))
     else:
         ledger.volume(context.module, operator, left, right.shape[-1])
     return Ids.of(torch.where(a == NONE, b, a).expand(shape)) if len(shape) else Ids.none(shape)
@@ -158,7 +157,7 @@ def attention(context: Context) -> Value:
     parts = []
     for index in range(3):
         ids = context.ids(context.args[index])
-        parts.append(ledger.collapse(ids, (-2, -1), context.operator).data)
+        parts.append(ledger.tie_along(ids, (-2, -1), context.operator).data)
     query, key, value = parts
     ledger.tie(query, key, context.operator)
     ledger.tie(query, value, context.operator)
@@ -166,7 +165,7 @@ def attention(context: Context) -> Value:
     if isinstance(mask, (Ids, Parameter)):
         bias = context.ids(mask)
         data = bias.data.reshape((1,) * (query.dim() - bias.data.dim()) + tuple(bias.data.shape))
-        ledger.tie(ledger.collapse(Ids(data, data.shape), (-2, -1), context.operator).data, query)
+        ledger.tie(ledger.tie_along(Ids(data, data.shape), (-2, -1), context.operator).data, query)
     return Ids(query, context.shape)
 
 
@@ -189,7 +188,7 @@ def einsum(context: Context) -> Value:
     result = torch.zeros((1,) * len(output), dtype=torch.int64)
     for term, ids in zip(terms, operands, strict=True):
         summed = tuple(index for index, letter in enumerate(term) if letter not in output)
-        collapsed = ledger.collapse(ids, summed, "einsum")
+        collapsed = ledger.tie_along(ids, summed, "einsum")
         kept = [letter for letter in term if letter in output]
         data = collapsed.data
         for index in sorted(summed, reverse=True):
@@ -207,9 +206,9 @@ def einsum(context: Context) -> Value:
     sizes = tuple(tuple(ids.shape) for ids in operands)
     if len(varying) == 1:
         at = output.index(varying[0])
-        line = result.movedim(at, -1).reshape(-1, result.shape[at])[0]
+        channels = result.movedim(at, -1).reshape(-1, result.shape[at])[0]
         lookup = partial(_einsum_flops, equation, sizes, varying[0])
-        ledger.cost(context.module, "einsum", 1, line, lookup=lookup)
+        ledger.cost(context.module, "einsum", 1, channels, lookup=lookup)
     else:
         if varying:
             ledger.freeze(result, f"`einsum` of {equation!r} varies along {len(varying)} dimensions")

@@ -18,9 +18,9 @@ from knapsack_prune.tracing.ledger import Constant, LayerRecord
 
 def _attach_bias(context: Context, bias: Value, out: Tensor) -> Tensor:
     if isinstance(bias, Parameter):
-        return context.ledger.site(bias.name, 0, "out", out)
+        return context.ledger.attach(bias.name, 0, "out", out)
     if isinstance(bias, Ids):
-        context.ledger.tie(out, context.ledger.line(bias, 0))
+        context.ledger.tie(out, context.ledger.channel_ids(bias, 0))
     return out
 
 
@@ -50,13 +50,13 @@ def convolution(context: Context) -> Value:
         one_channel = source.shape[1] == shape[1] == 1
         if one_channel and len(across) == 1 and source.shape[across[0]] == shape[across[0]]:
             return _across_channels(context, source, weight, across[0])
-        source = ledger.collapse(source, tuple(across), context.operator)
-    entering = ledger.line(source, 1)
+        source = ledger.tie_along(source, tuple(across), context.operator)
+    entering = ledger.channel_ids(source, 1)
     in_dim, out_dim = (0, 1) if transposed else (1, 0)
     out_channels = shape[1]
     if groups == 1:
-        entering = ledger.site(weight.name, in_dim, "in", entering)
-        leaving = ledger.site(weight.name, out_dim, "out", ledger.fresh(out_channels))
+        entering = ledger.attach(weight.name, in_dim, "in", entering)
+        leaving = ledger.attach(weight.name, out_dim, "out", ledger.fresh(out_channels))
         ledger.cost(layer, "conv", shape[0] * kernel * pixels, entering, leaving)
     else:
         per_in, per_out = source.shape[1] // groups, out_channels // groups
@@ -76,10 +76,10 @@ def convolution(context: Context) -> Value:
             leaving = leads.expand(groups, per_out).reshape(-1)
         if transposed:
             # The weight holds input channels in dimension 0, each group's outputs in dimension 1.
-            ledger.site(weight.name, 0, "out", entering)
+            ledger.attach(weight.name, 0, "out", entering)
             ledger.cost(layer, "conv", shape[0] * kernel * pixels * per_out, entering)
         else:
-            leaving = ledger.site(weight.name, 0, "out", leaving)
+            leaving = ledger.attach(weight.name, 0, "out", leaving)
             ledger.cost(layer, "conv", shape[0] * kernel * pixels * per_in, leaving)
     leaving = _attach_bias(context, bias, leaving)
     ledger.layers.append(LayerRecord(layer, entering.contiguous().numpy(), leaving.contiguous().numpy()))
@@ -90,7 +90,7 @@ def _across_channels(context: Context, source: Ids, weight: Parameter, dim: int)
     """A convolution that slides along channels (efficient channel attention): it runs at the parent's width."""
     ledger = context.ledger
     layer = context.own_module(weight)
-    ledger.full_width.append((layer, dim, source.line(dim).contiguous().numpy()))
+    ledger.full_width.append((layer, dim, source.channel_ids(dim).contiguous().numpy()))
     ledger.cost(layer, "conv", context.shape[0] * weight.tensor.numel() * math.prod(context.shape[2:]))
     return source.like(context.shape)
 
@@ -103,20 +103,20 @@ def linear(context: Context) -> Value:
         return _computed_weight(context)
     layer = context.own_module(weight)
     last = len(source.shape) - 1
-    entering = ledger.site(weight.name, 1, "in", ledger.line(source, last))
-    leaving = ledger.site(weight.name, 0, "out", ledger.fresh(weight.tensor.shape[0]))
+    entering = ledger.attach(weight.name, 1, "in", ledger.channel_ids(source, last))
+    leaving = ledger.attach(weight.name, 0, "out", ledger.fresh(weight.tensor.shape[0]))
     leaving = _attach_bias(context, context.argument(2, "bias", None), leaving)
     ledger.cost(layer, "linear", math.prod(source.shape[:-1]), entering, leaving)
     ledger.layers.append(LayerRecord(layer, entering.contiguous().numpy(), leaving.contiguous().numpy()))
     return Ids.along(leaving, last, context.shape)
 
 
-def _attach(context: Context, values: tuple[Value, ...], line: Tensor) -> None:
+def _attach(context: Context, values: tuple[Value, ...], channels: Tensor) -> None:
     for value in values:
         if isinstance(value, Parameter):
-            context.ledger.site(value.name, 0, "channel", line)
+            context.ledger.attach(value.name, 0, "channel", channels)
         elif isinstance(value, Ids):
-            context.ledger.tie(context.ledger.line(value, 0), line)
+            context.ledger.tie(context.ledger.channel_ids(value, 0), channels)
 
 
 def _owner(context: Context, *values: Value) -> str:
@@ -130,14 +130,14 @@ def batch_norm(context: Context) -> Value:
     """Per-channel normalisation by stored statistics, or per instance."""
     source = context.ids(context.args[0])
     weight, bias, mean, variance = context.args[1:5]
-    line = context.ledger.line(source, 1)
-    _attach(context, (weight, bias, mean, variance), line)
+    channels = context.ledger.channel_ids(source, 1)
+    _attach(context, (weight, bias, mean, variance), channels)
     affine = weight is not None
     if context.operator == "instance_norm":
         factor = 5 if affine else 4
     else:
         factor = 2 if affine else 1
-    ids = Ids.along(line, 1, source.shape)
+    ids = Ids.along(channels, 1, source.shape)
     context.ledger.volume(_owner(context, weight, mean), context.operator, ids, factor)
     return ids
 
@@ -152,9 +152,9 @@ def layer_norm(context: Context) -> Value:
     dims = tuple(range(len(source.shape) - len(normalized), len(source.shape)))
     layer = _owner(context, weight, bias)
     if len(dims) == 1:
-        line = ledger.line(source, dims[0])
-        source = Ids.along(line, dims[0], source.shape)
-        _attach(context, (weight, bias), line)
+        channels = ledger.channel_ids(source, dims[0])
+        source = Ids.along(channels, dims[0], source.shape)
+        _attach(context, (weight, bias), channels)
     else:
         for value in (weight, bias):
             if value is not None:
@@ -162,8 +162,8 @@ def layer_norm(context: Context) -> Value:
                 ledger.tie(source.data, data)
     for dim in dims:
         if dim in source.varying:
-            ledger.mixes(layer, "layer_norm", source)
-            ids = source.line(dim).contiguous().numpy()
+            ledger.reduces(layer, "layer_norm", source)
+            ids = source.channel_ids(dim).contiguous().numpy()
             ledger.constants.append(
                 Constant(context.node.name, context.module, "layer_norm", normalized[dim - dims[0]], ids)
             )
@@ -178,30 +178,30 @@ def group_norm(context: Context) -> Value:
     groups = int(context.args[1])
     weight = context.argument(2, "weight", None)
     bias = context.argument(3, "bias", None)
-    line = ledger.line(source, 1)
+    channels = ledger.channel_ids(source, 1)
     layer = _owner(context, weight, bias)
     if groups == 1:
-        if bool((line != NONE).any()):
-            ledger.mixes(layer, "group_norm", Ids.along(line, 1, source.shape))
+        if bool((channels != NONE).any()):
+            ledger.reduces(layer, "group_norm", Ids.along(channels, 1, source.shape))
     else:
-        rows = line.reshape(groups, -1)
+        rows = channels.reshape(groups, -1)
         leads = rows.amax(1, keepdim=True)
         ledger.tie(rows, leads, "group normalisation")
         ids = leads.reshape(-1).contiguous().numpy()
         ledger.constants.append(Constant(context.node.name, context.module, "group_norm", groups, ids))
-    _attach(context, (weight, bias), line)
-    ids_out = Ids.along(line, 1, source.shape)
-    ledger.volume(layer, "group_norm", ids_out, 4 if weight is None else 5)
-    return ids_out
+    _attach(context, (weight, bias), channels)
+    normed = Ids.along(channels, 1, source.shape)
+    ledger.volume(layer, "group_norm", normed, 4 if weight is None else 5)
+    return normed
 
 
 def prelu(context: Context) -> Value:
     """A slope per channel, or one for all."""
     source, weight = context.ids(context.args[0]), context.args[1]
     if isinstance(weight, Parameter) and weight.tensor.numel() > 1:
-        line = context.ledger.line(source, 1)
-        _attach(context, (weight,), line)
-        return Ids.along(line, 1, source.shape)
+        channels = context.ledger.channel_ids(source, 1)
+        _attach(context, (weight,), channels)
+        return Ids.along(channels, 1, source.shape)
     return source
 
 

@@ -46,7 +46,7 @@ def reshape(context: Context) -> Value:
     for offset, size in enumerate(sizes):
         dim = first + offset
         if isinstance(size, int) and size > 1 and dim in moved.varying:
-            _counts(context, size, moved.line(dim), whole=True)
+            _counts(context, size, moved.channel_ids(dim), whole=True)
     if len(moved.varying) > 1:
         context.ledger.grids.append((moved, context.operator))
     return moved
@@ -72,7 +72,7 @@ def roll(context: Context) -> Value:
     source = context.ids(context.args[0])
     dims = context.argument(2, "dims", [])
     if not dims or any(int(dim) % len(source.shape) in source.varying for dim in dims):
-        return Ids(context.ledger.collapse(source, source.varying, context.operator).data, source.shape)
+        return Ids(context.ledger.tie_along(source, source.varying, context.operator).data, source.shape)
     return source
 
 
@@ -80,14 +80,14 @@ def select(context: Context) -> Value:
     """One index along a dimension: what is chosen by position must stay in position."""
     source = context.ids(context.args[0])
     dim = int(context.args[1]) % len(source.shape)
-    return context.ledger.collapse(source, (dim,), context.operator).moved(lambda full: full.select(dim, 0))
+    return context.ledger.tie_along(source, (dim,), context.operator).moved(lambda full: full.select(dim, 0))
 
 
 def unbind(context: Context) -> Value:
     """All indices along a dimension: equal parts."""
     source = context.ids(context.args[0])
     dim = int(context.argument(1, "dim", 0)) % len(source.shape)
-    tied = context.ledger.collapse(source, (dim,), context.operator)
+    tied = context.ledger.tie_along(source, (dim,), context.operator)
     part = tied.moved(lambda full: full.select(dim, 0))
     return (part,) * source.shape[dim]
 
@@ -111,7 +111,7 @@ def chunk(context: Context) -> Value:
         for part in parts[1:]:
             context.ledger.tie(parts[0].data, part.data, context.operator)
     if context.operator == "split":
-        _counts(context, size, parts[0].line(dim))
+        _counts(context, size, parts[0].channel_ids(dim))
     return parts
 
 
@@ -122,7 +122,7 @@ def split_with_sizes(context: Context) -> Value:
     parts = _parts(source, dim, [int(size) for size in context.args[1]])
     if dim in source.varying:
         for part in parts:
-            _counts(context, part.shape[dim], part.line(dim))
+            _counts(context, part.shape[dim], part.channel_ids(dim))
     return parts
 
 
@@ -145,14 +145,14 @@ def slice_(context: Context) -> Value:
     step = int(context.argument(4, "step", 1))
     begin, end, _ = slice(start, stop, step).indices(length)
     if dim in source.varying:
-        line = source.line(dim)
+        channels = source.channel_ids(dim)
         if step != 1:
             context.ledger.freeze(source.data, f"`slice` takes every {step}th channel")
         elif (begin, end) != (0, length):
             if begin > 0:
-                _counts(context, begin, line[:begin])
+                _counts(context, begin, channels[:begin])
             if end < length:
-                _counts(context, end, line[:end])
+                _counts(context, end, channels[:end])
     index = [slice(None)] * dim + [slice(begin, end, step)]
     return source.moved(lambda full: full[tuple(index)])
 
@@ -253,6 +253,7 @@ RULES: dict[str, Rule] = {
             "squeeze",
             "unsqueeze",
             "t",
+            "mT",
             "flip",
             "adjoint",
         ),

@@ -22,26 +22,13 @@ class CutPoint:
         node: its node in the exported graph.
         module: the outermost module whose output it is.
         shape: its shape, batch dimension included.
+        dim: the dimension along which its channels lie, once that is known.
     """
 
     node: str
     module: str
     shape: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class TrunkFeature:
-    """A cut point whose channels lie along one dimension.
-
-    Attributes:
-        module: the module that returns it.
-        shape: its shape, batch dimension included.
-        dim: the channel dimension.
-    """
-
-    module: str
-    shape: tuple[int, ...]
-    dim: int
+    dim: int = 1
 
     @property
     def resolution(self) -> int:
@@ -74,14 +61,14 @@ def cut_points(exported: ExportedProgram) -> tuple[CutPoint, ...]:
     return tuple(points)
 
 
-def choose_stages(trunk: Sequence[TrunkFeature]) -> tuple[TrunkFeature, ...]:
+def choose_stages(trunk: Sequence[CutPoint]) -> tuple[CutPoint, ...]:
     """The last feature at each resolution; where there are fewer than three, the trunk in four equal parts.
 
     For a ResNet these are the stem, the four stages and the pooled feature: the stages of Aflalo et al. 2020
     (arXiv 2002.08258), whose last one, the logits, is compared on its own.
 
     Args:
-        trunk: features in execution order.
+        trunk: the cut points whose channel dimension is known, in execution order.
     """
     ends = [
         index

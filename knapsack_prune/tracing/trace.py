@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from knapsack_prune.errors import RequestError
 from knapsack_prune.graph.channel_graph import ChannelGraph
+from knapsack_prune.networks.modes import evaluating
 from knapsack_prune.tracing.ledger import Ledger
 from knapsack_prune.tracing.propagate import propagate
 from knapsack_prune.tracing.resolve import resolve
@@ -31,12 +32,8 @@ def trace_channels(
         RequestError: the network refuses the example, torch.export refuses the network, or a glob of `keep`
             matches no layer.
     """
-    training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         ledger = propagate(_export(model, example))
-    finally:
-        model.train(training)
     for module, reason in (rigid or {}).items():
         _freeze_counted(ledger, module, reason)
     return resolve(ledger, model, tuple(example.shape[1:]), _pinned(ledger, keep))
@@ -58,7 +55,7 @@ def _export(model: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
             first = str(error).strip().split("\n")[0]
             raise RequestError(
                 f"cannot trace the network with an input of shape {tuple(example.shape)}: {first}. The network must "
-                f"accept this shape and be exportable by torch.export; give the right --input-shape"
+                f"accept this shape and be exportable by torch.export; give the right `input_shape`"
             ) from error
 
 
@@ -66,11 +63,11 @@ def _pinned(ledger: Ledger, keep: Sequence[str]) -> dict[str, str]:
     names = [record.name for record in ledger.layers]
     pinned: dict[str, str] = {}
     for glob in keep:
-        found = fnmatch.filter(names, glob)
-        if not found:
+        matching = fnmatch.filter(names, glob)
+        if not matching:
             some = ", ".join(names[:3])
             raise RequestError(
-                f"--keep {glob!r} matches none of the {len(names)} layers; name layers as in {some}, or use * and ?"
+                f"`keep` {glob!r} matches none of the {len(names)} layers; name layers as in {some}, or use * and ?"
             )
-        pinned.update(dict.fromkeys(found, f"pinned by --keep {glob}"))
+        pinned.update(dict.fromkeys(matching, f"pinned by `keep` {glob}"))
     return pinned

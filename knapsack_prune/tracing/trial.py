@@ -1,4 +1,4 @@
-"""Tracing with a trial: what the code of a module cannot slim is frozen, with its reason, before anything is planned.
+"""Tracing with a trial run: channels that a module's code cannot do without are frozen before anything is planned.
 
 A module may compute a size in a way that no attribute shows (`C // num_heads`, a number in its code). The tracer sees
 that the size counts channels, but not where it comes from; running a narrower copy on the meta device does tell.
@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from knapsack_prune.graph.channel_graph import ChannelGraph
-from knapsack_prune.slimming.followers import attribute_parts, full_width_parts
-from knapsack_prune.slimming.slicing import Cuts, cut_copy
+from knapsack_prune.graph.selection import Selection, select
+from knapsack_prune.narrowing.copying import narrow_copy
+from knapsack_prune.networks.modes import evaluating
 from knapsack_prune.tracing.trace import trace_channels
 
 TRIALS = 8
@@ -42,10 +43,13 @@ def trace(model: nn.Module, example: Tensor, *, keep: Sequence[str] = ()) -> Cha
     for trial in range(TRIALS + 1):
         if not graph.sized:
             return graph
-        failed = _failing_module(model, example, graph)
-        if failed is None:
+        failure = _trial_run(model, example, _narrower(graph))
+        if failure is None or failure == _trial_run(model, example, Selection(())):
+            # What fails at full width as well cannot run on the meta device at all: the trial cannot tell, the
+            # equivalence check after slimming will.
             return graph
-        module, message = failed
+        running, message = failure
+        module = next((name for name in reversed(running) if name in graph.sized), (running or ("",))[-1])
         if module in rigid or trial == TRIALS:
             module = ""
         rigid[module] = f"the code of {module or 'the network'} does not follow other widths ({message})"
@@ -53,51 +57,25 @@ def trace(model: nn.Module, example: Tensor, *, keep: Sequence[str] = ()) -> Cha
     return graph
 
 
-def _failing_module(model: nn.Module, example: Tensor, graph: ChannelGraph) -> tuple[str, str] | None:
-    """Run a narrower copy without values; the innermost module that failed and the first line of its error."""
-    small = cut_copy(model, _trial_cuts(model, graph), empty=True).eval()
+def _trial_run(model: nn.Module, example: Tensor, selection: Selection) -> tuple[tuple[str, ...], str] | None:
+    """Run a narrower copy without values; if it fails, the modules that were running and the error's first line."""
+    small = narrow_copy(model, selection, empty=True)
     running: list[str] = []
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with torch.no_grad(), _watched(small, running):
+        with evaluating(small, fused_attention=False), torch.no_grad(), _watched(small, running):
             small(torch.empty_like(example, device="meta"))
-    except (NotImplementedError, torch._dynamo.exc.TorchDynamoException):
-        # An operator without shapes on the meta device: the trial cannot tell; the gate after slimming will.
-        return None
     except Exception as error:
-        if "meta" in str(error).lower():
-            return None
-        known = [name for name in running if any(part == name for part in graph.sized)]
-        message = str(error).strip().split("\n")[0][:120]
-        return (known[-1] if known else (running[-1] if running else "")), message
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
+        return tuple(running), str(error).strip().split("\n")[0][:120]
     return None
 
 
-def _trial_cuts(model: nn.Module, graph: ChannelGraph) -> Cuts:
+def _narrower(graph: ChannelGraph) -> Selection:
     """Keep about two thirds of every group, by different shares, so that equal widths do not stay equal."""
-    keep = []
-    for index, group in enumerate(graph.groups):
-        count = max(1, min(group.size - 1, round(group.size * (0.5 + 0.3 * ((index * 0.618) % 1)))))
-        mask = np.zeros(group.size, dtype=np.bool_)
-        mask[:count] = True
-        keep.append(mask)
-    shapes = {name: tensor.shape for name, tensor in (*model.named_parameters(), *model.named_buffers())}
-    gone: dict[tuple[str, int], set[int]] = {}
-    for group, mask in zip(graph.groups, keep, strict=True):
-        for part in group.slices:
-            found = part.positions[~mask].ravel().tolist()
-            gone.setdefault((part.parameter, part.dim), set()).update(found)
-    return Cuts(
-        kept={
-            (name, dim): torch.tensor([index for index in range(shapes[name][dim]) if index not in lost])
-            for (name, dim), lost in gone.items()
-        },
-        attributes=attribute_parts(graph, keep),
-        full_width=full_width_parts(graph, keep),
-    )
+    shares = [0.5 + 0.3 * ((index * 0.618) % 1) for index in range(len(graph.groups))]
+    counts = [
+        max(1, min(size - 1, round(size * share))) for size, share in zip(graph.sizes, shares, strict=True)
+    ]
+    return select(graph, [np.arange(count) for count in counts])
 
 
 @contextmanager

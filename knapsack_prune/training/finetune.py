@@ -19,8 +19,9 @@ from torch import nn
 from knapsack_prune.data.source import ImageSource, require_classes
 from knapsack_prune.errors import RequestError
 from knapsack_prune.networks.fingerprint import weights_digest
+from knapsack_prune.planning.identity import check_fingerprint
 from knapsack_prune.planning.plan_file import Plan
-from knapsack_prune.slimming.slim import check_fingerprint, save_slim, slim
+from knapsack_prune.slimming.slim import save_slim, slim
 from knapsack_prune.training.distillation.teacher import EnsembleTeacher, NetworkTeacher, Teacher
 from knapsack_prune.training.evaluation import Accuracy
 from knapsack_prune.training.files import write_json

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from knapsack_prune.errors import RequestError
 from knapsack_prune.planning.plan_file import Plan
-from knapsack_prune.slimming.slicing import removed_slices
 
 
 class _Mask(nn.Module):
@@ -45,17 +42,15 @@ def hold_masks(network: nn.Module, plan: Plan) -> None:
         )
     parameters = dict(network.named_parameters())
     masks: dict[str, Tensor] = {}
-    gone_from: dict[tuple[str, int], list[int]] = defaultdict(list)
-    for part, gone in removed_slices(plan):
-        if part.role in ("in", "out") and gone and part.parameter in parameters:
-            gone_from[part.parameter, part.dim] += gone
-    for (name, dim), gone in gone_from.items():
+    for (name, dim), gone in plan.selection().removed_indices("in", "out").items():
+        if name not in parameters:
+            continue
         parameter = parameters[name]
-        line = torch.ones(parameter.shape[dim], dtype=parameter.dtype, device=parameter.device)
-        line[torch.tensor(gone, device=parameter.device)] = 0
+        along = torch.ones(parameter.shape[dim], dtype=parameter.dtype, device=parameter.device)
+        along[torch.from_numpy(gone).to(parameter.device)] = 0
         shape = [1] * parameter.dim()
         shape[dim] = -1
-        masks[name] = masks.get(name, torch.ones((), device=parameter.device)) * line.view(shape)
+        masks[name] = masks.get(name, torch.ones((), device=parameter.device)) * along.view(shape)
     for name, mask in masks.items():
         owner, _, leaf = name.rpartition(".")
         parametrize.register_parametrization(network.get_submodule(owner), leaf, _Mask(mask))

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from knapsack_prune.errors import RequestError
-from knapsack_prune.graph.channel_graph import ChannelGraph, Group, Slice
+from knapsack_prune.graph.channel_graph import ChannelGraph, Group, IntArray, Slice
+from knapsack_prune.networks.modes import evaluating
 
 FloatArray = npt.NDArray[np.float64]
 Batches = Iterable[tuple[Tensor, Tensor]]
@@ -39,6 +40,8 @@ class Scores:
         seed: of the calibration set, or of `random`.
         normalize: one of `NORMALIZATIONS`.
         values: per group, shape (units,): finite and not negative.
+        units: per group, the units that `values` are of, sorted, where others are removed already; None: all.
+        round: the round of `iterate` on whose network units were scored, from 2; None: the parent.
     """
 
     criterion: str
@@ -46,6 +49,8 @@ class Scores:
     seed: int
     values: tuple[FloatArray, ...]
     normalize: str = "none"
+    units: tuple[IntArray, ...] | None = None
+    round: int | None = None
 
 
 def score(
@@ -93,7 +98,7 @@ def score(
         raise RequestError(f"unknown importance {criterion!r}; choose one of {', '.join(CRITERIA)}")
     if normalize not in NORMALIZATIONS or (normalize == "layer" and criterion == "random"):
         raise RequestError(
-            f"--normalize {normalize!r} with importance {criterion!r}: choose one of "
+            f"`normalize` {normalize!r} with importance {criterion!r}: choose one of "
             f"{', '.join(NORMALIZATIONS)}; random scores belong to no layer, give them none"
         )
     samples = 0
@@ -103,7 +108,7 @@ def score(
     elif criterion in DATA_CRITERIA:
         if data is None:
             raise RequestError(
-                f"importance {criterion!r} needs data: give --data (an ImageFolder, torch/NAME or digits), or choose "
+                f"importance {criterion!r} needs data: give `data` (an ImageFolder, torch/NAME or digits), or choose "
                 f"one of {', '.join(WEIGHT_CRITERIA)}"
             )
         values, samples = _gradient_scores(graph, model, criterion, data, normalize, progress)
@@ -134,8 +139,8 @@ def _normalized(per_filter: dict[str, Tensor], normalize: str) -> dict[str, Tens
     """Scores per layer, divided by the layer's mean if asked; a layer of zeros stays one."""
     if normalize == "none":
         return per_filter
-    means = {name: float(found.double().numpy().mean()) for name, found in per_filter.items()}
-    return {name: found / means[name] if means[name] > 0 else found for name, found in per_filter.items()}
+    means = {name: float(scores.double().numpy().mean()) for name, scores in per_filter.items()}
+    return {name: scores / means[name] if means[name] > 0 else scores for name, scores in per_filter.items()}
 
 
 def _norms(filters: Tensor, criterion: str) -> Tensor:
@@ -155,8 +160,8 @@ def _sum_over_members(group: Group, per_filter: dict[str, Tensor]) -> FloatArray
 
 
 def _gather(part: Slice, per_filter: Tensor) -> FloatArray:
-    found: FloatArray = per_filter.cpu().numpy().astype(np.float64)[part.positions].sum(axis=1)
-    return found
+    scores: FloatArray = per_filter.cpu().numpy().astype(np.float64)[part.positions].sum(axis=1)
+    return scores
 
 
 def _batch_norm_scores(graph: ChannelGraph, model: nn.Module, normalize: str) -> list[FloatArray]:
@@ -171,17 +176,17 @@ def _batch_norm_scores(graph: ChannelGraph, model: nn.Module, normalize: str) ->
     if missing:
         raise RequestError(
             f"importance 'bn_scale': {len(missing)} of {len(graph.groups)} groups have no batch norm "
-            f"({', '.join(missing[:3])}{', …' if len(missing) > 3 else ''}); choose another --importance, or pin them "
-            f"with --keep"
+            f"({', '.join(missing[:3])}{', …' if len(missing) > 3 else ''}); choose another `importance`, or pin "
+            f"them with `keep`"
         )
     scales = _normalized(scales, normalize)
     values = []
     for group in graph.groups:
-        found = np.zeros(group.size)
+        scores = np.zeros(group.size)
         for part in group.slices:
             if part.parameter in scales:
-                found += _gather(part, scales[part.parameter])
-        values.append(found)
+                scores += _gather(part, scales[part.parameter])
+        values.append(scores)
     return values
 
 
@@ -206,21 +211,21 @@ def _gradient_scores(
             if not bool(torch.isfinite(loss)):
                 raise RequestError(
                     f"importance {criterion!r}: the loss of batch {batches} is {loss.item()}; the network or its "
-                    f"input is broken: check --checkpoint and --data"
+                    f"input is broken: check `checkpoint` and `data`"
                 )
             gradients = torch.autograd.grad(loss, tensors)
             for index, ((_, dim), tensor, gradient) in enumerate(
                 zip(filters, tensors, gradients, strict=True)
             ):
                 if criterion == "taylor":
-                    found = gradient
+                    term = gradient
                 else:
                     product = (_per_filter(tensor, dim) * _per_filter(gradient, dim)).sum(dim=1).double()
-                    found = product.abs() if criterion == "taylor_abs" else product.square()
+                    term = product.abs() if criterion == "taylor_abs" else product.square()
                 if batches == 0:
-                    accumulated.append(found.clone())
+                    accumulated.append(term.clone())
                 else:
-                    accumulated[index] += found
+                    accumulated[index] += term
             samples += len(images)
             batches += 1
             if progress is not None:
@@ -228,12 +233,12 @@ def _gradient_scores(
     if batches == 0:
         raise RequestError(f"importance {criterion!r}: the data holds no batch; give at least one example")
     per_filter: dict[str, Tensor] = {}
-    for (name, dim), tensor, found in zip(filters, tensors, accumulated, strict=True):
+    for (name, dim), tensor, summed in zip(filters, tensors, accumulated, strict=True):
         if criterion == "taylor":
-            mean = found / batches
+            mean = summed / batches
             per_filter[name] = (_per_filter(tensor, dim) * _per_filter(mean, dim)).abs().sum(dim=1).double()
         else:
-            per_filter[name] = found / (batches if criterion == "fisher" else 1)
+            per_filter[name] = summed / (batches if criterion == "fisher" else 1)
     for name, dim in _filters(graph):
         if name not in per_filter:
             per_filter[name] = torch.zeros(parameters[name].shape[dim], dtype=torch.float64)
@@ -247,29 +252,25 @@ def _differentiable(model: nn.Module, tensors: Sequence[Tensor]) -> Iterator[Non
     wanted = {id(tensor) for tensor in tensors}
     # On the CPU, sums are split among threads: with one, the last bit of a score does not depend on their number.
     threads = torch.get_num_threads()
-    before = {name: tensor.requires_grad for name, tensor in model.named_parameters()}
-    training = {name: module.training for name, module in model.named_modules()}
-    for tensor in model.parameters():
+    before = [(tensor, tensor.requires_grad) for tensor in model.parameters()]
+    for tensor, _ in before:
         tensor.requires_grad_(id(tensor) in wanted)
-    model.eval()
     torch.set_num_threads(1)
     try:
-        yield
+        with evaluating(model):
+            yield
     finally:
         torch.set_num_threads(threads)
-        for name, tensor in model.named_parameters():
-            tensor.requires_grad_(before[name])
-        for name, module in model.named_modules():
-            module.training = training[name]
+        for tensor, required in before:
+            tensor.requires_grad_(required)
 
 
 def _checked(graph: ChannelGraph, values: list[FloatArray], criterion: str) -> tuple[FloatArray, ...]:
-    for group, found in zip(graph.groups, values, strict=True):
-        bad = np.flatnonzero(~np.isfinite(found) | (found < 0))
+    for group, scores in zip(graph.groups, values, strict=True):
+        bad = np.flatnonzero(~np.isfinite(scores) | (scores < 0))
         if len(bad):
             raise RequestError(
-                f"importance {criterion!r}: unit {int(bad[0])} of group {group.name} scores {found[bad[0]]}; "
-                "scores must "
-                f"be finite: the weights or the data hold NaN or infinity"
+                f"importance {criterion!r}: unit {int(bad[0])} of group {group.name} scores {scores[bad[0]]}; scores "
+                f"must be finite: the weights or the data hold NaN or infinity"
             )
     return tuple(values)

@@ -6,8 +6,6 @@ there is a value (Berthold 2013). Performance profile: for each factor, the shar
 proves within that factor of the fastest solver's time (Dolan and More 2002).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Sequence
 
@@ -20,9 +18,9 @@ def shifted_geometric_mean(numbers: Iterable[float], shift: float) -> float:
     return math.exp(sum(logs) / len(logs)) - shift if logs else math.nan
 
 
-def best_values(records: Iterable[Record], known: dict[str, int] | None = None) -> dict[str, int]:
-    """The best value met per instance, those known beforehand included."""
-    best = dict(known or {})
+def best_values(records: Iterable[Record]) -> dict[str, int]:
+    """The best value met per instance."""
+    best: dict[str, int] = {}
     for r in records:
         if r.value is not None:
             best[r.instance] = max(best.get(r.instance, r.value), r.value)
@@ -62,9 +60,7 @@ def time_to_gap(record: Record, gap: float) -> float:
 
 
 def profile(times: dict[str, list[float]], factors: Sequence[float]) -> dict[str, list[float]]:
-    """Per solver, the share of instances solved within each factor of the best; lists are over the same
-    instances.
-    """
+    """Per solver, the share of instances solved within each factor of the best; lists are over the same instances."""
     count = len(next(iter(times.values()), []))
     fastest = [min(row[i] for row in times.values()) for i in range(count)]
     return {

@@ -5,12 +5,10 @@ its items, one of which is taken; the strongly correlated class there follows Si
 Pisinger 1995.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from ..errors import SolverError
-from ..instance import Group, Instance, IntArray, Resource, Table
+from ..problem.instance import Group, Instance, IntArray, Resource, Table
 
 CLASSES = ("uncorrelated", "weakly-correlated", "strongly-correlated", "subset-sum")
 

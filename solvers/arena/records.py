@@ -1,43 +1,18 @@
-"""One record per run, appended to a file as runs end, so that a campaign that was killed goes on where it
-was.
-"""
-
-from __future__ import annotations
+"""One record per run, appended to a file as runs end, so that a killed campaign goes on where it was."""
 
 import csv
 import io
 import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from ..errors import SolverError
-from ..result import Status, TraceStep
-from ..serial import write_text
+from ..io.files import write_text
+from ..problem.result import Status, TraceStep
 
 Key = tuple[str, str, int, int, float]
-
-COLUMNS = (
-    "instance",
-    "groups",
-    "levels",
-    "resources",
-    "solver",
-    "seed",
-    "threads",
-    "time_limit",
-    "status",
-    "value",
-    "bound",
-    "gap",
-    "seconds",
-    "build_seconds",
-    "primal_integral",
-    "version",
-    "machine",
-    "error",
-)
 
 
 @dataclass(frozen=True)
@@ -111,7 +86,9 @@ def _record(entries: dict[str, Any]) -> Record:
 def write_csv(path: Path, records: list[Record], integrals: dict[Key, float | None]) -> None:
     """The records as a table, one row per run, whole or not at all."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore", lineterminator="\n")
+    columns = [field.name for field in fields(Record) if field.name != "trace"]
+    columns.insert(columns.index("build_seconds") + 1, "primal_integral")
+    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     for record in sorted(records, key=lambda r: r.key):
         integral = integrals.get(record.key)

@@ -1,17 +1,16 @@
 """Run solvers on instances and keep what they did; see `records` for how a campaign goes on after a kill."""
 
-from __future__ import annotations
-
+import os
 import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from ..dispatch import SOLVERS, solve
-from ..errors import SolverError
-from ..instance import Instance
-from ..result import Limits, Result
+from ..errors import SolverError, UnsupportedInstanceError
+from ..problem.instance import Instance
+from ..problem.result import Limits, Result
+from ..registry import SOLVERS, solve
 from .records import Record, append, read
 
 SUFFIXES = (".json", ".json.gz", ".json.xz")
@@ -35,25 +34,25 @@ class Campaign:
             if name not in SOLVERS:
                 raise SolverError(f"solver: {name!r} is unknown; choose among {', '.join(SOLVERS)}")
         if not self.solvers or not self.paths:
-            raise SolverError("bench: needs at least one solver and one instance")
+            raise SolverError("solvers and paths: a campaign needs at least one of each")
 
 
 def find_instances(paths: Sequence[Path]) -> tuple[Path, ...]:
     """Instance files: those given, and those in the folders given (not the lists that lie beside them)."""
-    found: list[Path] = []
+    files: list[Path] = []
     for path in paths:
         if path.is_dir():
-            found += sorted(p for p in path.iterdir() if p.name.endswith((".json.gz", ".json.xz")))
-            found += sorted(
+            files += sorted(p for p in path.iterdir() if p.name.endswith((".json.gz", ".json.xz")))
+            files += sorted(
                 p for p in path.glob("*.json") if p.name not in ("provenance.json", "best_known.json")
             )
         elif path.exists():
-            found.append(path)
+            files.append(path)
         else:
             raise SolverError(f"{path}: no such file or folder")
-    if not found:
+    if not files:
         raise SolverError(f"no instance (*{', *'.join(SUFFIXES)}) in {', '.join(map(str, paths))}")
-    return tuple(found)
+    return tuple(files)
 
 
 def run_campaign(
@@ -91,9 +90,7 @@ def run_once(instance: Instance, name: str, solver: str, limits: Limits) -> Reco
     refusal = ""
     try:
         result = solve(instance, solver, limits)
-    except SolverError as error:
-        if not str(error).startswith(f"{solver}: "):
-            raise
+    except UnsupportedInstanceError as error:
         refusal = str(error)
     return Record(
         instance=name,
@@ -127,8 +124,5 @@ def package_version() -> str:
 
 def machine() -> str:
     """Processor architecture, system and Python in words."""
-    import os
-
-    return (
-        f"{os.cpu_count()}-core {platform.machine()}, {platform.system()}, Python {platform.python_version()}"
-    )
+    cores = f"{os.cpu_count()}-core {platform.machine()}"
+    return f"{cores}, {platform.system()}, Python {platform.python_version()}"

@@ -1,21 +1,19 @@
-"""Instances shaped like networks, at any size: residual stars, dense concatenation, chains, inverted
-residuals.
+"""Instances shaped like networks, at any size: residual stars, dense concatenation, chains.
 
 The shapes and costs are those of the architectures (multiply-adds of convolutions at their resolutions); the
 scores are seeded heavy-tailed draws (log-normal channels in log-normal layers), sorted and cumulated, so that
 values are concave in the level as they are for trained networks.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..instance import Factor, Group, Instance, Resource, Term
+from ..problem.instance import Factor, Group, Instance, Resource, Term
 
 VALUE_TOTAL = 10**11
+COLOURS, CLASSES = Factor([], [], 3), Factor([], [], 1000)  # of images, of the last layer: not to be pruned
 
 
 @dataclass
@@ -34,12 +32,19 @@ class Shape:
         return len(self.widths) - 1
 
     def conv(self, source: Factor | int, target: Factor | int, kernel: int, pixels: int) -> None:
-        """A convolution with `kernel` weights per channel pair, at `pixels` output positions, and its batch
-        norm.
-        """
+        """A convolution of `kernel` weights per channel pair at `pixels` output positions, and its batch norm."""
         a, b = (x if isinstance(x, Factor) else Factor([x]) for x in (source, target))
         self.flops += [Term(kernel * pixels, [a, b]), Term(2 * pixels, [b])]
         self.params += [Term(kernel, [a, b]), Term(2, [b])]
+
+    def bottleneck(
+        self, name: str, source: int, target: int, width: int, pixels: int, stride: int = 1
+    ) -> None:
+        """A residual block of three convolutions with two groups of its own; `stride` divides the pixels."""
+        first, second = self.group(f"{name}.conv1", width), self.group(f"{name}.conv2", width)
+        self.conv(source, first, 1, pixels)
+        self.conv(first, second, 9, pixels // stride)
+        self.conv(second, target, 1, pixels // stride)
 
     def depthwise(self, group: int, kernel: int, pixels: int) -> None:
         """A depthwise convolution and its batch norm."""
@@ -65,10 +70,7 @@ class Shape:
         groups = []
         for label, width, scores in zip(self.names, self.widths, drawn, strict=True):
             kept = np.cumsum(np.sort(scores)[::-1])
-            levels = np.unique(
-                np.append(np.arange(round_to, width + 1, round_to), width if width < round_to else [])
-            )
-            levels = levels.astype(np.int64)
+            levels = np.arange(round_to, width + 1, round_to) if width >= round_to else np.array([width])
             groups.append(Group(label, levels, np.rint(kept[levels - 1] * scale).astype(np.int64)))
         full = Instance(name, groups, [Resource("flops", 0, self.flops), Resource("params", 0, self.params)])
         whole = full.costs([g.levels.size - 1 for g in groups])
@@ -81,13 +83,11 @@ class Shape:
 def bottleneck_star(
     blocks: Sequence[int] = (3, 4, 6, 3), width: int = 64, expansion: int = 4, size: int = 224
 ) -> Shape:
-    """A ResNet of bottlenecks: per stage one tied stream, per block two inner groups. The default is
-    ResNet-50's.
-    """
+    """A ResNet of bottlenecks: per stage one tied stream, per block two inner groups; by default ResNet-50's."""
     shape = Shape()
     pixels = (size // 2) ** 2
     stream = shape.group("stem", width)
-    shape.conv(Factor([], [], 3), stream, 49, pixels)
+    shape.conv(COLOURS, stream, 49, pixels)
     pixels //= 4
     for stage, count in enumerate(blocks):
         mid = width << min(stage, 3)
@@ -95,40 +95,12 @@ def bottleneck_star(
         for block in range(count):
             source = stream if block == 0 else out
             stride = 4 if block == 0 and stage > 0 else 1
-            first = shape.group(f"stage{stage}.{block}.conv1", mid)
-            second = shape.group(f"stage{stage}.{block}.conv2", mid)
-            shape.conv(source, first, 1, pixels)
+            shape.bottleneck(f"stage{stage}.{block}", source, out, mid, pixels, stride)
             pixels //= stride
-            shape.conv(first, second, 9, pixels)
-            shape.conv(second, out, 1, pixels)
             if block == 0:
                 shape.conv(source, out, 1, pixels)
         stream = out
-    shape.conv(stream, Factor([], [], 1000), 1, 1)
-    return shape
-
-
-def basic_star(blocks: Sequence[int] = (2, 2, 2, 2), width: int = 64, size: int = 224) -> Shape:
-    """A ResNet of basic blocks: per stage one tied stream, per block one inner group. The default is
-    ResNet-18's.
-    """
-    shape = Shape()
-    pixels = (size // 4) ** 2
-    stream = shape.group("stem", width)
-    shape.conv(Factor([], [], 3), stream, 49, 4 * pixels)
-    for stage, count in enumerate(blocks):
-        out = stream if stage == 0 else shape.group(f"stage{stage}", width << min(stage, 3))
-        for block in range(count):
-            source = stream if block == 0 else out
-            if block == 0 and stage > 0:
-                pixels //= 4
-            inner = shape.group(f"stage{stage}.{block}.conv1", width << min(stage, 3))
-            shape.conv(source, inner, 9, pixels)
-            shape.conv(inner, out, 9, pixels)
-            if block == 0 and stage > 0:
-                shape.conv(source, out, 1, pixels)
-        stream = out
-    shape.conv(stream, Factor([], [], 1000), 1, 1)
+    shape.conv(stream, CLASSES, 1, 1)
     return shape
 
 
@@ -139,7 +111,7 @@ def dense_concatenation(
     shape = Shape()
     pixels = (size // 4) ** 2
     stream, width = [shape.group("stem", first)], first
-    shape.conv(Factor([], [], 3), stream[0], 49, 4 * pixels)
+    shape.conv(COLOURS, stream[0], 49, 4 * pixels)
     for block, count in enumerate(blocks):
         for layer in range(count):
             inner = shape.group(f"block{block}.{layer}.conv1", 4 * growth)
@@ -152,70 +124,31 @@ def dense_concatenation(
             target = shape.group(f"transition{block}", width)
             shape.conv(Factor(stream), target, 1, pixels)
             stream, pixels = [target], pixels // 4
-    shape.conv(Factor(stream), Factor([], [], 1000), 1, 1)
-    return shape
-
-
-def inverted_residuals(
-    stages: Sequence[tuple[int, int, int, int]] = (
-        (1, 16, 1, 1),
-        (6, 24, 2, 2),
-        (6, 32, 3, 2),
-        (6, 64, 4, 2),
-        (6, 96, 3, 1),
-        (6, 160, 3, 2),
-        (6, 320, 1, 1),
-    ),
-    size: int = 224,
-) -> Shape:
-    """A MobileNetV2; stages are (expansion, width, blocks, stride). The default is the original's."""
-    shape = Shape()
-    pixels = (size // 2) ** 2
-    stream, width = shape.group("stem", 32), 32
-    shape.conv(Factor([], [], 3), stream, 9, pixels)
-    for stage, (expansion, out_width, count, stride) in enumerate(stages):
-        out = shape.group(f"stage{stage}", out_width)
-        for block in range(count):
-            source, source_width = (stream, width) if block == 0 else (out, out_width)
-            inner = source
-            if expansion > 1:
-                inner = shape.group(f"stage{stage}.{block}.expand", expansion * source_width)
-                shape.conv(source, inner, 1, pixels)
-            pixels //= stride**2 if block == 0 else 1
-            shape.depthwise(inner, 9, pixels)
-            shape.conv(inner, out, 1, pixels)
-        stream, width = out, out_width
-    head = shape.group("head", 1280)
-    shape.conv(stream, head, 1, pixels)
-    shape.conv(head, Factor([], [], 1000), 1, 1)
+    shape.conv(Factor(stream), CLASSES, 1, 1)
     return shape
 
 
 def chain(length: int = 16, width: int = 64, pixels: int = 784) -> Shape:
     """A plain chain of 3x3 convolutions, as in a VGG."""
     shape = Shape()
-    source: Factor | int = Factor([], [], 3)
+    source: Factor | int = COLOURS
     for layer in range(length):
         target = shape.group(f"conv{layer}", width)
         shape.conv(source, target, 9, pixels)
         source = target
-    shape.conv(source, Factor([], [], 1000), 1, 1)
+    shape.conv(source, CLASSES, 1, 1)
     return shape
 
 
 def wide_star(stages: int = 4, blocks: int = 125, width: int = 1024, pixels: int = 196) -> Shape:
     """A residual network of any size: `stages` streams, `2 * blocks` inner groups each, equally wide."""
     shape = Shape()
-    source: Factor | int = Factor([], [], 3)
+    source: Factor | int = COLOURS
     for stage in range(stages):
         stream = shape.group(f"stage{stage}", width)
         shape.conv(source, stream, 9, pixels)
         for block in range(blocks):
-            first = shape.group(f"stage{stage}.{block}.conv1", width)
-            second = shape.group(f"stage{stage}.{block}.conv2", width)
-            shape.conv(stream, first, 1, pixels)
-            shape.conv(first, second, 9, pixels)
-            shape.conv(second, stream, 1, pixels)
+            shape.bottleneck(f"stage{stage}.{block}", stream, stream, width, pixels)
         source = stream
-    shape.conv(source, Factor([], [], 1000), 1, 1)
+    shape.conv(source, CLASSES, 1, 1)
     return shape

@@ -1,36 +1,20 @@
 """From records to what is read: a table per solver and instance, and plots."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
+from typing import Any
 
 from ..errors import SolverError
-from ..serial import write_text
-from .measures import (
-    best_values,
-    gap_at,
-    primal_integrals,
-    profile,
-    shifted_geometric_mean,
-    time_to_proof,
-)
+from ..io.files import write_text
+from .measures import best_values, gap_at, primal_integrals, profile, shifted_geometric_mean, time_to_proof
 from .records import Record, write_csv
 
 SHIFT_SECONDS = 1.0
 SHIFT_GAP = 1e-4
 VIRTUAL = "virtual best"
 HEADINGS = (
-    "solver",
-    "runs",
-    "proved",
-    "within 0.01 %",
-    "seconds",
-    "median s",
-    "gap",
-    "largest gap",
-    "primal integral",
-    "lost",
+    "| solver | runs | proved | within 0.01 % | seconds | median s | gap | largest gap | primal integral | lost |",
+    "|---" * 10 + "|",
 )
 MEANS = (
     f"Means are geometric, shifted by {SHIFT_SECONDS:g} s and {SHIFT_GAP:g}; a run without a proof counts with its "
@@ -38,9 +22,9 @@ MEANS = (
 )
 
 
-def write_summary(records: list[Record], output: Path, known: dict[str, int] | None = None) -> str:
+def write_summary(records: list[Record], output: Path) -> str:
     """Write `runs.csv` and `summary.md`; returns the summary's text."""
-    best = best_values(records, known)
+    best = best_values(records)
     integrals = primal_integrals(records, best)
     write_csv(output / "runs.csv", records, integrals)
     taken = [r for r in records if not r.error]
@@ -53,26 +37,20 @@ def write_summary(records: list[Record], output: Path, known: dict[str, int] | N
         "",
         MEANS,
         "",
-        "| " + " | ".join(HEADINGS) + " |",
-        "|---" * len(HEADINGS) + "|",
+        *HEADINGS,
     ]
     for solver in solvers:
         runs = [r for r in taken if r.solver == solver]
         lines.append(_row(solver, runs, best, [integrals[r.key] for r in runs]))
-    if len(solvers) > 1:
+    if len(solvers) > 1 and taken:
         lines.append(_virtual(taken, instances))
     refused = [r for r in records if r.error]
     if refused:
         lines += ["", f"{len(refused)} runs were refused, e.g. {refused[0].instance}: {refused[0].error}"]
     open_ = [r for r in taken if not r.proved and r.solver == solvers[0]]
     if open_:
-        lines += [
-            "",
-            f"Not proved by `{solvers[0]}`:",
-            "",
-            "| instance | status | gap | seconds |",
-            "|---|---|---|---|",
-        ]
+        lines += ["", f"Not proved by `{solvers[0]}`:", ""]
+        lines += ["| instance | status | gap | seconds |", "|---|---|---|---|"]
         lines += [f"| {r.instance} | {r.status} | {_gap(r.gap)} | {r.seconds:.2f} |" for r in open_]
     text = "\n".join(lines) + "\n"
     write_text(output / "summary.md", text)
@@ -90,7 +68,7 @@ def _conditions(records: list[Record]) -> str:
 def _row(solver: str, runs: list[Record], best: dict[str, int], integrals: list[float | None]) -> str:
     if not runs:
         return f"| {solver} | 0 | | | | | | | | |"
-    seconds = sorted(r.seconds if r.proved else r.time_limit for r in runs)
+    seconds = [r.seconds if r.proved else r.time_limit for r in runs]
     gaps = [0.0 if r.proved else 1.0 if r.gap is None else r.gap for r in runs]
     lost = [
         (best[r.instance] - r.value) / max(1, abs(best[r.instance]))
@@ -98,13 +76,8 @@ def _row(solver: str, runs: list[Record], best: dict[str, int], integrals: list[
         if r.value is not None and r.instance in best
     ]
     areas = [a for a in integrals if a is not None]
-    return (
-        f"| {solver} | {len(runs)} | {_share(sum(r.proved for r in runs), len(runs))} "
-        f"| {_share(sum(g <= 1e-4 for g in gaps), len(runs))} "
-        f"| {shifted_geometric_mean(seconds, SHIFT_SECONDS):.3f} | {seconds[len(seconds) // 2]:.3f} "
-        f"| {_gap(shifted_geometric_mean(gaps, SHIFT_GAP))} | {_gap(max(gaps))} "
-        f"| {sum(areas) / max(1, len(areas)):.4f} | {_gap(sum(lost) / max(1, len(lost)))} |"
-    )
+    means = f"{sum(areas) / max(1, len(areas)):.4f} | {_gap(sum(lost) / max(1, len(lost)))}"
+    return _cells(solver, seconds, gaps, sum(r.proved for r in runs), means)
 
 
 def _virtual(runs: list[Record], instances: list[str]) -> str:
@@ -115,12 +88,15 @@ def _virtual(runs: list[Record], instances: list[str]) -> str:
             proved = [r.seconds for r in mine if r.proved]
             fastest.append(min(proved) if proved else max(r.time_limit for r in mine))
             gaps.append(0.0 if proved else min(1.0 if r.gap is None else r.gap for r in mine))
-    proofs, near = sum(g == 0 for g in gaps), sum(g <= 1e-4 for g in gaps)
-    seconds = shifted_geometric_mean(fastest, SHIFT_SECONDS)
+    return _cells(VIRTUAL, fastest, gaps, sum(g == 0 for g in gaps), "|")
+
+
+def _cells(label: str, seconds: list[float], gaps: list[float], proofs: int, means: str) -> str:
+    count, near = len(gaps), sum(g <= 1e-4 for g in gaps)
     return (
-        f"| {VIRTUAL} | {len(gaps)} | {_share(proofs, len(gaps))} | {_share(near, len(gaps))} "
-        f"| {seconds:.3f} | {sorted(fastest)[len(fastest) // 2]:.3f} "
-        f"| {_gap(shifted_geometric_mean(gaps, SHIFT_GAP))} | {_gap(max(gaps, default=0.0))} | | |"
+        f"| {label} | {count} | {_share(proofs, count)} | {_share(near, count)} "
+        f"| {shifted_geometric_mean(seconds, SHIFT_SECONDS):.3f} | {sorted(seconds)[count // 2]:.3f} "
+        f"| {_gap(shifted_geometric_mean(gaps, SHIFT_GAP))} | {_gap(max(gaps))} | {means} |"
     )
 
 
@@ -138,8 +114,7 @@ def draw(records: list[Record], output: Path) -> list[Path]:
         import matplotlib
     except ImportError as error:
         raise SolverError(
-            "plots need matplotlib, which is not installed: "
-            "pip install 'knapsack-prune[bench]', or give --no-plots"
+            "plots need matplotlib, which is not installed: pip install 'knapsack-prune[bench]', or do without plots"
         ) from error
     matplotlib.use("Agg")
     from matplotlib import pyplot
@@ -152,48 +127,34 @@ def draw(records: list[Record], output: Path) -> list[Path]:
         for i, s in dict.fromkeys((r.instance, r.seed) for r in taken)
         if all((name, i, s) in runs for name in solvers)
     ]
-    times = {name: [time_to_proof(runs[name, i, s]) for i, s in cases] for name in solvers}
-    figure, axes = pyplot.subplots(figsize=(7, 4.5))
+    paths = [output / "profile.png", output / "gap.png"]
+
+    def finish(path: Path, title: str, **settings: Any) -> None:
+        axes.set(xscale="log", title=f"{title}, {len(cases)} instances", **settings)
+        axes.legend()
+        axes.grid(alpha=0.3)
+        pyplot.savefig(path, dpi=120, bbox_inches="tight")
+        pyplot.close()
+
+    axes = pyplot.subplots(figsize=(7, 4.5))[1]
     factors = [10 ** (k / 20) for k in range(81)]
+    times = {name: [time_to_proof(runs[name, i, s]) for i, s in cases] for name in solvers}
     for name, shares in profile(times, factors).items():
         axes.step(factors, shares, where="post", label=name)
-    axes.set(
-        xscale="log",
-        ylim=(-0.02, 1.02),
-        xlabel="factor of the fastest proof",
-        ylabel="share of instances proved",
-    )
-    axes.set_title(f"Performance profile, {len(cases)} instances")
-    axes.legend()
-    axes.grid(alpha=0.3)
-    paths = [output / "profile.png", output / "gap.png"]
-    figure.savefig(paths[0], dpi=120, bbox_inches="tight")
-    pyplot.close(figure)
+    labels = {"xlabel": "factor of the fastest proof", "ylabel": "share of instances proved"}
+    finish(paths[0], "Performance profile", ylim=(-0.02, 1.02), **labels)
 
-    figure, axes = pyplot.subplots(figsize=(7, 4.5))
+    axes = pyplot.subplots(figsize=(7, 4.5))[1]
     limit = max((r.time_limit for r in taken), default=1.0)
     moments = [limit * 10 ** (k / 25 - 4) for k in range(101)]
     curves = {name: [[gap_at(runs[name, i, s], t) for i, s in cases] for t in moments] for name in solvers}
-    for name, rows in curves.items():
-        axes.plot(
-            moments,
-            [max(1e-9, shifted_geometric_mean(row, 1e-9)) if row else math.nan for row in rows],
-            label=name,
-        )
     if len(solvers) > 1 and cases:
-        together = [
-            [min(curves[name][k][c] for name in solvers) for c in range(len(cases))]
-            for k in range(len(moments))
+        curves[VIRTUAL] = [
+            [min(gaps) for gaps in zip(*rows, strict=True)] for rows in zip(*curves.values(), strict=True)
         ]
-        axes.plot(
-            moments, [max(1e-9, shifted_geometric_mean(row, 1e-9)) for row in together], "k:", label=VIRTUAL
-        )
-    axes.set(
-        xscale="log", yscale="log", xlabel="seconds", ylabel="certified gap (geometric mean, shift 1e-9)"
-    )
-    axes.set_title(f"Gap over time, {len(cases)} instances")
-    axes.legend()
-    axes.grid(alpha=0.3)
-    figure.savefig(paths[1], dpi=120, bbox_inches="tight")
-    pyplot.close(figure)
+    for name, rows in curves.items():
+        means = [max(1e-9, shifted_geometric_mean(row, 1e-9)) if row else math.nan for row in rows]
+        axes.plot(moments, means, "k:" if name == VIRTUAL else "-", label=name)
+    labels = {"xlabel": "seconds", "ylabel": "certified gap (geometric mean, shift 1e-9)"}
+    finish(paths[1], "Gap over time", yscale="log", **labels)
     return paths

@@ -23,9 +23,10 @@ from torchvision.models.vision_transformer import VisionTransformer
 
 import knapsack_prune as kp
 from knapsack_prune.costs.counting import check_polynomial, total
-from knapsack_prune.planning.planner import budget_limits, plan_from_scores
-from knapsack_prune.slimming.equivalence import check_slim
-from knapsack_prune.slimming.slicing import sliced_copy
+from knapsack_prune.narrowing.copying import narrow_copy
+from knapsack_prune.narrowing.equivalence import check_equivalence
+from knapsack_prune.planning.planner import plan_from_scores
+from knapsack_prune.planning.preparation import budget_limits
 from tests.zoo import enliven
 
 
@@ -100,6 +101,7 @@ def test_family(name: str) -> None:
     assert budget.planned <= budget.limit
     if name not in TRANSFORMERS:
         assert budget.planned >= 0.995 * budget.limit
-    report = check_slim(model, sliced_copy(model, plan), plan)
-    assert report.flops == budget.planned
+    selection = plan.selection()
+    small = narrow_copy(model, selection)
+    report = check_equivalence(model, small, selection, (3, 64, 64), budget.planned)
     assert report.difference is not None

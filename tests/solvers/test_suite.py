@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -22,7 +20,6 @@ from solvers import (
     solve,
     verify,
 )
-from solvers.arena import pisinger
 
 PROVING = ("exact", "cp_sat", "highs", "scip", "brute_force")  # take every instance and prove the optimum
 LIMITS = Limits(seconds=20, threads=1)
@@ -106,7 +103,8 @@ def test_suite(solver: str, case: str) -> None:
         return
     result = solve(instance, solver, LIMITS)
     verify(instance, result)
-    assert result.value is None or result.value <= optimum
+    assert result.value is not None  # a cheap choice is feasible in every case
+    assert result.value <= optimum
     assert result.bound is not None
     assert result.bound >= optimum
     if solver in PROVING or (solver, case) == ("dp", "separate"):
@@ -121,31 +119,6 @@ def test_infeasible_names_the_resource(solver: str) -> None:
     result = solve(instance, solver, LIMITS)
     assert result.status is Status.INFEASIBLE
     assert "'flops' costs at least 4, over its budget of 3" in result.notes[0]
-
-
-def test_exact_finds_what_makes_tables_infeasible() -> None:
-    """Each table's least entry fits alone, 1 + 1 <= 3, but no level has both: 1 + 5 or 5 + 1."""
-    costs = [Table([0], [1, 5]), Table([0], [5, 1])]
-    instance = Instance("tight", [Group("a", [1, 2], [1, 2])], [Resource("latency", 3, [], costs)])
-    result = solve(instance, "exact", LIMITS)
-    assert result.status is Status.INFEASIBLE
-    assert "'latency' costs at least 6, over its budget of 3" in result.notes[0]
-
-
-def test_separate_costs_with_values_below_zero() -> None:
-    """Only a level of negative value fits, and a price per level makes the others' negative too."""
-    group = Group("g", [2, 7, 8, 9], [0, -1, 0, 66])
-    flops = Resource("flops", 59, [Term(6, [Factor([0])])], [Table([0], [48, 13, 36, 6])])
-    instance = Instance("below", [group], [flops])
-    for name in ("exact", "dp", "brute_force"):
-        assert solve(instance, name, LIMITS).value == -1
-
-
-def test_cp_sat_stopped_before_it_knows_anything_proves_nothing() -> None:
-    path = Path(__file__).parents[2] / "benchmarks" / "instances" / "resnet18-f35-r1.json.xz"
-    result = solve(Instance.load(path), "cp_sat", Limits(seconds=0.05, threads=1))
-    assert result.bound is not None
-    assert result.bound >= 928_371_802  # the optimum, as `exact` proves it; CP-SAT's own answer is then 0
 
 
 @st.composite
@@ -199,8 +172,8 @@ def _agrees(instance: Instance, names: tuple[str, ...]) -> None:
                 raise
             continue
         if truth.value is None:
-            assert result.status in (Status.INFEASIBLE, Status.NO_SOLUTION_FOUND), name
-            assert name not in PROVING or result.status is Status.INFEASIBLE, name
+            proven = name in PROVING or result.status is Status.INFEASIBLE
+            assert result.status is (Status.INFEASIBLE if proven else Status.NO_SOLUTION_FOUND), name
         else:
             assert result.status is not Status.INFEASIBLE, name
             assert result.bound is not None, name
@@ -225,29 +198,6 @@ def test_many_random_instances_agree_with_brute_force(instance: Instance) -> Non
     _agrees(instance, ("exact", "cp_sat", "highs", "scip", "dp"))
 
 
-def test_a_bound_that_cp_sat_scales_back_is_not_rounded_below_the_optimum() -> None:
-    """77 + max(0, 54) = 131: CP-SAT divides by 54 and reads its bound back as 130.99999999999997."""
-    groups = [Group("a", [0], [77]), Group("b", [0, 1, 2], [0, 0, 54])]
-    for threads in (1, 2):
-        result = solve(Instance("shifted", groups, []), "cp_sat", Limits(seconds=5, threads=threads))
-        assert (result.status, result.value, result.bound) == (Status.OPTIMAL, 131, 131)
-
-
-@pytest.mark.parametrize("kind", pisinger.CLASSES)
-def test_linear_classes_agree_with_or_tools(kind: str) -> None:
-    """0/1 knapsacks: the dynamic program, `exact` and OR-Tools' own dynamic program find the same value."""
-    from ortools.algorithms.python import knapsack_solver
-
-    instance = pisinger.zero_one(kind, 60, largest=100, seed=2)
-    reference = knapsack_solver.KnapsackSolver(
-        knapsack_solver.SolverType.KNAPSACK_DYNAMIC_PROGRAMMING_SOLVER, "reference"
-    )
-    weights = [int(t.costs[1]) for t in instance.resources[0].tables]
-    reference.init([int(g.values[1]) for g in instance.groups], [weights], [instance.resources[0].budget])
-    optimum = reference.solve()
-    for name in ("dp", "exact", "knapsack"):
-        result = solve(instance, name, LIMITS)
-        assert result.value == optimum, name
-        assert name == "knapsack" or result.status is Status.OPTIMAL, name
-    choices = pisinger.multiple_choice(kind, 12, 5, largest=100, seed=2)
-    assert solve(choices, "dp", LIMITS).value == solve(choices, "cp_sat", LIMITS).value
+def test_unknown_solver() -> None:
+    with pytest.raises(SolverError, match="solver: 'magic' is unknown; choose one of exact, cp_sat"):
+        solve(bilinear(), "magic")

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from knapsack_prune.tracing.stages import TrunkFeature, choose_stages, cut_points
+from knapsack_prune.tracing.stages import CutPoint, choose_stages, cut_points
 
 
 class Residual(nn.Module):
@@ -39,7 +39,7 @@ def test_cut_points_are_where_every_path_passes() -> None:
     # Inside a residual block another tensor, its input, is still waiting: no point lies there. A point is
     # named by the outermost module that returns it: x1 returns what its last block returns.
     assert [point.module for point in points] == ["x1.0", "x1.1", "x1", "q7.0", "q7.1", "q7", "w"]
-    stages = choose_stages([TrunkFeature(point.module, point.shape, 1) for point in points])
+    stages = choose_stages(points)
     assert [(stage.module, stage.shape) for stage in stages] == [
         ("x1", (1, 4, 8, 8)),
         ("q7", (1, 6, 4, 4)),
@@ -48,5 +48,5 @@ def test_cut_points_are_where_every_path_passes() -> None:
 
 
 def test_a_trunk_of_one_resolution_is_cut_in_four() -> None:
-    trunk = [TrunkFeature(f"block{index}", (1, 16, 8), 2) for index in range(12)]
+    trunk = [CutPoint("", f"block{index}", (1, 16, 8), 2) for index in range(12)]
     assert [stage.module for stage in choose_stages(trunk)] == ["block2", "block5", "block8", "block11"]

@@ -16,7 +16,7 @@ import knapsack_prune as kp
 from knapsack_prune.data import Normalisation, from_tensors
 from knapsack_prune.data.augment import Augmentation
 from knapsack_prune.errors import RequestError
-from knapsack_prune.slimming.equivalence import masked
+from knapsack_prune.narrowing.equivalence import masked
 from knapsack_prune.training.distillation import NetworkTeacher, ObjectiveSettings
 from knapsack_prune.training.masks import hold_masks
 from knapsack_prune.training.settings import OptimizerSettings, RunSettings
@@ -110,7 +110,7 @@ def test_a_masked_parent_is_the_masked_parent_of_the_gate(lab: Any) -> None:
     held = type(lab.parent)()
     held.load_state_dict(lab.parent.state_dict())
     hold_masks(held, lab.plan)
-    with masked(lab.parent, lab.plan):
+    with masked(lab.parent, lab.plan.selection()):
         expected = _outputs(lab.parent)
     torch.testing.assert_close(_outputs(held), expected, rtol=1e-4, atol=1e-5)
 

@@ -8,30 +8,23 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from knapsack_prune.errors import RequestError
+from knapsack_prune.graph.selection import KeptChannels
 
 
 @dataclass(frozen=True)
-class StageMatch:
-    """One inner feature, in the parent and in its pruned student.
+class StageMatch(KeptChannels):
+    """The feature in which a stage ends, in the parent and in its pruned student.
 
     Attributes:
-        module: the module that returns it, by the same name in both networks.
-        dim: the channel dimension of its output.
-        of: channels in the parent.
-        kept: sorted parent channels that the student still has.
-        masked: the student is the parent with masks held, so that its feature has all `of` channels.
+        masked: the student is the parent with masks held, so that its feature has all `size` channels.
     """
 
-    module: str
-    dim: int
-    of: int
-    kept: tuple[int, ...]
     masked: bool = False
 
     @property
     def student_channels(self) -> int:
         """Channels of the student's feature, as it is taken."""
-        return self.of if self.masked else len(self.kept)
+        return self.size if self.masked else len(self.kept)
 
 
 class FeatureTap:

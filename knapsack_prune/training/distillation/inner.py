@@ -38,8 +38,8 @@ class ChannelProjection(nn.Module):
 def projections(stages: Sequence[StageMatch], kind: InnerKind) -> nn.ModuleList:
     """What brings each student feature to the channels it is compared in; identities but for `learned`."""
     return nn.ModuleList(
-        ChannelProjection(stage.student_channels, stage.of, stage.dim)
-        if kind == "learned" and stage.student_channels != stage.of
+        ChannelProjection(stage.student_channels, stage.size, stage.dim)
+        if kind == "learned" and stage.student_channels != stage.size
         else nn.Identity()
         for stage in stages
     )
@@ -93,7 +93,7 @@ class InnerLoss(nn.Module):
         self._teacher_names: list[str | None] = []
         self._student_names: list[str | None] = []
         for index, stage in enumerate(stages):
-            selects = kind == "kept" and len(stage.kept) < stage.of
+            selects = kind == "kept" and len(stage.kept) < stage.size
             name = f"kept_{index}" if selects else None
             if name is not None:
                 self.register_buffer(name, torch.tensor(stage.kept), persistent=False)

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 import knapsack_prune as kp
 from knapsack_prune.errors import RequestError
-from knapsack_prune.planning.planner import budget_limits, plan_from_scores
+from knapsack_prune.planning.planner import plan_from_scores
+from knapsack_prune.planning.preparation import budget_limits
 from knapsack_prune.training.distillation.teacher import EnsembleTeacher, NetworkTeacher
 from knapsack_prune.training.ensemble import Ensemble, evaluate_members, open_ensemble
 from knapsack_prune.training.ensemble.manifest import Manifest, MemberEntry

@@ -1,0 +1,122 @@
+"""A narrower copy of a network: parameters and buffers sliced, and the widths set that modules state."""
+
+from __future__ import annotations
+
+import copy
+from collections import defaultdict
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from knapsack_prune.errors import RequestError
+from knapsack_prune.graph.selection import DependentAttribute, Selection
+from knapsack_prune.narrowing.attention import replacement
+from knapsack_prune.narrowing.full_width import FullWidth
+
+
+def tensor_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Shapes of all parameters and buffers, by name."""
+    return {name: tuple(tensor.shape) for name, tensor in _tensors(model).items()}
+
+
+def narrow_copy(model: nn.Module, selection: Selection, *, empty: bool = False) -> nn.Module:
+    """A copy that keeps what a selection keeps; the original is not touched.
+
+    Args:
+        model: the parent.
+        selection: what stays of it.
+        empty: make a copy on the meta device, which has shapes but no values.
+
+    Memory: the parent and the narrower network, nothing else.
+
+    Raises:
+        RequestError: the selection is not of this network.
+    """
+    by_name: dict[str, list[tuple[int, Tensor]]] = defaultdict(list)
+    for (name, dim), indices in selection.kept_indices(tensor_shapes(model)).items():
+        by_name[name].append((dim, torch.from_numpy(indices)))
+    memo: dict[int, object] = {}
+    for name, tensor in _tensors(model).items():
+        if name not in by_name and not empty:
+            continue
+        cut = tensor.detach().to("meta") if empty else tensor.detach()
+        for dim, kept in by_name[name]:
+            cut = cut.index_select(dim, kept.to(cut.device))
+        is_parameter = isinstance(tensor, nn.Parameter)
+        memo[id(tensor)] = nn.Parameter(cut, tensor.requires_grad) if is_parameter else cut
+    # deepcopy takes what `memo` holds for the original: the wide tensors are never copied.
+    small = copy.deepcopy(model, memo)
+    _set_widths(small, model)
+    _set_attributes(small, selection.attributes)
+    _replace_modules(small, model, selection)
+    return small
+
+
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    return {
+        **dict(model.named_parameters(remove_duplicate=False)),
+        **dict(model.named_buffers(remove_duplicate=False)),
+    }
+
+
+def _replace_modules(small: nn.Module, model: nn.Module, selection: Selection) -> None:
+    parents = dict(model.named_modules())
+    replaced: dict[str, nn.Module] = {}
+    for name, module in small.named_modules():
+        parent = parents[name]
+        if any(a.shape != b.shape for a, b in zip(module.parameters(), parent.parameters(), strict=True)):
+            other = replacement(module, parent)
+            if other is not None:
+                replaced[name] = other
+    for part in selection.full_width:
+        if len(part.kept) < part.size:
+            inner = small.get_submodule(part.module)
+            replaced[part.module] = FullWidth(inner, part.dim, part.size, part.kept)
+    for name, module in replaced.items():
+        owner, _, leaf = name.rpartition(".")
+        setattr(small.get_submodule(owner), leaf, module)
+
+
+def _set_widths(small: nn.Module, model: nn.Module) -> None:
+    """Let the standard layers state their new widths."""
+    parents = dict(model.named_modules())
+    for name, module in small.named_modules():
+        parent = parents.get(name)
+        if isinstance(module, nn.modules.conv._ConvNd) and isinstance(parent, nn.modules.conv._ConvNd):
+            out_dim, in_dim = (1, 0) if module.transposed else (0, 1)
+            if parent.groups > 1:
+                whole, now = (parent.weight.shape[0], module.weight.shape[0])
+                module.groups = parent.groups * now // whole
+            module.out_channels = module.weight.shape[out_dim] * (module.groups if module.transposed else 1)
+            module.in_channels = module.weight.shape[in_dim] * (1 if module.transposed else module.groups)
+        elif isinstance(module, nn.Linear):
+            module.out_features, module.in_features = module.weight.shape
+        elif isinstance(module, nn.modules.batchnorm._NormBase):
+            for tensor in (module.weight, module.running_mean):
+                if tensor is not None:
+                    module.num_features = tensor.shape[0]
+        elif isinstance(module, nn.GroupNorm) and module.weight is not None:
+            module.num_channels = module.weight.shape[0]
+        elif isinstance(module, nn.LayerNorm) and module.weight is not None:
+            module.normalized_shape = tuple(module.weight.shape)
+        elif isinstance(module, nn.PReLU):
+            module.num_parameters = module.weight.shape[0]
+
+
+def _set_attributes(small: nn.Module, attributes: Sequence[DependentAttribute]) -> None:
+    """Rewrite the integers that the tracer found to count channels."""
+    modules = dict(small.named_modules())
+    for part in attributes:
+        module = modules.get(part.module)
+        if module is None or not hasattr(module, part.attribute):
+            raise RequestError(
+                f"the plan sets {part.attribute} of module {part.module!r}, which this network does not have; use the "
+                f"network that the plan was made for"
+            )
+        if part.item is None:
+            setattr(module, part.attribute, part.after)
+        else:
+            items = list(getattr(module, part.attribute))
+            items[part.item] = part.after
+            setattr(module, part.attribute, type(getattr(module, part.attribute))(items))

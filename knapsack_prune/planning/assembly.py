@@ -1,0 +1,168 @@
+"""From the solver's answer to a plan: everything that follows from the kept units, written down."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+
+import numpy as np
+
+from knapsack_prune.costs.counting import UNITS, total
+from knapsack_prune.graph.channel_graph import (
+    ChannelGraph,
+    Form,
+    Group,
+    IntArray,
+    Slice,
+    TabulatedTerm,
+    Terms,
+)
+from knapsack_prune.graph.selection import select
+from knapsack_prune.planning.allocation import Allocation, Widths
+from knapsack_prune.planning.plan_file import Plan
+from knapsack_prune.planning.plan_parts import (
+    AttributePart,
+    BudgetPart,
+    FrozenPart,
+    FullWidthPart,
+    GroupPart,
+    ImportancePart,
+    LayerPart,
+    MixingPart,
+    ModelPart,
+    SlicePart,
+    StagePart,
+)
+from knapsack_prune.values.criteria import Scores
+
+
+def assemble(
+    graph: ChannelGraph,
+    scores: Scores,
+    allocation: Allocation,
+    limits: Mapping[str, int],
+    terms: Mapping[str, Terms],
+    widths: Widths,
+    model: ModelPart,
+) -> Plan:
+    """Write a plan.
+
+    Args:
+        graph: the traced parent.
+        scores: by which its units were ranked.
+        allocation: the units that stay, and what is proved about them.
+        limits: per resource with a budget, the most that may be kept.
+        terms: per resource, its cost.
+        widths: the allowed widths.
+        model: what identifies the parent.
+    """
+    selection = select(graph, allocation.kept)
+    parent_flops = total(graph.flops, graph.sizes)
+    return Plan(
+        schema_version=1,
+        model=model,
+        importance=ImportancePart.model_validate(
+            {
+                "criterion": scores.criterion,
+                "samples": scores.samples,
+                "seed": scores.seed,
+                "normalize": scores.normalize,
+                "round": scores.round,
+            }
+        ),
+        budgets=tuple(
+            _budget(resource, limit, terms[resource], graph.sizes, allocation.counts)
+            for resource, limit in limits.items()
+        ),
+        solver=allocation.solver,
+        groups=tuple(
+            _group(group, kept, widths) for group, kept in zip(graph.groups, allocation.kept, strict=True)
+        ),
+        layers=_layers(graph, allocation.counts),
+        frozen=tuple(
+            FrozenPart(
+                name=frozen.name,
+                size=frozen.size,
+                reason=frozen.reason,
+                flops_share=frozen.flops / parent_flops if parent_flops else 0.0,
+            )
+            for frozen in graph.frozen
+        ),
+        attributes=tuple(AttributePart(**asdict(part)) for part in selection.attributes),
+        full_width=tuple(FullWidthPart(**asdict(part)) for part in selection.full_width),
+        mixing=tuple(MixingPart(module=part.module, operator=part.operator) for part in selection.reductions),
+        stages=tuple(
+            StagePart(module=part.module, dim=part.dim, of=part.size, kept=part.kept)
+            for part in selection.stages
+        ),
+    )
+
+
+def _budget(
+    resource: str, limit: int, terms: Terms, sizes: Sequence[int], counts: Sequence[int]
+) -> BudgetPart:
+    parent, planned = total(terms, sizes), total(terms, counts)
+    return BudgetPart(
+        resource=resource,
+        unit=UNITS.get(resource, resource),
+        limit=limit,
+        parent=parent,
+        planned=planned,
+        kept_fraction=planned / parent,
+        removed_fraction=1 - planned / parent,
+    )
+
+
+def _group(group: Group, kept: IntArray, widths: Widths) -> GroupPart:
+    layers = dict.fromkeys(part.parameter.rpartition(".")[0] for part in group.slices if part.role == "out")
+    return GroupPart(
+        name=group.name,
+        size=group.size,
+        channels=group.channels,
+        kept=tuple(kept.tolist()),
+        round_to=widths.round_to,
+        layers=tuple(layers),
+        slices=tuple(run for part in group.slices for run in _runs(part)),
+    )
+
+
+def _runs(part: Slice) -> list[SlicePart]:
+    """A slice as regular runs (offset, step, block) where it is one, else as lists of indices."""
+    positions = part.positions
+    units = len(positions)
+    first = positions[0]
+    where = {"parameter": part.parameter, "dim": part.dim, "role": part.role}
+    step = int(positions[1, 0] - first[0]) if units > 1 else int(first[-1] - first[0]) + 1
+    if step > 0 and bool((positions == first + np.arange(units)[:, None] * step).all()):
+        breaks = np.flatnonzero(np.diff(first) != 1) + 1
+        return [
+            SlicePart.model_validate({**where, "offset": int(run[0]), "step": step, "block": len(run)})
+            for run in np.split(first, breaks)
+        ]
+    return [SlicePart.model_validate({**where, "indices": positions.tolist()})]
+
+
+def _layers(graph: ChannelGraph, counts: Sequence[int]) -> tuple[LayerPart, ...]:
+    before: dict[str, int] = defaultdict(int)
+    after: dict[str, int] = defaultdict(int)
+    forms: dict[str, tuple[Form, Form]] = {}
+    for term in graph.flops:
+        before[term.layer] += term.at(graph.sizes)
+        after[term.layer] += term.at(counts)
+        factors = (term.form,) if isinstance(term, TabulatedTerm) else term.factors
+        if factors:
+            forms.setdefault(term.layer, (factors[0], factors[-1]))
+    forms.update({layer.name: (layer.kept_in, layer.kept_out) for layer in graph.layers})
+    return tuple(
+        LayerPart(
+            name=name,
+            kept_in=forms[name][0].at(counts) if name in forms else 0,
+            of_in=forms[name][0].at(graph.sizes) if name in forms else 0,
+            kept_out=forms[name][1].at(counts) if name in forms else 0,
+            of_out=forms[name][1].at(graph.sizes) if name in forms else 0,
+            flops_before=before[name],
+            flops_after=after[name],
+        )
+        for name in dict.fromkeys((*before, *forms))
+    )

@@ -1,0 +1,199 @@
+"""The parts of a plan file, each checked on its own."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from knapsack_prune.graph.channel_graph import IntArray
+
+
+class Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+Count = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(ge=1)]
+
+
+class ModelPart(Part):
+    """The parent: name and weights as given, `input_shape` without the batch, `fingerprint` of the architecture."""
+
+    name: str
+    weights: str | None
+    input_shape: tuple[int, ...]
+    fingerprint: Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
+
+
+class ImportancePart(Part):
+    """How units were scored: on the parent, or on the network that a round of `iterate` (from 2) had left of it."""
+
+    criterion: str
+    samples: Count
+    seed: int
+    normalize: Literal["none", "layer"] = "none"
+    round: Positive | None = None
+
+
+class BudgetPart(Part):
+    """One resource: the parent's cost, the limit, and what the plan costs; fractions are of the parent."""
+
+    resource: str
+    unit: str
+    limit: Count
+    parent: Positive
+    planned: Count
+    kept_fraction: float
+    removed_fraction: float
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.planned > self.limit:
+            raise ValueError(f"{self.resource}: planned {self.planned} exceeds the limit {self.limit}")
+        if abs(self.kept_fraction - self.planned / self.parent) > 1e-9:
+            raise ValueError(
+                f"{self.resource}: kept_fraction {self.kept_fraction} is not planned / parent "
+                f"({self.planned / self.parent})"
+            )
+        if abs(self.kept_fraction + self.removed_fraction - 1) > 1e-9:
+            raise ValueError(f"{self.resource}: kept_fraction and removed_fraction do not add up to 1")
+        return self
+
+
+class SolverPart(Part):
+    """What is proved: no allowed plan keeps more importance than `bound` (in the criterion's unit)."""
+
+    name: str
+    version: str
+    status: Literal["OPTIMAL", "FEASIBLE"]
+    value: float
+    bound: float
+    gap: float
+    seconds: float
+    seed: int
+
+
+class SlicePart(Part):
+    """Where a group's units lie in one parameter.
+
+    Unit u owns `offset + u * step, …` (`block` indices) along `dim`, or the indices `indices[u]`.
+    """
+
+    parameter: str
+    dim: Count
+    role: Literal["out", "in", "channel"]
+    offset: Count | None = None
+    step: Positive | None = None
+    block: Positive | None = None
+    indices: tuple[tuple[Count, ...], ...] | None = None
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        regular = (self.offset, self.step, self.block)
+        if (self.indices is None) == any(number is None for number in regular):
+            raise ValueError("a slice has either offset, step and block, or indices")
+        if self.indices is not None and len({len(unit) for unit in self.indices}) > 1:
+            raise ValueError(f"{self.parameter} lists a different number of indices for different units")
+        return self
+
+    def owned(self, units: IntArray) -> IntArray:
+        """Shape (units, indices per unit): the indices along `dim` that some units own."""
+        if self.indices is not None:
+            return np.array(self.indices, dtype=np.int64)[units]
+        assert self.offset is not None and self.step is not None and self.block is not None
+        return self.offset + units[:, None] * self.step + np.arange(self.block)
+
+
+class GroupPart(Part):
+    """One group: `kept` are sorted unit indices in the parent, of `size`; a unit is `channels` channels wide."""
+
+    name: str
+    size: Positive
+    channels: Positive
+    kept: Annotated[tuple[Count, ...], Field(min_length=1)]
+    round_to: Positive
+    layers: tuple[str, ...]
+    slices: tuple[SlicePart, ...]
+
+    @model_validator(mode="after")
+    def _indices(self) -> Self:
+        for before, after in zip(self.kept, self.kept[1:], strict=False):
+            if after == before:
+                raise ValueError(f"group {self.name}: index {after} of kept is listed twice")
+            if after < before:
+                raise ValueError(f"group {self.name}: kept is not sorted ({before} before {after})")
+        if self.kept[-1] >= self.size:
+            raise ValueError(
+                f"group {self.name}: index {self.kept[-1]} of kept is out of range, the size is {self.size}"
+            )
+        for part in self.slices:
+            if part.indices is not None and len(part.indices) != self.size:
+                raise ValueError(
+                    f"group {self.name}: {part.parameter} lists indices of {len(part.indices)} units, the size is "
+                    f"{self.size}"
+                )
+        return self
+
+
+class LayerPart(Part):
+    """One module: widths before and after, FLOPs before and after."""
+
+    name: str
+    kept_in: Count
+    of_in: Count
+    kept_out: Count
+    of_out: Count
+    flops_before: Count
+    flops_after: Count
+
+
+class FrozenPart(Part):
+    """Channels that no plan removes, why, and the share of the parent's FLOPs that stays because of it."""
+
+    name: str
+    size: Count
+    reason: str
+    flops_share: float
+
+
+class AttributePart(Part):
+    """An integer of a module (or the item of a tuple) that follows the widths."""
+
+    module: str
+    attribute: str
+    item: int | None
+    before: int
+    after: int
+
+
+class FullWidthPart(Part):
+    """A module that runs at the parent's width: its input is scattered to `size`, its output gathered from `kept`."""
+
+    module: str
+    dim: Count
+    size: Positive
+    kept: tuple[Count, ...]
+
+
+class MixingPart(Part):
+    """An operator that normalises across channels that the plan prunes: there slim and masked network differ."""
+
+    module: str
+    operator: str
+
+
+class StagePart(Part):
+    """The feature in which a stage ends: what `module` returns, and which of its channels along `dim` stay."""
+
+    module: str
+    dim: Count
+    of: Positive
+    kept: tuple[Count, ...]
+
+    @model_validator(mode="after")
+    def _indices(self) -> Self:
+        if list(self.kept) != sorted(set(self.kept)) or (self.kept and self.kept[-1] >= self.of):
+            raise ValueError(f"stage {self.module}: kept must be sorted, distinct and under {self.of}")
+        return self

@@ -1,0 +1,124 @@
+"""What comes before every plan: trace the network, check what was traced, score its units, read the budgets."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+
+from torch import Tensor, nn
+
+from knapsack_prune.costs.counting import check_polynomial, total
+from knapsack_prune.errors import RequestError
+from knapsack_prune.graph.channel_graph import ChannelGraph
+from knapsack_prune.tracing.trial import trace
+from knapsack_prune.values.criteria import Batches, Scores, score
+
+
+def trace_checked(
+    model: nn.Module,
+    example: Tensor,
+    *,
+    keep: Sequence[str] = (),
+    enter: Callable[[str], None] = lambda step: None,
+) -> ChannelGraph:
+    """Trace a network, and make sure that something can be pruned and that its costs are counted exactly.
+
+    Args:
+        model: the parent; left as it was.
+        example: an input batch of size 1.
+        keep: globs of layers whose output channels all stay.
+        enter: called with the name of every step.
+
+    Raises:
+        RequestError: the network cannot be traced, or nothing of it can be pruned.
+    """
+    enter("tracing")
+    graph = trace(model, example, keep=keep)
+    check_prunable(graph)
+    enter("counting FLOPs")
+    check_polynomial(graph, model)
+    return graph
+
+
+def prepare(
+    model: nn.Module,
+    example: Tensor,
+    importance: str = "l1",
+    *,
+    keep: Sequence[str] = (),
+    data: Callable[[], Batches | None] = lambda: None,
+    seed: int = 0,
+    normalize: str = "none",
+    enter: Callable[[str], None] = lambda step: None,
+    progress: Callable[[int], None] | None = None,
+) -> tuple[ChannelGraph, Scores]:
+    """Trace, check and score a network.
+
+    Args:
+        model, example, keep, enter: as of `trace_checked`.
+        importance, seed, normalize, progress: as of `values.criteria.score`.
+        data: called once the network is traced; gives the labelled batches for criteria that need them.
+
+    Raises:
+        RequestError: as of `trace_checked` and `score`.
+    """
+    graph = trace_checked(model, example, keep=keep, enter=enter)
+    enter("scoring")
+    batches = data()
+    return graph, score(
+        graph, model, importance, data=batches, seed=seed, normalize=normalize, progress=progress
+    )
+
+
+def check_prunable(graph: ChannelGraph) -> None:
+    """Raise a `RequestError` that says what froze everything, if nothing can be pruned."""
+    if graph.groups:
+        return
+    reasons: dict[str, int] = defaultdict(int)
+    for frozen in graph.frozen:
+        reasons[frozen.reason] += frozen.size
+    largest = sorted(reasons.items(), key=lambda item: -item[1])[:4]
+    listed = "; ".join(f"{size} channels: {reason}" for reason, size in largest)
+    raise RequestError(
+        f"0 groups of this network can be pruned; every channel is frozen "
+        f"({listed or 'it has no layer with weights'}); pin less with `keep`, or use a network whose operators have "
+        f"rules"
+    )
+
+
+def check_budgets(requested: Mapping[str, float | int]) -> None:
+    """Refuse budgets that make no sense for any network.
+
+    Raises:
+        RequestError: no budget, one that is not above 0, or a fractional number above 1.
+    """
+    if not requested:
+        raise RequestError(
+            "no budget is given; give `flops_budget` or `params_budget`, e.g. `flops_budget` 0.5"
+        )
+    for resource, budget in requested.items():
+        if not budget > 0 or budget == float("inf"):
+            raise RequestError(
+                f"{resource} budget {budget}: must be above 0; give a fraction of the parent in (0, 1], or a number "
+                f"above 1"
+            )
+        if budget > 1 and not float(budget).is_integer():
+            raise RequestError(
+                f"{resource} budget {budget}: above 1 a budget is an absolute number and must be whole; for a fraction "
+                f"of the parent give one in (0, 1]"
+            )
+
+
+def budget_limits(graph: ChannelGraph, requested: Mapping[str, float | int]) -> dict[str, int]:
+    """Absolute limits from fractions (in (0, 1]) or numbers (> 1) of each resource.
+
+    Raises:
+        RequestError: as of `check_budgets`.
+    """
+    check_budgets(requested)
+    terms = graph.cost_terms()
+    parents = {resource: total(terms[resource], graph.sizes) for resource in requested}
+    return {
+        resource: int(budget * parents[resource]) if budget <= 1 else min(int(budget), parents[resource])
+        for resource, budget in requested.items()
+    }

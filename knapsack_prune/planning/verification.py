@@ -1,0 +1,166 @@
+"""Verification: everything that a plan says, recomputed from the network, trusting nothing in the file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from knapsack_prune.costs.counting import count_params, total
+from knapsack_prune.errors import RequestError
+from knapsack_prune.graph.channel_graph import ChannelGraph, IntArray
+from knapsack_prune.narrowing.copying import narrow_copy
+from knapsack_prune.narrowing.equivalence import EquivalenceError, check_equivalence
+from knapsack_prune.planning.allocation import ranked
+from knapsack_prune.planning.identity import check_fingerprint, kept_units
+from knapsack_prune.planning.plan_file import Plan
+from knapsack_prune.tracing.trial import trace
+from knapsack_prune.values.criteria import DATA_CRITERIA, WEIGHT_CRITERIA, score
+
+
+class BrokenPlanError(RequestError):
+    """A plan says something that does not hold."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One claim that holds: what it is about, and what was recomputed."""
+
+    claim: str
+    result: str
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What was checked of a plan, in order; all of it holds."""
+
+    checks: tuple[Check, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class _Subject:
+    """What the checks look at: a plan, its parent, the traced parent, and the units kept of each of its groups."""
+
+    plan: Plan
+    model: nn.Module
+    graph: ChannelGraph
+    kept: Sequence[IntArray]
+    same_weights: bool
+
+    @property
+    def counts(self) -> list[int]:
+        return [len(units) for units in self.kept]
+
+
+def verify(
+    plan: Plan,
+    model: nn.Module,
+    *,
+    same_weights: bool = True,
+    source: str = "the plan",
+    enter: Callable[[str], None] = lambda step: None,
+) -> Verification:
+    """Check everything that a plan says: network, groups, costs, importance, and the slim network.
+
+    Args:
+        plan: what is doubted.
+        model: the parent; left as it was.
+        same_weights: the parent has the weights that the plan was made with; otherwise importance is not recomputed.
+        source: what messages call the plan.
+        enter: called with the name of every step.
+
+    Raises:
+        BrokenPlanError: a claim does not hold; the message names the first one.
+        RequestError: the plan is of another network.
+    """
+    check_fingerprint(model, plan)
+    enter("tracing")
+    graph = trace(model, torch.zeros(1, *plan.model.input_shape))
+    try:
+        subject = _Subject(plan, model, graph, kept_units(graph, plan), same_weights)
+        checks = [Check("fingerprint", plan.model.fingerprint), _check_groups(subject)]
+        checks += _check_costs(subject)
+        checks.append(_check_importance(subject))
+        enter("slimming and checking")
+        checks += _check_slim_network(subject)
+    except (RequestError, EquivalenceError, IndexError, KeyError) as error:
+        raise BrokenPlanError(
+            f"{source} does not hold: {error}; the file was changed, so make the plan again"
+        ) from error
+    return Verification(tuple(checks))
+
+
+def _check_groups(subject: _Subject) -> Check:
+    """Every planned group is one of the network's (`kept_units` has made sure of it)."""
+    planned, traced = len(subject.plan.groups), len(subject.graph.groups)
+    return Check("groups", f"{planned} of the network's {traced} are planned, the rest stay")
+
+
+def _check_costs(subject: _Subject) -> list[Check]:
+    """Costs before and after are those of the polynomials."""
+    checks = []
+    terms = subject.graph.cost_terms()
+    for budget in subject.plan.budgets:
+        if budget.resource not in terms:
+            continue
+        parent = total(terms[budget.resource], subject.graph.sizes)
+        planned = total(terms[budget.resource], subject.counts)
+        if (parent, planned) != (budget.parent, budget.planned):
+            raise BrokenPlanError(
+                f"{budget.resource} are {planned:,} of {parent:,}, the plan says {budget.planned:,} of "
+                f"{budget.parent:,}"
+            )
+        result = f"{planned:,} of {parent:,}, within the limit of {budget.limit:,}"
+        checks.append(Check(budget.resource, result))
+    return checks
+
+
+def _check_importance(subject: _Subject) -> Check:
+    """The most important units stay, and are worth what the plan says; scored anew where that needs no data."""
+    said, solver = subject.plan.importance, subject.plan.solver
+    if said.round is not None:
+        return Check(
+            "importance", f"not recomputed: {said.criterion} was scored on the network of round {said.round}"
+        )
+    if said.criterion not in WEIGHT_CRITERIA:
+        why = "needs data" if said.criterion in DATA_CRITERIA else "is no criterion known here"
+        return Check("importance", f"not recomputed: {said.criterion} {why}")
+    if not subject.same_weights:
+        return Check("importance", f"not recomputed: {said.criterion} belongs to other weights")
+    scores = score(subject.graph, subject.model, said.criterion, seed=said.seed, normalize=said.normalize)
+    planned = {group.name for group in subject.plan.groups}
+    importance = 0.0
+    for group, values, units in zip(subject.graph.groups, scores.values, subject.kept, strict=True):
+        if group.name not in planned:
+            continue
+        if sorted(ranked(values)[: len(units)].tolist()) != units.tolist():
+            raise BrokenPlanError(f"group {group.name} does not keep its {len(units)} most important units")
+        importance += float(values[units].sum())
+    if abs(importance - solver.value) > 1e-6 * max(1.0, importance):
+        raise BrokenPlanError(f"the importance kept is {importance:.6g}, the plan says {solver.value:.6g}")
+    return Check(
+        "importance", f"{said.criterion} kept is {importance:.6g}, at most {solver.bound:.6g} is possible"
+    )
+
+
+def _check_slim_network(subject: _Subject) -> list[Check]:
+    """The slim network computes what the masked parent does, and costs what the plan says."""
+    plan, selection = subject.plan, subject.plan.selection()
+    small = narrow_copy(subject.model, selection)
+    report = check_equivalence(subject.model, small, selection, plan.model.input_shape, plan.planned_flops)
+    params = plan.budget("params")
+    if params is not None and count_params(small) != params.planned:
+        raise BrokenPlanError(
+            f"the slim network has {count_params(small):,} parameters, not {params.planned:,}"
+        )
+    checks = []
+    if report.flops is not None:
+        checks.append(Check("fvcore's recount", f"{report.flops:,}, as planned"))
+    outputs = (
+        f"not comparable: {', '.join(report.reductions)}"
+        if report.difference is None
+        else f"outputs differ by {report.difference:.1e} of the largest"
+    )
+    return [*checks, Check("slim against masked", outputs)]

@@ -1,0 +1,1 @@
+"""Reading and writing: JSON for frozen dataclasses of any kind, and text files. Knows no particular type."""

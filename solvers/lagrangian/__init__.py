@@ -1,0 +1,1 @@
+"""Lagrangian relaxation: bounds by variable elimination on a factor graph, and what they rule out."""

@@ -1,0 +1,80 @@
+"""Solvers by name, imported only when used, and `solve`, which runs one."""
+
+import importlib
+from typing import Protocol, cast
+
+from .errors import InfeasibleError, OutOfTimeError, SolverError
+from .heuristics.cheap_choice import cheap_choice
+from .incumbent import Incumbent, Report
+from .problem.cost_bounds import check_least_costs
+from .problem.instance import Instance
+from .problem.result import Limits, Result
+from .verification import verify
+
+_FUNCTIONS = {
+    "exact": "exact.solver:run",
+    "cp_sat": "backends.cp_sat:run",
+    "highs": "backends.mathopt:run_highs",
+    "scip": "backends.mathopt:run_scip",
+    "lagrangian": "lagrangian.solver:run",
+    "dp": "backends.dp:run",
+    "knapsack": "backends.knapsack:run",
+    "greedy": "heuristics.greedy:run",
+    "uniform": "heuristics.uniform:run",
+    "brute_force": "backends.brute_force:run",
+}
+SOLVERS: tuple[str, ...] = tuple(_FUNCTIONS)
+_WITHOUT_START = ("cp_sat", "highs", "scip", "brute_force")  # baselines, run as they are
+
+
+class Solver(Protocol):
+    """What every entry of `SOLVERS` is: a function that tells `incumbent` of every choice and bound it finds.
+
+    It obeys `incumbent.limits` (`incumbent.check` raises when time is over, which `solve` catches), and raises
+    `UnsupportedInstanceError` when it cannot take the instance, `InfeasibleError` when it has proven that no choice is
+    feasible. `solve` has looked for both a plain proof of infeasibility and a cheap first choice before.
+    """
+
+    def __call__(self, instance: Instance, incumbent: Incumbent) -> None: ...
+
+
+def solve(
+    instance: Instance, solver: str = "exact", limits: Limits | None = None, report: Report | None = None
+) -> Result:
+    """Solve an instance with the named solver and verify the answer.
+
+    Args:
+        instance: what to solve.
+        solver: one of `SOLVERS`.
+        limits: time, seed and threads; `Limits()` by default.
+        report: called with (seconds, value, bound) whenever value or bound improve.
+
+    Returns:
+        A result that `verify` has accepted. Out of time or interrupted (Ctrl-C), it is what was proven until then.
+
+    Raises:
+        SolverError: an unknown name, an instance the solver cannot take (`UnsupportedInstanceError`), or an answer
+            that does not hold.
+    """
+    if solver not in SOLVERS:
+        raise SolverError(f"solver: {solver!r} is unknown; choose one of {', '.join(SOLVERS)}")
+    module, name = _FUNCTIONS[solver].split(":")
+    run = cast(Solver, getattr(importlib.import_module(f".{module}", __package__), name))
+    incumbent = Incumbent(solver, instance, limits or Limits(), report)
+    try:
+        check_least_costs(instance)
+        start = None if solver in _WITHOUT_START else cheap_choice(instance)
+        if start is not None:
+            incumbent.offer(start.tolist())
+        run(instance, incumbent)
+        result = incumbent.result()
+    except InfeasibleError as error:
+        return incumbent.infeasible(str(error))
+    except OutOfTimeError:
+        incumbent.note("the time limit ended the search")
+        result = incumbent.result()
+    except KeyboardInterrupt:
+        incumbent.note("interrupted: this is the best choice and bound until then")
+        result = incumbent.result()
+    verify(instance, result)
+    return result
