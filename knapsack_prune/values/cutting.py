@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from knapsack_prune.graph.channel_graph import ChannelGraph, IntArray, Owner
+from knapsack_prune.networks.modes import evaluating
 
 aten = torch.ops.aten
 Keep = Sequence[npt.NDArray[np.bool_]]
@@ -63,7 +64,7 @@ class CuttableNetwork:
     """A network whose units can be cut and put back, in place.
 
     What a removed unit feeds reads zeros; layer normalisations take their statistics over the channels that stay.
-    Other normalisations across channels (`graph.mixing`) are left as they are: there a cut is an approximation.
+    Other normalisations across channels (`graph.reductions`) are left as they are: there a cut is an approximation.
     """
 
     def __init__(self, graph: ChannelGraph, model: nn.Module) -> None:
@@ -160,27 +161,21 @@ class CuttableNetwork:
     @contextmanager
     def measuring(self, *, batch_statistics: bool) -> Iterator[None]:
         """Evaluation mode, batch norms on the statistics of the batch if asked; everything is put back."""
-        modes = [(module, module.training) for module in self.model.modules()]
-        tracked = [m for m in self.model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-        tracked = [m for m in tracked if batch_statistics and m.track_running_stats]
-        fast = torch.backends.mha.get_fastpath_enabled()
+        norms = [m for m in self.model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+        norms = [m for m in norms if batch_statistics and m.track_running_stats]
         with ExitStack() as stack:
             for part, mask in self._full:
                 hook = _masked_input(part.dim, mask)
                 handle = self.model.get_submodule(part.module).register_forward_pre_hook(hook)
                 stack.callback(handle.remove)
+            stack.enter_context(evaluating(self.model, fused_attention=False))
             try:
-                torch.backends.mha.set_fastpath_enabled(False)
-                self.model.eval()
-                for norm in tracked:
+                for norm in norms:
                     norm.training, norm.track_running_stats = True, False
                 yield
             finally:
-                torch.backends.mha.set_fastpath_enabled(fast)
-                for norm in tracked:
+                for norm in norms:
                     norm.track_running_stats = True
-                for module, training in modes:
-                    module.training = training
 
 
 _READERS = {

@@ -39,9 +39,9 @@ class GroupValues:
     """The values of one group.
 
     Attributes:
-        order: shape (units,): all units, the most valuable first; a plan that keeps n units keeps the first n.
-        values: shape (units,): `values[n - 1]` is the value of keeping n units. Any finite numbers: neither
-            monotone nor concave by need.
+        order: the units that may stay, the most valuable first; a plan that keeps n units keeps the first n.
+        values: one per unit of the order: `values[n - 1]` is the value of keeping n units. Any finite numbers:
+            neither monotone nor concave by need.
     """
 
     order: IntArray
@@ -73,24 +73,28 @@ def value_tables(graph: ChannelGraph, groups: Sequence[GroupValues], provenance:
     """Values that were checked against the network.
 
     Raises:
-        RequestError: a group's order is no permutation of its units, or a value is missing or not finite.
+        RequestError: a group's order names a unit twice or one that it does not have, or a value is missing or not
+            finite.
     """
     if len(groups) != len(graph.groups):
         raise RequestError(
             f"values for {len(groups)} groups, the network has {len(graph.groups)}: give one each"
         )
     for group, found in zip(graph.groups, groups, strict=True):
-        if found.values.shape != (group.size,) or not np.array_equal(
-            np.sort(found.order), np.arange(group.size)
+        units = np.unique(found.order)
+        if (
+            not len(units) == len(found.order) == len(found.values) > 0
+            or units[0] < 0
+            or units[-1] >= group.size
         ):
             raise RequestError(
                 f"values of group {group.name}: {len(found.values)} values and {len(found.order)} ordered units for "
-                f"{group.size} units; there must be one value for every width and every unit once in the order"
+                f"{group.size} units; there must be one value for every width and every unit at most once in the order"
             )
         bad = np.flatnonzero(~np.isfinite(found.values))
         if len(bad):
             raise RequestError(
-                f"values of group {group.name}: keeping {bad[0] + 1} of {group.size} units is worth "
+                f"values of group {group.name}: keeping {bad[0] + 1} of {len(found.order)} units is worth "
                 f"{found.values[bad[0]]}; values must be finite: the weights or the data hold NaN or infinity"
             )
     return ValueTables(tuple(groups), provenance)
@@ -99,9 +103,10 @@ def value_tables(graph: ChannelGraph, groups: Sequence[GroupValues], provenance:
 def additive_tables(graph: ChannelGraph, scores: Scores) -> ValueTables:
     """Sums of scores: the n highest scores are the value of keeping n units."""
     groups = []
-    for scored in scores.values:
-        order = np.argsort(-scored, kind="stable").astype(np.int64)
-        groups.append(GroupValues(order, np.cumsum(scored[order])))
+    for index, scored in enumerate(scores.values):
+        best = np.argsort(-scored, kind="stable").astype(np.int64)
+        order = best if scores.units is None else scores.units[index][best]
+        groups.append(GroupValues(order, np.cumsum(scored[best])))
     options = {"normalize": scores.normalize}
     return value_tables(
         graph, groups, Provenance(scores.criterion, scores.samples, scores.seed, None, options)

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 import knapsack_prune as kp
 from knapsack_prune.graph.channel_graph import ChannelGraph
-from knapsack_prune.slimming.followers import attribute_parts, full_width_parts
-from knapsack_prune.slimming.slicing import Cuts, cut_copy
+from knapsack_prune.graph.selection import select
+from knapsack_prune.narrowing.copying import narrow_copy
 from knapsack_prune.values.cutting import CuttableNetwork, Keep, keep_masks
 from knapsack_prune.values.refit import Refitter
 from knapsack_prune.values.replay import DivergedError, Recording
@@ -25,14 +25,7 @@ def images(count: int = 6, seed: int = 1) -> Tensor:
 
 
 def slimmed(graph: ChannelGraph, model: nn.Module, keep: Keep) -> nn.Module:
-    kept = {}
-    for group, stays in zip(graph.groups, keep, strict=True):
-        for part in group.slices:
-            size = model.state_dict()[part.parameter].shape[part.dim]
-            mask = kept.setdefault((part.parameter, part.dim), torch.ones(size, dtype=torch.bool))
-            mask[part.positions[~stays].flatten()] = False
-    indices = {at: mask.nonzero().flatten() for at, mask in kept.items()}
-    return cut_copy(model, Cuts(indices, attribute_parts(graph, keep), full_width_parts(graph, keep)))
+    return narrow_copy(model, select(graph, [np.flatnonzero(stays) for stays in keep]))
 
 
 @pytest.mark.parametrize("name", EXACT)

@@ -276,7 +276,7 @@ def test_tables_are_checked() -> None:
     assert value_tables(graph, good, source).total([1, 1]) == 0
     with pytest.raises(RequestError, match="values for 1 groups, the network has 2"):
         value_tables(graph, good[:1], source)
-    with pytest.raises(RequestError, match="every unit once in the order"):
+    with pytest.raises(RequestError, match="every unit at most once in the order"):
         value_tables(graph, [good[0], GroupValues(np.zeros(12, dtype=np.int64), np.zeros(12))], source)
     with pytest.raises(RequestError, match="keeping 1 of 12 units is worth nan"):
         value_tables(graph, [good[0], GroupValues(np.arange(12), np.full(12, np.nan))], source)
