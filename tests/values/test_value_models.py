@@ -12,6 +12,7 @@ from torch import Tensor, nn
 import knapsack_prune as kp
 from knapsack_prune.errors import RequestError
 from knapsack_prune.values.cutting import CuttableNetwork, keep_masks
+from knapsack_prune.values.estimate import estimate_values
 from knapsack_prune.values.fisher import joint_fisher
 from knapsack_prune.values.losses import divergence
 from knapsack_prune.values.measured import measured_values
@@ -280,3 +281,27 @@ def test_tables_are_checked() -> None:
         value_tables(graph, [good[0], GroupValues(np.zeros(12, dtype=np.int64), np.zeros(12))], source)
     with pytest.raises(RequestError, match="keeping 1 of 12 units is worth nan"):
         value_tables(graph, [good[0], GroupValues(np.arange(12), np.full(12, np.nan))], source)
+
+
+def test_values_by_name() -> None:
+    graph, model = residual()
+    labelled = [(images(8), torch.arange(8) % 5)]
+    for method in ("measured", "reconstruction", "joint_fisher", "l1", "taylor"):
+        tables = estimate_values(graph, model, method, data=labelled)
+        assert tables.provenance.method == method
+    seen: list[int] = []
+    estimate_values(
+        graph, model, "joint_fisher", data=labelled, progress=lambda done, total: seen.append(done)
+    )
+    assert seen == [8]
+    for options, message in (
+        (
+            {"method": "magic"},
+            "unknown importance 'magic'; choose one of measured, reconstruction, joint_fisher, l1",
+        ),
+        ({"method": "measured"}, "importance 'measured' needs images: give `data`, or choose one of l1"),
+        ({"method": "measured", "data": labelled, "normalize": "layer"}, "losses are compared as they are"),
+        ({"method": "l1", "loss": divergence}, "only measured, reconstruction, joint_fisher take one"),
+    ):
+        with pytest.raises(RequestError, match=message):
+            estimate_values(graph, model, **options)  # type: ignore[arg-type]
