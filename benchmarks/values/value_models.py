@@ -42,6 +42,7 @@ from knapsack_prune.training.finetune import finetune
 from knapsack_prune.training.session import Session
 from knapsack_prune.training.settings import Conduct, OptimizerSettings, RunSettings
 from knapsack_prune.values.criteria import Scores
+from knapsack_prune.values.energy import energy_values
 from knapsack_prune.values.estimate import estimate_values
 from knapsack_prune.values.fisher import joint_fisher
 from knapsack_prune.values.measured import measured_values
@@ -68,6 +69,7 @@ MODELS: dict[str, Make] = {
     "taylor": additive("taylor"),
     "taylor_abs": additive("taylor_abs"),
     "fisher": additive("fisher"),
+    "energy": lambda graph, model, data: energy_values(graph, model),
     "joint_fisher": lambda graph, model, data: joint_fisher(graph, model, data[:2]).tables,
     "reconstruction": lambda graph, model, data: reconstruction_values(graph, model, data[:2]),
     "reconstruction by variance": lambda graph, model, data: reconstruction_values(
@@ -79,7 +81,11 @@ MODELS: dict[str, Make] = {
     "measured, no refit": measured(refit="none"),
     "measured, all refitted": measured(refit="all"),
 }
-UNIFORM = {"uniform, l1 order": "l1", "uniform, reconstruction order": "reconstruction"}
+UNIFORM = {
+    "uniform, l1 order": "l1",
+    "uniform, energy order": "energy",
+    "uniform, reconstruction order": "reconstruction",
+}
 
 
 def main() -> None:

@@ -9,14 +9,16 @@ from torch import nn
 from knapsack_prune.errors import RequestError
 from knapsack_prune.graph.channel_graph import ChannelGraph
 from knapsack_prune.values.criteria import CRITERIA, score
+from knapsack_prune.values.energy import energy_values
 from knapsack_prune.values.fisher import joint_fisher
 from knapsack_prune.values.losses import Batches, Loss
 from knapsack_prune.values.measured import Measurements, measured_values
 from knapsack_prune.values.reconstruction import reconstruction_values
 from knapsack_prune.values.tables import ValueTables, additive_tables
 
-MODELS = ("measured", "reconstruction", "joint_fisher")
-"""Models of what a cut costs: they read images, need no labels, and count in units of the loss."""
+MODELS = ("measured", "reconstruction", "joint_fisher", "energy")
+"""Models of what a cut costs. `energy` needs weights alone; the others read images, need no labels, and count in
+units of the loss."""
 
 
 def estimate_values(
@@ -38,7 +40,7 @@ def estimate_values(
         model: its weights; left as they are.
         method: one of `MODELS` or `CRITERIA`.
         data: batches; labels are read by the criteria that take a gradient, and by a `loss` that does.
-        loss: for `MODELS`, what a cut costs; by default the divergence of the outputs from the parent's.
+        loss: for `MODELS` on images, what a cut costs; by default the divergence of the outputs from the parent's.
         normalize: for `CRITERIA`, see `score`.
         seed: of everything drawn.
         known: for `measured`, measurements of a run that was stopped, extended in place.
@@ -47,9 +49,9 @@ def estimate_values(
     Raises:
         RequestError: unknown method, no data, or whatever the method refuses.
     """
+    if loss is not None and (method in CRITERIA or method == "energy"):
+        raise RequestError(f"`loss` with importance {method!r}: only {', '.join(MODELS[:-1])} take one")
     if method in CRITERIA:
-        if loss is not None:
-            raise RequestError(f"`loss` with importance {method!r}: only {', '.join(MODELS)} take one")
         scores = score(graph, model, method, data=data, seed=seed, normalize=normalize)
         return additive_tables(graph, scores)
     if method not in MODELS:
@@ -58,9 +60,11 @@ def estimate_values(
         raise RequestError(
             f"`normalize` {normalize!r} with importance {method!r}: losses are compared as they are"
         )
+    if method == "energy":
+        return energy_values(graph, model)
     if data is None:
         raise RequestError(
-            f"importance {method!r} needs images: give `data`, or choose one of {', '.join(CRITERIA)}"
+            f"importance {method!r} needs images: give `data`, or choose `energy`, which needs none"
         )
     if method == "measured":
         return measured_values(graph, model, data, loss=loss, seed=seed, known=known, progress=progress)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 import knapsack_prune as kp
 from knapsack_prune.errors import RequestError
 from knapsack_prune.values.cutting import CuttableNetwork, keep_masks
+from knapsack_prune.values.energy import energy_values
 from knapsack_prune.values.estimate import estimate_values
 from knapsack_prune.values.fisher import joint_fisher
 from knapsack_prune.values.losses import divergence
@@ -283,10 +284,38 @@ def test_tables_are_checked() -> None:
         value_tables(graph, [good[0], GroupValues(np.arange(12), np.full(12, np.nan))], source)
 
 
+def test_energy_is_lost_over_kept() -> None:
+    # The inner layer of the residual network is read by b alone and has no norm; the stream by a and the head.
+    graph, model = residual()
+    stream, inner = energy_values(graph, model).groups
+    energy = model.b.weight.detach().square().sum((0, 2, 3)).double().numpy()
+    order = np.argsort(-energy)
+    np.testing.assert_array_equal(inner.order, order)
+    kept = energy[order[:5]].sum()
+    assert -inner.values[4] == pytest.approx((energy.sum() - kept) / kept)
+    readers = [model.a.weight.detach().square().sum((0, 2, 3)), model.head.weight.detach().square().sum(0)]
+    ratios = [float(e.sum() / e[torch.from_numpy(stream.order[:3].copy())].sum()) - 1 for e in readers]
+    assert -stream.values[2] == pytest.approx(sum(ratios), rel=1e-5)
+    assert stream.values[-1] == inner.values[-1] == 0
+
+
+def test_energy_counts_the_scales_of_norms() -> None:
+    model = enliven(ZOO["plain"]())
+    graph = kp.trace(model, EXAMPLE)
+    with torch.no_grad():
+        model.norm.weight[3] = 100.0
+    index = [i for i, g in enumerate(graph.groups) if any(p.parameter == "norm.weight" for p in g.slices)]
+    assert energy_values(graph, model).groups[index[0]].order[0] == 3
+    with torch.no_grad():
+        model.norm.weight[3] = torch.nan
+    with pytest.raises(RequestError, match="hold NaN or infinity"):
+        energy_values(graph, model)
+
+
 def test_values_by_name() -> None:
     graph, model = residual()
     labelled = [(images(8), torch.arange(8) % 5)]
-    for method in ("measured", "reconstruction", "joint_fisher", "l1", "taylor"):
+    for method in ("measured", "reconstruction", "joint_fisher", "energy", "l1", "taylor"):
         tables = estimate_values(graph, model, method, data=labelled)
         assert tables.provenance.method == method
     seen: list[int] = []
@@ -297,9 +326,9 @@ def test_values_by_name() -> None:
     for options, message in (
         (
             {"method": "magic"},
-            "unknown importance 'magic'; choose one of measured, reconstruction, joint_fisher, l1",
+            "unknown importance 'magic'; choose one of measured, reconstruction, joint_fisher, energy, l1",
         ),
-        ({"method": "measured"}, "importance 'measured' needs images: give `data`, or choose one of l1"),
+        ({"method": "measured"}, "importance 'measured' needs images: give `data`, or choose `energy`"),
         ({"method": "measured", "data": labelled, "normalize": "layer"}, "losses are compared as they are"),
         ({"method": "l1", "loss": divergence}, "only measured, reconstruction, joint_fisher take one"),
     ):
