@@ -19,6 +19,8 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
+from knapsack_prune.files import markdown_table, write_text
+
 PARTS = """
 import json, sys, time, warnings
 warnings.filterwarnings("ignore")
@@ -122,9 +124,9 @@ def main() -> None:
         "Seconds within a process, imports apart; Torch-Pruning: graph and global magnitude pruning at ratio "
         "0.3, and the share of multiply-adds that it left.",
         "",
-        "| network | trace | score and build | fvcore's recount | Torch-Pruning | left at ratio 0.3 |",
-        "|---|---|---|---|---|---|",
     ]
+    header = ["network", "trace", "score and build", "fvcore's recount", "Torch-Pruning", "left at ratio 0.3"]
+    rows = []
     for network in ("resnet18", "resnet50", "mobilenet_v2", "densenet121", "densenet201", "swin_t"):
         ours = median(PARTS, network, options.runs, 300)
         theirs: dict[str, float] | str = "not installed"
@@ -138,10 +140,9 @@ def main() -> None:
             if isinstance(theirs, dict)
             else [theirs, ""]
         )
-        lines.append(f"| {network} | {' | '.join([*cells, *other])} |")
-        print(lines[-1], flush=True)
-    options.output.mkdir(parents=True, exist_ok=True)
-    (options.output / "planning_speed.md").write_text("\n".join(lines) + "\n")
+        rows.append([network, *cells, *other])
+        print(rows[-1], flush=True)
+    write_text(options.output / "planning_speed.md", "\n".join([*lines, *markdown_table(header, rows), ""]))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from knapsack_prune.files import write_rows, write_text
+from knapsack_prune.files import markdown_table, write_table
 from solvers import Limits, solve
 from solvers.arena.pisinger import CLASSES, zero_one
 from solvers.arena.runner import machine, package_version
@@ -48,16 +48,14 @@ def main() -> None:
 
 def write(rows: list[dict[str, Any]], options: argparse.Namespace) -> None:
     """The table as CSV and, per class and range, as Markdown."""
-    write_rows(options.table.with_suffix(".csv"), rows)
     lines = [
         f"# Pisinger's 0/1 classes, {options.items:,} items",
         "",
         f"Seconds, slowest of {options.seeds} seeds, one thread; in brackets how many were proved optimal. "
         f"{machine()}, {package_version()}.",
         "",
-        "| class | R | " + " | ".join(options.solvers) + " |",
-        "|---" * (2 + len(options.solvers)) + "|",
     ]
+    table = []
     for kind in CLASSES:
         for largest in options.ranges:
             cells = []
@@ -65,8 +63,8 @@ def write(rows: list[dict[str, Any]], options: argparse.Namespace) -> None:
                 mine = [r for r in rows if (r["class"], r["range"], r["solver"]) == (kind, largest, solver)]
                 proved = sum(r["status"] == "OPTIMAL" for r in mine)
                 cells.append(f"{max(r['seconds'] for r in mine):.2f} ({proved} of {len(mine)})")
-            lines.append(f"| {kind} | {largest:,} | " + " | ".join(cells) + " |")
-    write_text(options.table.with_suffix(".md"), "\n".join([*lines, ""]))
+            table.append([kind, f"{largest:,}", *cells])
+    write_table(options.table, rows, [*lines, *markdown_table(["class", "R", *options.solvers], table)])
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import resource
 from pathlib import Path
 from typing import Any
 
-from knapsack_prune.files import write_rows, write_text
+from knapsack_prune.files import markdown_table, write_table
 from solvers import Limits, solve
 from solvers.arena.runner import machine, package_version
 from solvers.arena.shapes import wide_star
@@ -72,23 +72,37 @@ def run(
 
 def write(rows: list[dict[str, Any]], options: argparse.Namespace) -> None:
     """The table as CSV and Markdown."""
-    write_rows(options.table.with_suffix(".csv"), rows)
     lines = [
         "# How far `exact` scales",
         "",
         f"Generated residual networks (`python benchmarks/solver_scaling.py`), {options.time_limit:g} s, "
         f"{options.threads} thread, at most {options.memory:g} GiB of address space. {machine()}, {package_version()}.",
         "",
-        "| groups | levels each | budget | status | certified gap | seconds | to 0.1 % | peak memory, GiB |",
-        "|---|---|---|---|---|---|---|---|",
     ]
-    for row in rows:
-        gap = "" if row["gap"] is None else f"{row['gap']:.2g}"
-        lines.append(
-            f"| {row['groups']:,} | {row['levels']:,} | {row['budget']:g} | {row['status']} | {gap} "
-            f"| {row['seconds']} | {row['seconds_to_0.1_percent']} | {row['peak_gib']} |"
-        )
-    write_text(options.table.with_suffix(".md"), "\n".join([*lines, ""]))
+    header = [
+        "groups",
+        "levels each",
+        "budget",
+        "status",
+        "certified gap",
+        "seconds",
+        "to 0.1 %",
+        "peak memory, GiB",
+    ]
+    table = [
+        [
+            f"{row['groups']:,}",
+            f"{row['levels']:,}",
+            f"{row['budget']:g}",
+            row["status"],
+            "" if row["gap"] is None else f"{row['gap']:.2g}",
+            row["seconds"],
+            row["seconds_to_0.1_percent"],
+            row["peak_gib"],
+        ]
+        for row in rows
+    ]
+    write_table(options.table, rows, [*lines, *markdown_table(header, table)])
 
 
 if __name__ == "__main__":

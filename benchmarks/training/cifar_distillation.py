@@ -22,11 +22,10 @@ from safetensors.torch import load_file, save_file
 
 from knapsack_prune.data import ImageSource, calibration_loader, open_source
 from knapsack_prune.data.augment import Augmentation
-from knapsack_prune.files import write_rows, write_text
+from knapsack_prune.files import markdown_table, write_json, write_table
 from knapsack_prune.networks import Network, load_network
 from knapsack_prune.planning.plan_file import Plan
 from knapsack_prune.training.distillation import ObjectiveSettings
-from knapsack_prune.training.files import write_json
 from knapsack_prune.training.finetune import finetune
 from knapsack_prune.training.session import Session
 from knapsack_prune.training.settings import Conduct, OptimizerSettings, RunSettings
@@ -159,7 +158,6 @@ def write_tables(options: argparse.Namespace) -> None:
     if not rows:
         return
     record = json.loads(next((options.output / "runs").glob("*/result.json")).read_text())
-    write_rows(options.table.with_suffix(".csv"), rows)
     lines = [
         f"# {options.network} on CIFAR-10 (JPEG): cross-entropy alone against inner distillation",
         "",
@@ -177,34 +175,36 @@ def write_tables(options: argparse.Namespace) -> None:
             "the difference to the parent, and the methods side by side."
         ),
         "",
-        (
-            "| FLOPs kept at most | parameters | method | top-1 %, mean ± deviation | of seeds "
-            "| to the parent | to CE only |"
-        ),
-        "|---|---|---|---|---|---|---|",
     ]
+    table = []
     for budget in sorted({row["budget"] for row in rows}, reverse=True):
         means = {}
         for method in METHODS:
-            chosen = [row for row in rows if row["budget"] == budget and row["method"] == method]
-            if not chosen:
+            mine = [row for row in rows if row["budget"] == budget and row["method"] == method]
+            if not mine:
                 continue
-            values = [row["after"] for row in chosen]
+            values = [row["after"] for row in mine]
             means[method] = statistics.mean(values)
             deviation = statistics.stdev(values) if len(values) > 1 else 0.0
-            gain = f"{means[method] - means['CE only']:+.2f}" if "CE only" in means else ""
-            lines.append(
-                f"| {budget:g} | {chosen[0]['parameters']:,} | {method} | {means[method]:.2f} ± "
-                f"{deviation:.2f} | "
-                f"{len(values)} | {means[method] - chosen[0]['parent']:+.2f} | {gain} |"
+            table.append(
+                [
+                    f"{budget:g}",
+                    f"{mine[0]['parameters']:,}",
+                    method,
+                    f"{means[method]:.2f} ± {deviation:.2f}",
+                    len(values),
+                    f"{means[method] - mine[0]['parent']:+.2f}",
+                    f"{means[method] - means['CE only']:+.2f}" if "CE only" in means else "",
+                ]
             )
+    header = ["FLOPs kept at most", "parameters", "method", "top-1 %, mean ± deviation", "of seeds"]
+    lines += markdown_table([*header, "to the parent", "to CE only"], table)
     parent = json.loads((options.output / "parent.json").read_text())
     lines += [
         "",
         f"Parent: {100 * parent['after']:.2f} % (before adapting: {100 * parent['before']:.2f} %).",
-        "",
     ]
-    write_text(options.table.with_suffix(".md"), "\n".join(lines))
+    write_table(options.table, rows, lines)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from knapsack_prune.files import write_text
+from knapsack_prune.files import markdown_table, write_text
 
 
 def main() -> None:
@@ -40,35 +40,40 @@ def main() -> None:
         report = json.loads(Path(folder, "report.json").read_text())
     result = report["result"]
     accuracy, flops = result["accuracy"], result["flops"]
-    rows = [
+    parameters = result["parameters"]
+    networks = (("parent", "parent", "parent"), ("slim, before", "before", "student"))
+    networks = (*networks, ("slim, trained", "after", "student"))
+    timings = [
+        (student["format"], batch, parent["timings"][batch]["median_ms"], timing["median_ms"])
+        for student, parent in zip(report["export"]["model"], report["export"]["parent"], strict=True)
+        for batch, timing in student["timings"].items()
+    ]
+    lines = [
         f"# `knapsack-prune run --flops-budget {args.budget:g}` on the embedded default",
         "",
         f"{seconds:.0f} s from start to end, {result['training_seconds']:.0f} s of them training "
-        f"({result['settings']['epochs']} epochs), on {os.cpu_count()} cores ({result['device']}; 1-minute "
-        f"load "
+        f"({result['settings']['epochs']} epochs), on {os.cpu_count()} cores ({result['device']}; 1-minute load "
         f"{os.getloadavg()[0]:.1f} at the end), torch {result['versions']['torch']}.",
         "",
-        f"| | top-1 % on {result['test_images']} test images | FLOPs | parameters |",
-        "|---|---|---|---|",
-        f"| parent | {100 * accuracy['parent']:.2f} | {flops['parent']:,} | "
-        f"{result['parameters']['parent']:,} |",
-        f"| slim, before | {100 * accuracy['before']:.2f} | {flops['student']:,} | "
-        f"{result['parameters']['student']:,} |",
-        f"| slim, trained | {100 * accuracy['after']:.2f} | {flops['student']:,} | "
-        f"{result['parameters']['student']:,} |",
+        *markdown_table(
+            ["", f"top-1 % on {result['test_images']} test images", "FLOPs", "parameters"],
+            [
+                (name, f"{100 * accuracy[when]:.2f}", f"{flops[which]:,}", f"{parameters[which]:,}")
+                for name, when, which in networks
+            ],
+        ),
         "",
         f"Exported, {flops['parent'] / flops['student']:.2f} times fewer FLOPs:",
         "",
-        "| format | batch | parent ms | slim ms | times as fast |",
-        "|---|---|---|---|---|",
+        *markdown_table(
+            ["format", "batch", "parent ms", "slim ms", "times as fast"],
+            [
+                (kind, batch, f"{before:.3f}", f"{after:.3f}", f"{before / after:.2f}")
+                for kind, batch, before, after in timings
+            ],
+        ),
     ]
-    for student, parent in zip(report["export"]["model"], report["export"]["parent"], strict=True):
-        for batch, timing in student["timings"].items():
-            before, after = parent["timings"][batch]["median_ms"], timing["median_ms"]
-            rows.append(
-                f"| {student['format']} | {batch} | {before:.3f} | {after:.3f} | {before / after:.2f} |"
-            )
-    write_text(args.table, "\n".join([*rows, ""]))
+    write_text(args.table, "\n".join([*lines, ""]))
 
 
 if __name__ == "__main__":

@@ -34,17 +34,17 @@ from torch import nn
 
 from knapsack_prune.costs.counting import total
 from knapsack_prune.data import ImageSource, open_source
-from knapsack_prune.iterate.method import Distilling, distil
-from knapsack_prune.iterate.rounds import Rounds, Snapshot, forget_checkpoints
+from knapsack_prune.files import read_json, write_json
+from knapsack_prune.iterate.method import DistillationSettings, distil
+from knapsack_prune.iterate.rounds import RESULTS, Rounds, Snapshot, forget_checkpoints
 from knapsack_prune.iterate.settings import RESTART, Pruning, distillation, retraining
 from knapsack_prune.networks import Network, load_network
+from knapsack_prune.networks.fingerprint import weights_digest
 from knapsack_prune.planning.allocation import Widths
 from knapsack_prune.planning.plan_file import Plan
 from knapsack_prune.slimming.slim import slim
 from knapsack_prune.tracing.trial import trace
 from knapsack_prune.training.ensemble.members import open_ensemble
-from knapsack_prune.training.ensembles import accuracy_of
-from knapsack_prune.training.files import read_json, write_json
 from knapsack_prune.training.finetune import finetune
 from knapsack_prune.training.session import Session
 from knapsack_prune.training.settings import Conduct, OptimizerSettings, RunSettings
@@ -111,13 +111,23 @@ class Laboratory:
             def schedule(number: int) -> Widths:
                 return schedule_of_round(names, number)
 
-        given = (self.network, self.source, folder, self.pruning(), settings, self.session)
+        pruning = self.pruning()
+        asked = {
+            "parent": weights_digest(self.network.model),
+            "pruning": pruning.record(),
+            "retrain": settings.record(),
+            "widths": rate,
+        }
+        directory = self.session.run_directory(folder, asked, settings, RESULTS)
+        given = (self.network, self.source, directory, pruning, settings, self.session)
         return Rounds(*given, schedule=schedule)
 
     def snapshots(self, rate: str, seed: int) -> tuple[Path, tuple[Snapshot, ...]]:
         """All rounds, finished now if they were not."""
         folder = self.options.output / f"rounds-{rate}-{seed}"
-        return folder, self.rounds(rate, seed, folder).run()
+        rounds = self.rounds(rate, seed, folder)
+        rounds.directory.claim()
+        return folder, rounds.run()
 
     def train(self, plan: Plan, start: nn.Module, folder: Path, settings: RunSettings) -> None:
         """Train, once; where the settings ask for a teacher, it is the parent alone."""
@@ -171,12 +181,13 @@ class Laboratory:
             if kind == "single-teacher":
                 self.train(snapshots[-1].plan, snapshots[-1].network, folder, settings)
                 return
-            taught = Distilling(settings)
+            taught = DistillationSettings(settings)
             distil(self.network, self.source, directory, folder, snapshots[-1], taught, self.session)
+            forget_checkpoints(folder)
             path = directory / "ensemble-accuracy.json"
             if not path.exists():
                 ensemble = open_ensemble(directory, lambda plan, classes: self.network.model)
-                write_json(path, accuracy_of(ensemble, self.session).record())
+                write_json(path, self.session.accuracy(*ensemble.networks).record(ensemble.names))
 
         return work
 

@@ -7,7 +7,7 @@ import json
 import statistics
 from typing import Any
 
-from knapsack_prune.files import write_rows, write_text
+from knapsack_prune.files import markdown_table, write_table
 
 METHODS = {
     "scratch": "from scratch at the plan's widths, one-cycle",
@@ -54,7 +54,6 @@ def write_tables(options: argparse.Namespace, network: str, budget: float, epoch
                 )
     if record is None:
         return
-    write_rows(options.table.with_suffix(".csv"), rows)
     images = "the UCI digits" if options.data is None else f"`{options.data.name}` (CIFAR-10 as JPEG)"
     lines = [
         f"# {network} on {images}: KESI and its controls at equal epochs",
@@ -74,29 +73,27 @@ def write_tables(options: argparse.Namespace, network: str, budget: float, epoch
             else " Not comparable with published CIFAR-10 figures; differences are."
         ),
         "",
-        "| method | top-1 %, mean ± deviation | seeds | to the parent | FLOPs kept % | parameters |",
-        "|---|---|---|---|---|---|",
     ]
+    table = []
     for name, text in METHODS.items():
-        chosen = [row for row in rows if row["method"] == name]
-        if chosen:
-            values = [row["accuracy"] for row in chosen]
-            kept = " to ".join(dict.fromkeys(f"{100 * row['kept_fraction']:.2f}" for row in extremes(chosen)))
-            lines.append(
-                f"| {text} | {spread(values)} | {len(values)} | "
-                f"{statistics.mean(values) - chosen[0]['parent']:+.2f} | {kept} | "
-                f"{statistics.mean(row['parameters'] for row in chosen):,.0f} |"
-            )
+        mine = [row for row in rows if row["method"] == name]
+        if mine:
+            values = [row["accuracy"] for row in mine]
+            kept = " to ".join(dict.fromkeys(f"{100 * row['kept_fraction']:.2f}" for row in extremes(mine)))
+            to_parent = f"{statistics.mean(values) - mine[0]['parent']:+.2f}"
+            parameters = f"{statistics.mean(row['parameters'] for row in mine):,.0f}"
+            table.append([text, spread(values), len(values), to_parent, kept, parameters])
+    header = ["method", "top-1 %, mean ± deviation", "seeds", "to the parent", "FLOPs kept %", "parameters"]
+    lines += markdown_table(header, table)
     lines += ["", *differences(rows)]
     lines += ["", *snapshots(options)]
-    lines += ["", f"Parent: {100 * record['accuracy']['parent']:.2f} %.", ""]
-    write_text(options.table.with_suffix(".md"), "\n".join(lines))
+    lines += ["", f"Parent: {100 * record['accuracy']['parent']:.2f} %."]
+    write_table(options.table, rows, lines)
 
 
 def snapshots(options: argparse.Namespace) -> list[str]:
     """Accuracy after every round, before the last phase, and of the ensembles."""
-    heads = " | ".join(f"round {number}" for number in range(1, options.rounds + 1))
-    lines = [f"| snapshots | {heads} | ensemble | seeds |", "|---" * (options.rounds + 3) + "|"]
+    table = []
     for rate, text in RATES.items():
         folders = [options.output / f"rounds-{rate}-{seed}" for seed in options.seeds]
         last = f"rounds/{options.rounds}/result.json"
@@ -107,11 +104,11 @@ def snapshots(options: argparse.Namespace) -> list[str]:
         for number in range(1, options.rounds + 1):
             paths = [folder / "rounds" / str(number) / "result.json" for folder in done]
             cells.append(spread([100 * json.loads(path.read_text())["accuracy"]["after"] for path in paths]))
-        found = [path for folder in done if (path := folder / "ensemble-accuracy.json").exists()]
-        together = [100 * json.loads(path.read_text())["top1"] for path in found]
-        cells.append(spread(together) if together else "")
-        lines.append(f"| {text} | {' | '.join(cells)} | {len(done)} |")
-    return lines if len(lines) > 2 else []
+        paths = [path for folder in done if (path := folder / "ensemble-accuracy.json").exists()]
+        together = [100 * json.loads(path.read_text())["top1"] for path in paths]
+        table.append([text, *cells, spread(together) if together else "", len(done)])
+    rounds = [f"round {number}" for number in range(1, options.rounds + 1)]
+    return markdown_table(["snapshots", *rounds, "ensemble", "seeds"], table) if table else []
 
 
 def spread(values: list[float]) -> str:

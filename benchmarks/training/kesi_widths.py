@@ -18,7 +18,7 @@ import torch
 
 from knapsack_prune.costs.counting import total
 from knapsack_prune.data import calibration_loader
-from knapsack_prune.files import write_rows, write_text
+from knapsack_prune.files import markdown_table, write_table
 from knapsack_prune.graph.channel_graph import ChannelGraph
 from knapsack_prune.iterate.settings import FixedWidths
 from knapsack_prune.networks import Network, load_network
@@ -125,7 +125,6 @@ def row(
 
 def write(options: argparse.Namespace, rows: list[dict[str, object]], parent: int) -> None:
     """The table as CSV and Markdown."""
-    write_rows(options.table.with_suffix(".csv"), rows)
     lines = [
         f"# {options.network}: the knapsack's widths against the paper's schedule, at the same MACs",
         "",
@@ -135,20 +134,28 @@ def write(options: argparse.Namespace, rows: list[dict[str, object]], parent: in
         "convolutions; `knapsack` gets exactly the FLOPs that this costs (fvcore's multiply-adds, of the parent's "
         f"{parent:,}), among the same inner convolutions or among all groups.",
         "",
-        "| round | widths | FLOPs | removed % | parameters | importance kept % | status |",
-        "|---|---|---|---|---|---|---|",
+        *markdown_table(
+            ["round", "widths", "FLOPs", "removed %", "parameters", "importance kept %", "status"],
+            [
+                (
+                    entry["round"],
+                    entry["widths"],
+                    f"{entry['flops']:,}",
+                    entry["removed_percent"],
+                    f"{entry['params']:,}",
+                    entry["kept_percent"],
+                    entry["status"],
+                )
+                for entry in rows
+            ],
+        ),
     ]
-    for entry in rows:
-        lines.append(
-            f"| {entry['round']} | {entry['widths']} | {entry['flops']:,} | {entry['removed_percent']} | "
-            f"{entry['params']:,} | {entry['kept_percent']} | {entry['status']} |"
-        )
     lines += ["", "Inner widths per block:", ""]
     for entry in rows:
         if entry["round"] in (1, 5):
             stages = "; ".join(str(entry[f"inner_{stage}"]) for stage in SCHEDULE)
             lines.append(f"- round {entry['round']}, {entry['widths']}: {stages}")
-    write_text(options.table.with_suffix(".md"), "\n".join([*lines, ""]))
+    write_table(options.table, rows, lines)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from plans import plan_for
 from torch import Tensor, nn
 
 from knapsack_prune.export.exporting import SUFFIXES, export_network, load_exported
-from knapsack_prune.files import write_text
+from knapsack_prune.files import markdown_table, write_text
 from knapsack_prune.networks import load_network
 from knapsack_prune.slimming.slim import slim
 from knapsack_prune.training.finetune import device_name
@@ -40,11 +40,10 @@ def main() -> None:
         f"{device_name(device)}, torch {torch.__version__}; widths rounded to {args.round_to}; median "
         f"milliseconds per batch.",
         "",
-        "| network | FLOPs kept at most | FLOPs ratio | run by | batch | parent ms | slim ms | times as "
-        "fast |",
-        "|---|---|---|---|---|---|---|---|",
     ]
-    rows: list[str] = []
+    header = ["network", "FLOPs kept at most", "FLOPs ratio", "run by", "batch"]
+    header += ["parent ms", "slim ms", "times as fast"]
+    rows: list[tuple[object, ...]] = []
     for name in args.networks:
         network = load_network(name)
         for budget in args.budgets:
@@ -57,12 +56,10 @@ def main() -> None:
             for way, pair in runners.items():
                 for batch in BATCHES if device.type == "cpu" else GPU_BATCHES:
                     before, after = in_turns(pair, batch, network.input_shape, device, args.seconds)
-                    rows.append(
-                        f"| {name} | {budget:g} | {ratio:.2f} | {way} | {batch} | {before:.3f} | {after:.3f} | "
-                        f"{before / after:.2f} |"
-                    )
+                    times = (f"{before:.3f}", f"{after:.3f}", f"{before / after:.2f}")
+                    rows.append((name, f"{budget:g}", f"{ratio:.2f}", way, batch, *times))
                     print(rows[-1], flush=True)
-            write_text(args.table, "\n".join([*head, *rows, ""]))
+            write_text(args.table, "\n".join([*head, *markdown_table(header, rows), ""]))
 
 
 def arguments() -> argparse.Namespace:

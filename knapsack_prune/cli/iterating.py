@@ -97,8 +97,6 @@ def iterate(
             rich_help_panel=DISTILLATION,
         ),
     ] = False,
-    record_outputs: chosen.RecordOutputs = False,
-    member_device: chosen.MemberDevice = None,
     data: chosen.DataSource = None,
     data_root: chosen.DataRoot = None,
     mean: chosen.Mean = None,
@@ -119,13 +117,12 @@ def iterate(
 
     Interrupted, the same command continues where it was.
     """
-    from knapsack_prune.cli.ensemble_steps import parse_devices
     from knapsack_prune.cli.preparing import NetworkOptions, ScoringOptions, check_writable, quiet_libraries
     from knapsack_prune.cli.training import make_conduct
     from knapsack_prune.cli.training_steps import open_data
     from knapsack_prune.data.augment import Augmentation
     from knapsack_prune.errors import RequestError
-    from knapsack_prune.iterate.method import Distilling
+    from knapsack_prune.iterate.method import DistillationSettings
     from knapsack_prune.iterate.method import iterate as whole_method
     from knapsack_prune.iterate.settings import LABELS_ALONE, Pruning, distillation, retraining
     from knapsack_prune.networks import DEFAULT_NETWORK
@@ -177,7 +174,7 @@ def iterate(
                 seed,
             ),
             retraining(per_round, seed, optimizer=restart, objective=LABELS_ALONE, **common),
-            Distilling(
+            DistillationSettings(
                 distillation(
                     per_round if distill_epochs is None else distill_epochs,
                     seed,
@@ -186,8 +183,6 @@ def iterate(
                     **common,
                 ),
                 exclude_start,
-                record_outputs,
-                parse_devices(member_device),
             ),
             conduct,
             lambda line: notes().print(line, markup=False),

@@ -32,7 +32,7 @@ def run(
         int | None, typer.Option("--epochs", min=1, help="Epochs of fine-tuning, instead of the file's.")
     ] = None,
 ) -> None:
-    """Plan, slim, fine-tune, evaluate and export; a stage whose result is there and still valid is skipped.
+    """Plan, slim, fine-tune, evaluate and export; a step whose result is there and still valid is skipped.
 
     Interrupted, the same command continues where it was.
     """
@@ -67,7 +67,7 @@ def run(
         result = Run(
             found,
             directory,
-            lambda stage, what: told.print(f"{stage}: {what}", markup=False),
+            lambda step, what: told.print(f"{step}: {what}", markup=False),
             told.is_terminal,
         ).execute()
     show_result(output(), result.report["result"], directory)

@@ -58,8 +58,6 @@ def finetune(
     label_smoothing: chosen.LabelSmoothing = 0.0,
     teacher: chosen.TeacherOption = None,
     teacher_exclude: chosen.TeacherExclude = None,
-    member_device: chosen.MemberDevice = None,
-    record_outputs: chosen.RecordOutputs = False,
     data_root: chosen.DataRoot = None,
     mean: chosen.Mean = None,
     std: chosen.Std = None,
@@ -85,7 +83,7 @@ def finetune(
 
     Run it under `torchrun` or `accelerate launch` to train on several GPUs.
     """
-    from knapsack_prune.cli.ensemble_steps import teaching
+    from knapsack_prune.cli.ensemble_steps import extra_teachers
     from knapsack_prune.cli.training_steps import load_target, open_data, show_result
     from knapsack_prune.data.augment import Augmentation
     from knapsack_prune.training.distillation.objective import ObjectiveSettings
@@ -120,9 +118,7 @@ def finetune(
     conduct = make_conduct(device, cache, workers, threads, resume, checkpoint_every)
     subject = load_target(target, model, weights, checkpoint, num_classes)
     source = open_data(data, subject.parent.name, subject.parent.model, data_root, mean, std)
-    beside = teaching(
-        teacher, teacher_exclude, member_device, record_outputs, subject.parent, source, settings, conduct
-    )
+    teachers = extra_teachers(teacher, teacher_exclude, subject.parent, source, logit_weight)
     result = train(
         subject.parent.model,
         subject.plan,
@@ -133,9 +129,7 @@ def finetune(
         start=subject.start,
         mask=mask,
         distill_layers=distill_layers or None,
-        teachers=beside.teachers,
-        recall=beside.recall,
-        session=beside.session,
+        teachers=teachers,
     )
     show_result(output(), result.record, directory)
 
@@ -159,12 +153,10 @@ def evaluate(
     cache: chosen.Cache = chosen.CacheName.none,
     workers: chosen.Workers = None,
     threads: chosen.Threads = 0,
-    member_device: chosen.MemberDevice = None,
-    record_outputs: chosen.RecordOutputs = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Accuracy on the test images: of a slim network, of an ensemble, or of any network by --model."""
-    from knapsack_prune.cli.ensemble_steps import refuse_ensemble_options, show_ensemble_of
+    from knapsack_prune.cli.ensemble_steps import show_ensemble_of
     from knapsack_prune.cli.preparing import NetworkOptions
     from knapsack_prune.cli.training_steps import load_target, open_data, show_accuracy
     from knapsack_prune.data import require_classes
@@ -181,12 +173,9 @@ def evaluate(
             lambda name, model: open_data(data, name, model, data_root, mean, std),
             settings,
             conduct,
-            member_device,
-            record_outputs,
             as_json,
         )
         return
-    refuse_ensemble_options(member_device, record_outputs)
     if target is None:
         parent = NetworkOptions(model, weights, checkpoint, input_shape, num_classes).load()
         network, name = parent.model, parent.name
@@ -228,7 +217,7 @@ def export(
     from knapsack_prune.cli.preparing import NetworkOptions, check_writable
     from knapsack_prune.cli.training_steps import export_formats, load_target, show_exports
     from knapsack_prune.export.exporting import export_network
-    from knapsack_prune.training.files import write_json
+    from knapsack_prune.files import write_json
 
     formats = export_formats(format_)
     check_writable(directory, directory=True)

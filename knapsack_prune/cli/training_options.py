@@ -202,22 +202,3 @@ TeacherExclude = Annotated[
     list[str] | None,
     _option("--teacher-exclude", LOSS, "A member to leave out; may be given several times.", metavar="NAME"),
 ]
-MemberDevice = Annotated[
-    list[str] | None,
-    _option(
-        "--member-device",
-        CONDUCT,
-        "Where members of an ensemble stay, in turn (cuda:1, …); may be given several times. Without it, with the "
-        "student.",
-        metavar="DEVICE",
-    ),
-]
-RecordOutputs = Annotated[
-    bool,
-    _option(
-        "--record-outputs",
-        CONDUCT,
-        "Compute an ensemble's outputs once, keep them in its directory, and look them up; for images without "
-        "augmentation.",
-    ),
-]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from knapsack_prune.data.preparation import Preparation
-from knapsack_prune.data.seeds import derive_seed
+from knapsack_prune.data.seeds import derive_seed, generator
 from knapsack_prune.errors import RequestError
 
 Mixer = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -22,7 +22,8 @@ class Augmentation:
 
     Attributes:
         crop: a random crop. Images of the network's input size are padded with an eighth of it on every side
-            first; larger ones are cropped at a random scale (when cached, from a canvas 8/7 of the input).
+            first; larger ones are cropped at a random scale (when cached, from a canvas 8/7 of the input: the one
+            thing that `cache` changes, and part of a run's identity).
         mirror: mirror half of the images, where the source says that a mirrored image keeps its class.
         rand_augment: magnitude of RandAugment (two operations an image), 1 to 30; 0 leaves it out.
         erasing: probability of erasing a rectangle.
@@ -65,8 +66,8 @@ class Augmentation:
             kinds.append(v2.MixUp(alpha=self.mixup, num_classes=classes))
         if self.cutmix > 0:
             kinds.append(v2.CutMix(alpha=self.cutmix, num_classes=classes))
-        chosen: Mixer = v2.RandomChoice(kinds)
-        return chosen
+        mixer: Mixer = v2.RandomChoice(kinds)
+        return mixer
 
 
 def padding(preparation: Preparation) -> tuple[int, int]:
@@ -74,44 +75,38 @@ def padding(preparation: Preparation) -> tuple[int, int]:
     return max(1, preparation.height // 8), max(1, preparation.width // 8)
 
 
-class ImageAugment:
-    """Augments one image at a time, uint8 (c, h, w) to uint8 (c, height, width), from a seed per image."""
+def draw_windows(
+    count: int, slack: tuple[int, int], crop: bool, mirror: bool, seed: int, epoch: int
+) -> Tensor:
+    """Crop window and mirroring of every training image in an epoch, int64 (3, count): top, left, mirrored or not.
 
-    def __init__(
-        self, augmentation: Augmentation, preparation: Preparation, mirror: bool, same_size: bool, seed: int
-    ) -> None:
-        self._seed = seed
-        self._preparation = preparation
-        self._same_size = same_size
-        self._geometry = self._geometric(augmentation, mirror)
-        self._rest = colour_and_erasing(augmentation, preparation)
+    Drawn for the whole epoch at once, so that batch size, processes and how images are read do not matter.
 
-    def _geometric(self, augmentation: Augmentation, mirror: bool) -> Any:
-        from torchvision.transforms import v2
+    Args:
+        count: images of the training part.
+        slack: (vertical, horizontal) room for the window in the padded image.
+        crop: draw the window's place; centred if not.
+        mirror: mirror half of the images.
+        seed: of the run.
+        epoch: counted from 0.
+    """
+    draw = generator(seed, 3, epoch)
+    if crop:
+        top, left = (torch.randint(0, room + 1, (count,), generator=draw) for room in slack)
+    else:
+        top, left = (torch.full((count,), round(room / 2)) for room in slack)
+    mirrored = torch.rand((count,), generator=draw) < (0.5 if mirror else 0.0)
+    return torch.stack([top, left, mirrored.long()])
 
-        size = (self._preparation.height, self._preparation.width)
-        steps: list[Any] = []
-        if augmentation.crop and self._same_size:
-            down, right = padding(self._preparation)
-            steps.append(v2.RandomCrop(size, padding=[right, down]))
-        elif augmentation.crop:
-            steps.append(v2.RandomResizedCrop(size, antialias=True))
-        if augmentation.mirror and mirror:
-            steps.append(v2.RandomHorizontalFlip())
-        return v2.Compose(steps) if steps else None
 
-    def __call__(self, image: Tensor, epoch: int, index: int) -> Tensor:
-        from knapsack_prune.data.images import with_channels
+def scaled_crop(augmentation: Augmentation, preparation: Preparation, mirror: bool) -> Any:
+    """Random crop of a larger image at a random scale, and mirroring: uint8 (c, h, w) to (c, height, width)."""
+    from torchvision.transforms import v2
 
-        seed_image(self._seed, epoch, index)
-        if self._same_size or self._geometry is None:
-            image = self._preparation.centred(image)
-        else:
-            image = with_channels(image, self._preparation.channels)
-        image = image if self._geometry is None else self._geometry(image)
-        if tuple(image.shape[-2:]) != (self._preparation.height, self._preparation.width):
-            image = self._preparation.centred(image)
-        return image if self._rest is None else self._rest(image)
+    steps: list[Any] = [v2.RandomResizedCrop((preparation.height, preparation.width), antialias=True)]
+    if augmentation.mirror and mirror:
+        steps.append(v2.RandomHorizontalFlip())
+    return v2.Compose(steps)
 
 
 def seed_image(seed: int, epoch: int, index: int) -> None:

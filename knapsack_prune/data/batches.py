@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from knapsack_prune.data.augment import Augmentation
-from knapsack_prune.data.decoded import DecodedBatches, DecodedImages, decode
+from knapsack_prune.data.decoded import DecodedBatches, DecodedEvaluation, DecodedImages, decode
 from knapsack_prune.data.images import ImageSet, Unreadable
 from knapsack_prune.data.preparation import Preparation
 from knapsack_prune.data.schedule import BatchSchedule
-from knapsack_prune.data.streamed import StreamedBatches, StreamedEvaluation, fits
+from knapsack_prune.data.streamed import StreamedBatches, StreamedEvaluation, scales
 
 Batch = tuple[Tensor, Tensor]
 
@@ -74,6 +74,8 @@ def training_data(
 ) -> TrainingData:
     """Training batches of `images`, or of the images `decoded` from them before.
 
+    Order and augmentation are the same however images are delivered; see `crop_kind` for the one exception.
+
     Args:
         images: the training part.
         preparation: size and normalisation.
@@ -83,65 +85,45 @@ def training_data(
         batch_size, accumulate, seed: see `BatchSchedule`.
         decoded: what `decode_training` gave, so that several runs decode once.
     """
-
-    def scheduled(count: int) -> BatchSchedule:
-        return BatchSchedule(count, batch_size, seed, delivery.processes, delivery.rank, accumulate)
-
-    if delivery.cache:
-        kept = decoded or decode_training(images, preparation, delivery)
-        schedule = scheduled(len(kept.labels))
-        batches = DecodedBatches(kept, preparation, augmentation, schedule, mirror)
-        return TrainingData(_Decoded(kept.unreadable, batches), schedule)
-    schedule = scheduled(len(images.labels))
-    streamed = StreamedBatches(
-        images, preparation, augmentation, schedule, mirror, delivery.device, delivery.workers
+    schedule = BatchSchedule(
+        len(images.labels), batch_size, seed, delivery.processes, delivery.rank, accumulate
     )
-    return TrainingData(streamed, schedule)
+    batches: TrainingBatches
+    if delivery.cache:
+        decoded = decoded or decode_training(images, preparation, augmentation, delivery)
+        batches = DecodedBatches(decoded, preparation, augmentation, schedule, mirror)
+    else:
+        batches = StreamedBatches(
+            images, preparation, augmentation, schedule, mirror, delivery.device, delivery.workers
+        )
+    return TrainingData(batches, schedule)
 
 
-def decode_training(images: ImageSet, preparation: Preparation, delivery: Delivery) -> DecodedImages:
-    """Decode training images onto the device, with the border that random crops need."""
-    return decode(images, preparation, delivery.device, canvas=not fits(images, preparation))
+def decode_training(
+    images: ImageSet, preparation: Preparation, augmentation: Augmentation, delivery: Delivery
+) -> DecodedImages:
+    """Decode training images onto the device, with the border that random crops of larger images need."""
+    canvas = scales(images, preparation, augmentation)
+    return decode(images, preparation, delivery.device, canvas, training=True)
 
 
-@dataclass(frozen=True)
-class _Decoded:
-    left_out: Unreadable
-    batches: DecodedBatches
+def crop_kind(images: ImageSet, preparation: Preparation, augmentation: Augmentation, cache: bool) -> str:
+    """How training images are cropped: the one thing that differs with `cache`, and so part of a run's identity.
 
-    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
-        return self.batches.epoch(epoch, first_step)
-
-    def unreadable(self) -> Unreadable:
-        return self.left_out
-
-
-@dataclass(frozen=True)
-class _DecodedEvaluation:
-    decoded: DecodedImages
-    preparation: Preparation
-    batch_size: int
-    rank: int
-    processes: int
-
-    def __iter__(self) -> Iterator[Batch]:
-        pixels = self.decoded.pixels[self.rank :: self.processes]
-        labels = self.decoded.labels[self.rank :: self.processes]
-        for start in range(0, len(labels), self.batch_size):
-            part = slice(start, start + self.batch_size)
-            yield self.preparation.normalise(pixels[part].permute(0, 3, 1, 2)), labels[part]
-
-    def unreadable(self) -> Unreadable:
-        return self.decoded.unreadable
+    Larger images are cropped at a random scale where they are read anew; the cache holds a canvas of them, from
+    which crops have one scale.
+    """
+    if not scales(images, preparation, augmentation):
+        return "of padded images" if augmentation.crop else "centred"
+    return "from a cached canvas" if cache else "at random scales"
 
 
 def evaluation_batches(
     images: ImageSet, preparation: Preparation, delivery: Delivery, batch_size: int
 ) -> EvaluationBatches:
     """This process's share of `images`, without augmentation; it can be iterated any number of times."""
+    share = delivery.rank, delivery.processes
     if delivery.cache:
-        decoded = decode(images, preparation, delivery.device, canvas=False)
-        return _DecodedEvaluation(decoded, preparation, batch_size, delivery.rank, delivery.processes)
-    return StreamedEvaluation(
-        images, preparation, batch_size, delivery.device, delivery.workers, delivery.rank, delivery.processes
-    )
+        decoded = decode(images, preparation, delivery.device)
+        return DecodedEvaluation(decoded, preparation, batch_size, *share)
+    return StreamedEvaluation(images, preparation, batch_size, delivery.device, delivery.workers, *share)

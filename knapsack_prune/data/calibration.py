@@ -68,7 +68,7 @@ def calibration_loader(
     """A shuffled, seeded, class-balanced part of the training images, without augmentation.
 
     Args:
-        source: what `--data` names, or an opened source.
+        source: what `open_source` opens, or an opened source.
         samples: how many images; all of them where the source has fewer.
         seed: decides which images and their order.
         batch_size: images per batch; the last may be smaller.

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from knapsack_prune.errors import RequestError
+
 MODES = {1: "L", 3: "RGB"}
 READ_ERRORS = (OSError, SyntaxError, ValueError)  # what Pillow raises on broken files, by format
 
@@ -123,6 +125,21 @@ def with_channels(images: Tensor, channels: int) -> Tensor:
         grey: Tensor = F.rgb_to_grayscale(images)
         return grey
     raise ValueError(f"images of {have} channels cannot feed a network of {channels} input channels")
+
+
+def others_of_class(images: ImageSet, index: int) -> list[int]:
+    """The other images of image `index`'s class, from the next one on and around."""
+    members: list[int] = (images.labels == images.labels[index]).nonzero().flatten().tolist()
+    place = members.index(index)
+    return members[place + 1 :] + members[:place]
+
+
+def no_image_of_class(images: ImageSet, index: int) -> RequestError:
+    """The error where no image of image `index`'s class can be read."""
+    return RequestError(
+        f"no image of class {int(images.labels[index])} can be read, for example {images.describe(index)}: "
+        "every class needs at least 1 readable image"
+    )
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -61,6 +63,24 @@ class ImageSource:
                 f"{self.name} has 0 test images: add a folder beside `train` called one of {names}"
             )
         return self.test
+
+    def identity(self) -> dict[str, Any]:
+        """What tells it from other datasets, as plain values: name, classes, parts, labels, normalisation."""
+        parts = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {
+            "name": self.name,
+            "classes": list(self.classes),
+            "mirror": self.mirror,
+            "normalisation": {"mean": list(self.normalisation.mean), "std": list(self.normalisation.std)},
+            **{
+                name: {
+                    "images": len(part.labels),
+                    "labels": hashlib.sha256(part.labels.numpy().tobytes()).hexdigest(),
+                }
+                for name, part in parts.items()
+                if part is not None
+            },
+        }
 
 
 def from_tensors(

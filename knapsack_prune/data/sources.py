@@ -1,4 +1,4 @@
-"""What `--data` names: an image folder, a torchvision dataset, or the digits shipped with the package."""
+"""Datasets by name: an image folder, a torchvision dataset, or the digits shipped with the package."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def open_source(
     normalisation: Normalisation | None = None,
     model: nn.Module | None = None,
 ) -> ImageSource:
-    """Open what `--data` names.
+    """Open a dataset by name.
 
     Args:
         spec: `digits`; `torch/NAME` for a torchvision dataset (`torch/cifar10`); else an image folder, either
@@ -62,7 +62,7 @@ def _digits() -> ImageSource:
 def _folder(path: Path) -> ImageSource:
     if not path.is_dir():
         raise RequestError(
-            f"{path} is no folder: --data takes `digits`, a torchvision dataset as `torch/cifar10`, "
+            f"{path} is no folder: `data` takes digits, a torchvision dataset as torch/cifar10, "
             "or a folder with one sub-folder of images per class"
         )
     train = path / "train"

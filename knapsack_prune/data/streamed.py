@@ -2,48 +2,87 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from knapsack_prune.data.augment import Augmentation, ImageAugment
-from knapsack_prune.data.images import ImageSet, Unreadable, UnreadableCount, UnreadableImageError
+from knapsack_prune.data.augment import (
+    Augmentation,
+    colour_and_erasing,
+    draw_windows,
+    padding,
+    scaled_crop,
+    seed_image,
+)
+from knapsack_prune.data.images import (
+    ImageSet,
+    Unreadable,
+    UnreadableCount,
+    UnreadableImageError,
+    no_image_of_class,
+    others_of_class,
+    with_channels,
+)
 from knapsack_prune.data.preparation import Preparation
 from knapsack_prune.data.schedule import BatchSchedule
 from knapsack_prune.errors import RequestError
 
-Sample = tuple[Tensor, int, int]  # image, label, index of an unreadable image that this one replaces or -1
+Sample = tuple[
+    Tensor, int, int
+]  # image (h, w, c), label, index of an unreadable image that this one replaces or -1
+
+
+Key = tuple[int, int, int, int, int]  # epoch, index, and the image's window: top, left, mirrored
 
 
 class _Augmented(Dataset[Sample]):
-    """Training samples by (epoch, index); an unreadable image is replaced by the next of its class."""
+    """Training samples by key; an unreadable image is replaced by the next of its class."""
 
-    def __init__(self, images: ImageSet, augment: ImageAugment) -> None:
+    def __init__(
+        self, images: ImageSet, preparation: Preparation, augmentation: Augmentation, mirror: bool, seed: int
+    ) -> None:
         self._images = images
-        self._augment = augment
+        self._preparation = preparation
+        self._seed = seed
+        self._padding = padding(preparation) if augmentation.crop else (0, 0)
+        scaled = scales(images, preparation, augmentation)
+        self._scaled = scaled_crop(augmentation, preparation, mirror) if scaled else None
+        self._rest = colour_and_erasing(augmentation, preparation)
 
-    def __getitem__(self, key: tuple[int, int]) -> Sample:
-        epoch, index = key
-        label = int(self._images.labels[index])
-        members: list[int] | None = None
-        for attempt in range(len(self._images.labels)):
-            if attempt and members is None:
-                members = (self._images.labels == label).nonzero().flatten().tolist()
-            if members is not None and attempt >= len(members):
-                break
-            chosen = index if members is None else members[(members.index(index) + attempt) % len(members)]
+    def __getitem__(self, key: Key) -> Sample:
+        epoch, index, *window = key
+        for candidate in self._candidates(index):
             try:
-                image = self._augment(self._images.read(chosen), epoch, index)
+                image = self._images.read(candidate)
             except UnreadableImageError:
                 continue
-            return image, label, -1 if chosen == index else index
-        raise RequestError(
-            f"no image of class {label} can be read, for example {self._images.describe(index)}: "
-            "every class needs at least 1 readable image"
-        )
+            seed_image(self._seed, epoch, index)
+            image = self._cropped(image, *window)
+            image = image if self._rest is None else self._rest(image)
+            return (
+                image.permute(1, 2, 0),
+                int(self._images.labels[index]),
+                -1 if candidate == index else index,
+            )
+        raise no_image_of_class(self._images, index)
+
+    def _candidates(self, index: int) -> Iterator[int]:
+        yield index
+        yield from others_of_class(self._images, index)
+
+    def _cropped(self, image: Tensor, top: int, left: int, mirrored: int) -> Tensor:
+        preparation = self._preparation
+        if self._scaled is not None:
+            scaled: Tensor = self._scaled(with_channels(image, preparation.channels))
+            return scaled
+        (down, right), image = self._padding, preparation.centred(image)
+        image = F.pad(image, (right, right, down, down))
+        image = image[:, top : top + preparation.height, left : left + preparation.width]
+        return image.flip(-1) if mirrored else image
 
 
 class _Centred(Dataset[Sample]):
@@ -57,16 +96,16 @@ class _Centred(Dataset[Sample]):
         try:
             image = self._preparation.centred(self._images.read(index))
         except UnreadableImageError:
-            shape = (self._preparation.channels, self._preparation.height, self._preparation.width)
+            shape = (self._preparation.height, self._preparation.width, self._preparation.channels)
             return torch.zeros(shape, dtype=torch.uint8), -1, index
-        return image, int(self._images.labels[index]), -1
+        return image.permute(1, 2, 0), int(self._images.labels[index]), -1
 
 
 class _Keys(Sampler[list[Any]]):
     """The batches of the epoch that comes next; the loader asks for them anew in every epoch."""
 
     def __init__(self) -> None:
-        self.batches: list[list[Any]] = []
+        self.batches: Iterable[list[Any]] = ()
 
     def __iter__(self) -> Iterator[list[Any]]:
         return iter(self.batches)
@@ -89,13 +128,16 @@ class _Loader:
             persistent_workers=workers > 0,
         )
 
-    def run(self, batches: list[list[Any]]) -> Iterator[tuple[Tensor, Tensor]]:
+    def run(self, batches: Iterable[list[Any]]) -> Iterator[tuple[Tensor, Tensor]]:
         self._keys.batches = batches
         for images, labels, replaced in self._delivered():
             for index in replaced[replaced >= 0].tolist():
                 self._missing.add(index)
-            moved = images.to(self._device, non_blocking=True), labels.to(self._device, non_blocking=True)
-            yield moved
+            # Channels lie last in memory, as in decoded images: the same memory format gives the same rounding.
+            yield (
+                images.to(self._device, non_blocking=True).permute(0, 3, 1, 2),
+                labels.to(self._device, non_blocking=True),
+            )
 
     def _delivered(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         try:
@@ -121,15 +163,26 @@ class StreamedBatches:
         device: torch.device,
         workers: int,
     ) -> None:
-        same_size = fits(images, preparation)
-        augment = ImageAugment(augmentation, preparation, mirror, same_size, schedule.seed)
-        self._loader = _Loader(_Augmented(images, augment), images, workers, device)
+        self._loader = _Loader(
+            _Augmented(images, preparation, augmentation, mirror, schedule.seed), images, workers, device
+        )
         self._preparation = preparation
         self._schedule = schedule
+        self._crop, self._mirror = augmentation.crop, augmentation.mirror and mirror
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches of (images float32 (n, c, h, w), labels int64 (n,)) on the device."""
-        keys = [[(epoch, i) for i in batch.tolist()] for batch in self._schedule.batches(epoch, first_step)]
+        schedule = self._schedule
+        down, right = padding(self._preparation) if self._crop else (0, 0)
+        slack = (2 * down, 2 * right)
+        windows = draw_windows(schedule.images, slack, self._crop, self._mirror, schedule.seed, epoch)
+        keys = (
+            [
+                (epoch, i, *window)
+                for i, window in zip(batch.tolist(), windows[:, batch].T.tolist(), strict=True)
+            ]
+            for batch in schedule.batches(epoch, first_step)
+        )
         for images, labels in self._loader.run(keys):
             yield self._preparation.normalise(images), labels
 
@@ -157,6 +210,11 @@ class StreamedEvaluation:
     def unreadable(self) -> Unreadable:
         """The unreadable images met so far, by this process."""
         return self._loader.unreadable()
+
+
+def scales(images: ImageSet, preparation: Preparation, augmentation: Augmentation) -> bool:
+    """Whether training crops change the scale: images (judged by the first readable) larger than the input."""
+    return augmentation.crop and not fits(images, preparation)
 
 
 def fits(images: ImageSet, preparation: Preparation) -> bool:

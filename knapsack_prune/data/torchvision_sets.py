@@ -73,7 +73,7 @@ def _open(kind: Any, choices: list[dict[str, Any]], root: Path) -> Any:
                 reasons.append(str(error).splitlines()[0])
     raise RequestError(
         f"torchvision's {kind.__name__} was neither found in {root} nor downloaded there ({reasons[-1]}): "
-        "put its files there, or name their folder with --data-root"
+        "put its files there, or name their folder with `data_root`"
     )
 
 

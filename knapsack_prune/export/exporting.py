@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from knapsack_prune.errors import RequestError
 from knapsack_prune.export.timing import Timing, time_call
-from knapsack_prune.training.files import write_atomically
+from knapsack_prune.files import write_atomically
 
 ExportFormat = Literal["onnx", "pt2"]
 SUFFIXES: dict[ExportFormat, str] = {"onnx": ".onnx", "pt2": ".pt2"}
@@ -142,8 +142,8 @@ def _load_pt2(path: Path) -> Runner:
 
     def run(images: Tensor) -> Tensor:
         with torch.no_grad():
-            found: Tensor = module(images)
-        return found
+            logits: Tensor = module(images)
+        return logits
 
     return run
 

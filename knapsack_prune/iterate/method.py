@@ -2,57 +2,43 @@
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from knapsack_prune.data import ImageSource, require_classes
 from knapsack_prune.errors import RequestError
-from knapsack_prune.iterate.rounds import Rounds, Snapshot, Tell, forget_checkpoints
+from knapsack_prune.files import read_json, write_json
+from knapsack_prune.iterate.rounds import RESULTS, Log, Rounds, Snapshot, forget_checkpoints, result_files
 from knapsack_prune.iterate.settings import Pruning
 from knapsack_prune.networks import Network
 from knapsack_prune.networks.fingerprint import weights_digest
-from knapsack_prune.training.checkpoints import differences
 from knapsack_prune.training.ensemble.members import open_ensemble
-from knapsack_prune.training.ensemble.teaching import companions
-from knapsack_prune.training.ensembles import accuracy_of, record_with, require_plain
-from knapsack_prune.training.files import read_json, write_json
 from knapsack_prune.training.finetune import finetune
 from knapsack_prune.training.session import Session
 from knapsack_prune.training.settings import Conduct, RunSettings
 
-REQUEST = "iterate.json"
 FINAL = "final"
 
 
 @dataclass(frozen=True)
-class Distilling:
+class DistillationSettings:
     """The final distillation.
 
     Attributes:
         settings: of the run.
         exclude_start: leave out the member from whose weights the student starts.
-        record: look the ensemble's outputs up instead of running it; needs images without augmentation.
-        devices: where members stay, in turn; with the student if there are none.
     """
 
     settings: RunSettings
     exclude_start: bool = False
-    record: bool = False
-    devices: tuple[torch.device, ...] = ()
 
     def __post_init__(self) -> None:
-        objective = self.settings.objective
-        if not objective.logit_weight:
+        if not self.settings.objective.logit_weight:
             raise RequestError(
                 "logit weight 0: the ensemble teaches by its logits alone; give it a weight above 0"
             )
-        if self.record:
-            require_plain(self.settings)
 
 
 def iterate(
@@ -61,9 +47,9 @@ def iterate(
     output: Path,
     pruning: Pruning,
     retrain: RunSettings,
-    distilling: Distilling,
+    distillation: DistillationSettings,
     conduct: Conduct | None = None,
-    tell: Tell = lambda line: None,
+    log: Log = lambda line: None,
 ) -> dict[str, Any]:
     """Prune in rounds, and distil the ensemble of all snapshots into the last (Le, Vo, Thoai 2020, KESI).
 
@@ -73,9 +59,9 @@ def iterate(
         network: the trained parent; left as it is.
         source: the dataset; test images are only ever evaluated.
         output: the ensemble's directory: `parent`, `rounds/1`, …, `ensemble.json`; and `final`, `result.json`.
-        pruning, retrain, distilling: what is done.
+        pruning, retrain, distillation: what is done.
         conduct: how; an earlier run in the same directory is always continued.
-        tell: called with a line per step.
+        log: called with a line per step.
 
     Returns:
         What `result.json` says.
@@ -88,36 +74,41 @@ def iterate(
     if network.num_classes is not None:
         require_classes(source, network.num_classes)
     conduct = replace(conduct or Conduct(), resume=True)
-    asked = request(network, source, pruning, retrain, distilling)
-    claimed = is_claimed(output, asked)
     session = Session(source, network.input_shape, retrain, conduct)
-    rounds = Rounds(network, source, output, pruning, retrain, session, tell)
-    if not claimed:
+    asked = request(network, pruning, retrain, distillation)
+    directory = session.run_directory(output, asked, retrain, RESULTS)
+    rounds = Rounds(network, source, directory, pruning, retrain, session, log)
+    if not directory.is_claimed():
         rounds.begin()  # what is refused leaves the directory free for a better request
-        if session.accelerator.is_main_process:
-            write_json(output / REQUEST, asked)
+        directory.claim()
     snapshots = rounds.run()
     ensemble = open_ensemble(output, lambda plan, classes: network.model)
-    tell(f"evaluating {len(ensemble.members)} members together")
-    found = accuracy_of(ensemble, session, distilling.devices)
-    tell(
-        f"the ensemble: top-1 {100 * found.top1:.2f} %; distilling it for {distilling.settings.epochs} epochs"
+    log(f"evaluating {len(ensemble.members)} members together")
+    together = session.accuracy(*ensemble.networks)
+    log(
+        f"the ensemble: top-1 {100 * together.top1:.2f} %; distilling it for {distillation.settings.epochs} epochs"
     )
-    final = distil(network, source, output, output / FINAL, snapshots[-1], distilling, session)
+    if not directory.finished(FINAL):
+        directory.begin(FINAL)
+        distil(network, source, output, output / FINAL, snapshots[-1], distillation, session)
+        directory.finish(FINAL, result_files(output / FINAL))
+        if session.accelerator.is_main_process:
+            forget_checkpoints(output / FINAL)
+    final = read_json(output / FINAL / "result.json")
     record = {
         "accuracy": {
             "parent": final["accuracy"]["parent"],
             "rounds": [one.record["accuracy"]["after"] for one in snapshots],
-            "ensemble": found.top1,
+            "ensemble": together.top1,
             "final": final["accuracy"]["after"],
         },
-        "ensemble": found.record(),
+        "ensemble": together.record(ensemble.names),
         "budgets": list(rounds.budgets),
         "flops": [one.record["flops"]["student"] for one in snapshots],
         "parameters": [one.record["parameters"]["student"] for one in snapshots],
         "parent": {"flops": final["flops"]["parent"], "parameters": final["parameters"]["parent"]},
         "unit": final["flops"]["unit"],
-        "test_images": found.images,
+        "test_images": together.images,
         "training_seconds": round(
             sum(one.record["training_seconds"] for one in snapshots) + final["training_seconds"], 2
         ),
@@ -137,66 +128,37 @@ def distil(
     directory: Path,
     output: Path,
     last: Snapshot,
-    distilling: Distilling,
+    distillation: DistillationSettings,
     session: Session,
-) -> dict[str, Any]:
-    """Distil the ensemble in a directory into the last snapshot, from its own weights; the record of the result.
+) -> None:
+    """Distil the ensemble in a directory into the last snapshot, from its own weights.
 
     The loss is the mean over members of T^2 KL, with labels and inner distillation as the settings say.
     """
-    if not (output / "result.json").is_file():
-        exclude = [last.name] if distilling.exclude_start else []
-        ensemble = open_ensemble(directory, lambda plan, classes: network.model, exclude)
-        recorder = record_with(session, directory, distilling.settings) if distilling.record else None
-        finetune(
-            network.model,
-            last.plan,
-            source,
-            output,
-            distilling.settings,
-            start=last.network,
-            teachers=companions(ensemble, weights_digest(network.model), distilling.devices),
-            recall=None if recorder is None else recorder.recall,
-            session=session,
-        )
-        if session.accelerator.is_main_process:
-            forget_checkpoints(output)
-    record: dict[str, Any] = read_json(output / "result.json")
-    return record
+    exclude = [last.name] if distillation.exclude_start else []
+    ensemble = open_ensemble(directory, lambda plan, classes: network.model, exclude)
+    finetune(
+        network.model,
+        last.plan,
+        source,
+        output,
+        distillation.settings,
+        start=last.network,
+        teachers=ensemble.extra_teachers(weights_digest(network.model)),
+        session=session,
+    )
 
 
 def request(
-    network: Network,
-    source: ImageSource,
-    pruning: Pruning,
-    retrain: RunSettings,
-    distilling: Distilling,
+    network: Network, pruning: Pruning, retrain: RunSettings, distillation: DistillationSettings
 ) -> dict[str, Any]:
-    """What is asked, as it is written down: whatever decides the outcome."""
+    """Whatever decides the outcome, besides the data."""
     return {
         "parent": weights_digest(network.model),
         "model": network.name,
-        "data": {"name": source.name, "classes": len(source.classes), "train": len(source.train.labels)},
+        "num_classes": network.num_classes,
         "pruning": pruning.record(),
         "retrain": retrain.record(),
-        "distil": distilling.settings.record(),
-        "exclude_start": distilling.exclude_start,
+        "distil": distillation.settings.record(),
+        "exclude_start": distillation.exclude_start,
     }
-
-
-def is_claimed(output: Path, asked: dict[str, Any]) -> bool:
-    """Whether a directory holds an earlier run of this very request.
-
-    Raises:
-        RequestError: it holds a run of another; the message names what differs.
-    """
-    path = output / REQUEST
-    if not path.is_file():
-        return False
-    differing = differences(read_json(path), json.loads(json.dumps(asked)))
-    if differing:
-        raise RequestError(
-            f"{output} holds a run of another request; {len(differing)} settings differ: "
-            f"{'; '.join(differing[:4])}. Give the same request to continue it, or another output directory"
-        )
-    return True

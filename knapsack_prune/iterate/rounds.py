@@ -14,6 +14,7 @@ from torch import nn
 from knapsack_prune.costs.counting import total
 from knapsack_prune.data import ImageSource, calibration_loader
 from knapsack_prune.data.seeds import derive_seed
+from knapsack_prune.files import read_json
 from knapsack_prune.iterate.budgets import geometric_budgets
 from knapsack_prune.iterate.settings import FixedWidths, Pruning
 from knapsack_prune.iterate.survivors import surviving_graph
@@ -26,14 +27,16 @@ from knapsack_prune.planning.planner import plan_from_scores
 from knapsack_prune.planning.preparation import budget_limits, trace_checked
 from knapsack_prune.slimming.slim import load_slim, save_slim, slim
 from knapsack_prune.training.ensemble.manifest import Manifest, MemberEntry
-from knapsack_prune.training.files import read_json
 from knapsack_prune.training.finetune import finetune
+from knapsack_prune.training.run_directory import RECORD, RunDirectory
 from knapsack_prune.training.session import Session
 from knapsack_prune.training.settings import RunSettings
 from knapsack_prune.values.criteria import DATA_CRITERIA, Scores, score
 
 PARENT = "parent"
-Tell = Callable[[str], None]
+RESULTS = ("parent", "ensemble.json", "rounds/*/result.json", "final")
+"""What only rounds that got somewhere leave in their directory, see `RunDirectory`."""
+Log = Callable[[str], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,11 +65,11 @@ class Rounds:
         self,
         network: Network,
         source: ImageSource,
-        output: Path,
+        directory: RunDirectory,
         pruning: Pruning,
         retrain: RunSettings,
         session: Session,
-        tell: Tell = lambda line: None,
+        log: Log = lambda line: None,
         schedule: Callable[[int], Widths] | None = None,
     ) -> None:
         """Trace the parent and lay out the budgets.
@@ -74,10 +77,10 @@ class Rounds:
         Args:
             network: the trained parent; left as it is.
             source: the dataset.
-            output: where everything goes and is found again.
+            directory: where everything goes and is found again.
             pruning, retrain: what every round does.
             session: opened on the same source, to resume.
-            tell: called with a line per step.
+            log: called with a line per step.
             schedule: allowed widths by round (from 1), instead of the pruning's.
 
         Raises:
@@ -85,11 +88,12 @@ class Rounds:
         """
         self._network = network
         self._source = source
-        self._output = output
+        self.directory = directory
+        self._output = directory.path
         self._pruning = pruning
         self._retrain = retrain
         self._session = session
-        self._tell = tell
+        self._log = log
         self._schedule = schedule or (lambda _: pruning.widths)
         self._graph = trace_checked(network.model, torch.zeros(1, *network.input_shape), keep=pruning.keep)
         limit = budget_limits(self._graph, {"flops": pruning.flops_budget})["flops"]
@@ -130,16 +134,17 @@ class Rounds:
         name = f"round {number} of {self._pruning.rounds}"
         main = self._session.accelerator.is_main_process
         parent = self._network.model
-        if (folder / "result.json").is_file():
-            self._tell(f"{name}: already there")
+        if self.directory.finished(f"round-{number}"):
+            self._log(f"{name}: already there")
         else:
+            self.directory.begin(f"round-{number}")
             begun = folder / "start"
             if main and not (begun / "config.json").is_file():
                 self._start(number, before)
             self._session.accelerator.wait_for_everyone()
             plan = Plan.load(begun / "plan.json")
             part = plan.budgets[0]
-            self._tell(
+            self._log(
                 f"{name}: {part.planned:,} FLOPs, {100 * part.kept_fraction:.2f} % of the parent's kept, "
                 f"{100 * part.removed_fraction:.2f} % removed; retraining for {self._retrain.epochs} epochs"
             )
@@ -147,6 +152,7 @@ class Rounds:
             start = load_slim(begun, lambda: parent)
             settings = replace(self._retrain, seed=seed)
             finetune(parent, plan, self._source, folder, settings, start=start, session=self._session)
+            self.directory.finish(f"round-{number}", result_files(folder))
             if main:
                 forget_checkpoints(folder)
         network = load_slim(folder, lambda: parent).eval()
@@ -223,8 +229,14 @@ class Rounds:
         )
 
 
+def result_files(folder: Path) -> list[Path]:
+    """The files that a finished fine-tuning leaves in its directory."""
+    return [folder / name for name in ("model.safetensors", "plan.json", "config.json", "result.json")]
+
+
 def forget_checkpoints(folder: Path) -> None:
     """Remove what only a run under way needs."""
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     shutil.rmtree(folder / "start", ignore_errors=True)
-    (folder / "best.safetensors").unlink(missing_ok=True)
+    for name in ("best.safetensors", RECORD):
+        (folder / name).unlink(missing_ok=True)

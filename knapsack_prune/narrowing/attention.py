@@ -115,8 +115,7 @@ class SlimMultiheadAttention(nn.Module):
                 if total.shape[0] % q.shape[0] == 0 and total.shape[0] != q.shape[0] * self.num_heads:
                     raise ValueError(
                         f"attn_mask has {total.shape[0]} masks for {q.shape[0]} examples of {self.num_heads} heads; "
-                        "after "
-                        f"pruning heads give one mask per example and kept head, or a mask of two dimensions"
+                        f"after pruning heads give one mask per example and kept head, or a mask of two dimensions"
                     )
                 total = total.unflatten(0, (q.shape[0], self.num_heads))
         if padding is not None:
@@ -157,13 +156,7 @@ class SlimShiftedWindowAttention(nn.Module):
         self.shift_size = list(sliced.shift_size)
         self.attention_dropout = sliced.attention_dropout
         self.dropout = sliced.dropout
-        # Taken over one by one, so that the order in the state dict is the parent's.
-        for name, parameter in sliced.named_parameters(recurse=False):
-            self.register_parameter(name, parameter)
-        for name, buffer in sliced.named_buffers(recurse=False):
-            self.register_buffer(name, buffer, persistent=name not in sliced._non_persistent_buffers_set)
-        for name, child in sliced.named_children():
-            self.add_module(name, child)
+        _take_over(self, sliced)
         self.cosine = isinstance(sliced, ShiftedWindowAttentionV2)
         self.num_heads = self.qkv.weight.shape[0] // 3 // head_dim
         self.train(sliced.training)
@@ -259,12 +252,7 @@ class SlimRelativePositionalAttention(nn.Module):
         self.head_dim = sliced.head_dim
         self.n_heads = sliced.to_qkv.weight.shape[0] // 3 // sliced.head_dim
         self.scale_factor = sliced.scale_factor
-        for name, parameter in sliced.named_parameters(recurse=False):
-            self.register_parameter(name, parameter)
-        for name, buffer in sliced.named_buffers(recurse=False):
-            self.register_buffer(name, buffer, persistent=name not in sliced._non_persistent_buffers_set)
-        for name, child in sliced.named_children():
-            self.add_module(name, child)
+        _take_over(self, sliced)
         self.max_seq_len = sliced.max_seq_len
         self.train(sliced.training)
 
@@ -283,6 +271,16 @@ class SlimRelativePositionalAttention(nn.Module):
         mixed = torch.einsum("BGHIJ,BGHJD->BGHID", weights, v)
         merged: Tensor = self.merge(mixed.transpose(2, 3).flatten(3))
         return merged
+
+
+def _take_over(module: nn.Module, sliced: nn.Module) -> None:
+    """Give a module the parameters, buffers and children of another, in its order of the state dict."""
+    for name, parameter in sliced.named_parameters(recurse=False):
+        module.register_parameter(name, parameter)
+    for name, buffer in sliced.named_buffers(recurse=False):
+        module.register_buffer(name, buffer, persistent=name not in sliced._non_persistent_buffers_set)
+    for name, child in sliced.named_children():
+        module.add_module(name, child)
 
 
 def replacement(sliced: nn.Module, parent: nn.Module) -> nn.Module | None:

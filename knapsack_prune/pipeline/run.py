@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,21 +13,21 @@ from torch import nn
 
 from knapsack_prune.data import ImageSource, Normalisation, calibration_loader, open_source, require_classes
 from knapsack_prune.errors import RequestError
+from knapsack_prune.files import file_digest, read_json, write_json
 from knapsack_prune.networks import DEFAULT_NETWORK, Network, load_network
 from knapsack_prune.pipeline.config import RunConfig
-from knapsack_prune.pipeline.stamps import Stamps, stage_key
 from knapsack_prune.planning.plan_file import Plan
 from knapsack_prune.slimming.slim import load_slim, save_slim, slim
-from knapsack_prune.training.files import write_json
+from knapsack_prune.training.run_directory import RunDirectory
 
-FORMAT = 1  # of the directory; a change makes every stage run again
+FORMAT = 2  # of the directory; a change makes every step run again
 DATA_CRITERIA = ("taylor", "taylor_abs", "fisher")
-Tell = Callable[[str, str], None]
+Log = Callable[[str, str], None]
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a run found; `report` is what `report.json` says, `skipped` the stages that were still valid."""
+    """What a run gave; `report` is what `report.json` says, `skipped` the steps that were still valid."""
 
     report: dict[str, Any]
     skipped: tuple[str, ...]
@@ -37,82 +36,77 @@ class RunResult:
 class Run:
     """One run in one directory."""
 
-    def __init__(self, config: RunConfig, directory: Path, tell: Tell, progress: bool) -> None:
+    def __init__(self, config: RunConfig, directory: Path, log: Log, progress: bool) -> None:
         """Prepare a run.
 
         Args:
             config: what to do.
-            directory: where everything goes: `plan.json`, `slim/`, `trained/`, `evaluation.json`,
-            `exported/`,
-                `report.json`, and `stages.json`, which remembers what each stage was made from.
-            tell: called with a stage's name and what happens to it.
+            directory: where everything goes: `plan.json`, `slim/`, `trained/`, `evaluation.json`, `exported/`,
+                `report.json`, and `run.json`, which remembers what each step was made from.
+            log: called with a step's name and what happens to it.
             progress: whether to show bars.
         """
         self._config = config
         self._directory = directory
-        self._tell = tell
+        self._log = log
         self._progress = progress
-        self._stamps = Stamps(directory)
+        self._steps = RunDirectory(directory, {"format": FORMAT}, results=())
         self._skipped: list[str] = []
         self._parent: Network | None = None
         self._source: ImageSource | None = None
 
     def execute(self) -> RunResult:
-        """Do every stage that is not valid any more.
+        """Do every step that is not valid any more.
 
         Raises:
-            RequestError: a stage's request is wrong or cannot be met.
+            RequestError: a step's request is wrong or cannot be met.
             KeyboardInterrupt: after Ctrl-C; the same call continues where it was.
         """
         config, folder = self._config, self._directory
-        base = {
-            "format": FORMAT,
+        self._steps.claim()
+        made_from = {
             "model": self._identity(),
             "data": config.data.model_dump(),
+            "plan": config.plan.model_dump(),
         }
-        key = stage_key({**base, "plan": config.plan.model_dump()})
-        self._stage("plan", key, self._plan)
-        key = stage_key({"before": key})
-        self._stage("slim", key, self._slim)
-        key = stage_key(
-            {"before": key, "finetune": config.finetune.model_dump(exclude={"device", "workers", "threads"})}
-        )
-        self._stage("finetune", key, lambda: self._finetune(key))
-        trained = key
-        key = stage_key({"before": trained, "evaluate": 1})
-        self._stage("evaluate", key, self._evaluate)
+        self._step("plan", made_from, self._plan)
+        self._step("slim", made_from, self._slim)
+        made_from["finetune"] = config.finetune.model_dump(exclude={"device", "workers", "threads"})
+        self._step("finetune", made_from, self._finetune)
+        self._step("evaluate", made_from, self._evaluate)
         report: dict[str, Any] = {
-            "plan": json.loads((folder / "plan.json").read_text())["budgets"],
-            "result": json.loads((folder / "trained" / "result.json").read_text()),
-            "evaluation": json.loads((folder / "evaluation.json").read_text()),
+            "plan": read_json(folder / "plan.json")["budgets"],
+            "result": read_json(folder / "trained" / "result.json"),
+            "evaluation": read_json(folder / "evaluation.json"),
         }
         if config.export.formats:
-            key = stage_key({"before": trained, "export": config.export.model_dump()})
-            self._stage("export", key, self._export)
-            report["export"] = json.loads((folder / "exported" / "export.json").read_text())
+            self._step("export", {**made_from, "export": config.export.model_dump()}, self._export)
+            report["export"] = read_json(folder / "exported" / "export.json")
         write_json(folder / "report.json", report)
         return RunResult(report, tuple(self._skipped))
 
-    def _stage(self, name: str, key: str, work: Callable[[], list[Path]]) -> None:
-        if self._stamps.valid(name, key):
-            self._tell(name, "already there and still valid")
+    def _step(self, name: str, made_from: dict[str, Any], work: Callable[[bool], list[Path]]) -> None:
+        """Do a step's work, unless it is there and valid; `work` is told whether it continues."""
+        if self._steps.finished(name, made_from):
+            self._log(name, "already there and still valid")
             self._skipped.append(name)
             return
-        self._tell(name, "…")
-        self._stamps.finish(name, key, work())
+        self._log(name, "…")
+        continues = self._steps.begin(name, made_from)
+        self._steps.finish(name, work(continues), made_from)
 
     def _identity(self) -> dict[str, Any]:
         """What names the parent: its options, and the digest of a checkpoint's bytes."""
         model = self._config.model
-        found = model.model_dump()
+        named: dict[str, Any] = model.model_dump()
         if model.checkpoint is not None:
             try:
-                found["checkpoint"] = stage_key({"bytes": model.checkpoint.read_bytes().hex()})
+                named["checkpoint"] = file_digest(model.checkpoint)
             except OSError as error:
                 raise RequestError(
                     f"checkpoint {model.checkpoint} cannot be read: {error.strerror}"
                 ) from error
-        return found
+        return named
 
     def parent(self) -> Network:
         """The parent, loaded once."""
@@ -145,7 +139,7 @@ class Run:
                 require_classes(self._source, parent.num_classes)
         return self._source
 
-    def _plan(self) -> list[Path]:
+    def _plan(self, _: bool) -> list[Path]:
         from knapsack_prune.planning.planner import plan
 
         section, parent = self._config.plan, self.parent()
@@ -154,7 +148,7 @@ class Run:
             images = calibration_loader(
                 self.source(), section.samples, section.seed, section.batch_size, parent.input_shape
             )
-        found = plan(
+        made = plan(
             parent.model,
             torch.zeros(1, *parent.input_shape),
             flops_budget=section.flops_budget,
@@ -172,22 +166,20 @@ class Run:
             weights=parent.weights,
         )
         path = self._directory / "plan.json"
-        found.save(path)
+        made.save(path)
         return [path]
 
-    def _slim(self) -> list[Path]:
+    def _slim(self, _: bool) -> list[Path]:
         plan = Plan.load(self._directory / "plan.json")
         return _saved(slim(self.parent().model, plan), plan, self._directory / "slim")
 
-    def _finetune(self, key: str) -> list[Path]:
+    def _finetune(self, continues: bool) -> list[Path]:
         from knapsack_prune.training.finetune import finetune
 
         section, folder = self._config.finetune, self._directory / "trained"
-        origin = folder / "made_from.json"
-        if not origin.exists() or json.loads(origin.read_text()) != key:
+        if not continues:
             # What lies there was begun from other inputs: its checkpoints are of another run.
             shutil.rmtree(folder, ignore_errors=True)
-            write_json(origin, key)
         plan = Plan.load(self._directory / "plan.json")
         finetune(
             self.parent().model,
@@ -204,7 +196,7 @@ class Run:
     def _trained(self) -> nn.Module:
         return load_slim(self._directory / "trained", lambda: self.parent().model)
 
-    def _evaluate(self) -> list[Path]:
+    def _evaluate(self, _: bool) -> list[Path]:
         from knapsack_prune.training.session import Session
 
         section = self._config.finetune
@@ -215,12 +207,12 @@ class Run:
             section.conduct(self._progress),
             test_only=True,
         )
-        found = session.accuracy(self._trained())
+        accuracy = session.accuracy(self._trained())
         path = self._directory / "evaluation.json"
-        write_json(path, {"top1": found.top1, "top5": found.top5, "loss": found.loss, "images": found.images})
+        write_json(path, accuracy.record())
         return [path]
 
-    def _export(self) -> list[Path]:
+    def _export(self, _: bool) -> list[Path]:
         from knapsack_prune.export.exporting import SUFFIXES, export_network
 
         section, folder = self._config.export, self._directory / "exported"
@@ -230,8 +222,8 @@ class Run:
         for name, network in (("model", self._trained()), ("parent", self.parent().model)):
             for kind in section.formats:
                 path = folder / f"{name}{SUFFIXES[kind]}"
-                found = export_network(network, shape, path, kind, section.batches, section.seconds)
-                records.setdefault(name, []).append(found.record())
+                exported = export_network(network, shape, path, kind, section.batches, section.seconds)
+                records.setdefault(name, []).append(exported.record())
                 paths.append(path)
         write_json(folder / "export.json", records)
         return [*paths, folder / "export.json"]

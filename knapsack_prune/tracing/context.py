@@ -33,7 +33,7 @@ Value = Any
 
 @dataclass(frozen=True, eq=False)
 class Context:
-    """The surroundings of one node.
+    """One node of the exported graph and its arguments, as a rule sees them.
 
     Attributes:
         node: the operator's node in the exported graph.
@@ -90,4 +90,9 @@ def short_name(target: object) -> str:
 
 
 Rule = Callable[[Context], Value]
-"""A rule computes what leaves a node, and writes down what it ties, owns and costs."""
+"""A rule computes what leaves a node, and records what it ties, owns and costs."""
+
+
+def share_rule(rule: Rule, operators: str) -> dict[str, Rule]:
+    """One rule for several operators, their names separated by spaces."""
+    return dict.fromkeys(operators.split(), rule)

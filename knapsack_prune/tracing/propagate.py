@@ -9,10 +9,16 @@ from typing import Any
 import torch
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
-from torch.fx import Node
+from torch.fx.node import Node, map_aggregate
 
 from knapsack_prune.graph.channel_graph import IntArray
-from knapsack_prune.tracing import rules_contraction, rules_elementwise, rules_layers, rules_movement
+from knapsack_prune.tracing import (
+    rules_contraction,
+    rules_elementwise,
+    rules_layers,
+    rules_movement,
+    rules_reduction,
+)
 from knapsack_prune.tracing.context import Context, Parameter, Rule, Value
 from knapsack_prune.tracing.ids import Ids
 from knapsack_prune.tracing.ledger import Ledger
@@ -22,6 +28,7 @@ RULES: dict[str, Rule] = {
     **rules_elementwise.RULES,
     **rules_movement.RULES,
     **rules_layers.RULES,
+    **rules_reduction.RULES,
     **rules_contraction.RULES,
 }
 """The rule of each ATen operator, by short name."""
@@ -31,20 +38,24 @@ CHECKS = ("_assert_tensor_metadata", "_assert_async", "sym_size", "sym_constrain
 
 
 def propagate(program: ExportedProgram) -> Ledger:
-    """Gives every tensor of the graph its ids, and returns what the rules wrote down.
+    """Gives every tensor of the graph its ids, and returns what the rules recorded.
 
     Whatever has no rule freezes the channels that reach it, with the operator's name as the reason.
     """
     ledger = Ledger()
     element_ids = _ElementIds(ledger)
-    values: dict[Node, Value] = dict(_placeholders(program))
+    values: dict[Node, Value] = _placeholders(program)
+
+    def fetch(arg: Value) -> Value:
+        return values[arg] if isinstance(arg, Node) else arg
+
     for node in program.graph.nodes:
         if node.op == "placeholder":
             continue
         if node.op == "output":
-            for value in _flat(node.args[0]):
-                if isinstance(value, Node) and isinstance(values.get(value), Ids):
-                    ledger.freeze(values[value].data, "output of the network")
+            for output in node.all_input_nodes:
+                if isinstance(values[output], Ids):
+                    ledger.freeze(values[output].data, "output of the network")
             continue
         if node.op != "call_function":
             values[node] = Ids.none(())
@@ -52,8 +63,8 @@ def propagate(program: ExportedProgram) -> Ledger:
         context = Context(
             node=node,
             module=_module(node),
-            args=tuple(_fetch(arg, values) for arg in node.args),
-            kwargs={name: _fetch(arg, values) for name, arg in node.kwargs.items()},
+            args=map_aggregate(node.args, fetch),
+            kwargs=map_aggregate(node.kwargs, fetch),
             ledger=ledger,
             element_ids=element_ids,
         )
@@ -96,12 +107,14 @@ def _apply(context: Context) -> Value:
     if target is python_operator.getitem:
         return RULES["getitem"](context)
     name = context.operator
-    inputs = [value for value in _flat((context.args, context.kwargs)) if isinstance(value, (Ids, Parameter))]
+    leaves: list[Value] = []
+    map_aggregate((context.args, context.kwargs), leaves.append)
+    inputs = [value for value in leaves if isinstance(value, (Ids, Parameter))]
     untouched = all(isinstance(value, Ids) and value.empty for value in inputs)
     rule = RULES.get(name)
     if name in CHECKS or context.node.meta.get("val") is None:
         return None
-    counted = name in ("matmul", "bmm", "einsum") or name in rules_contraction.FVCORE_POOLING
+    counted = name in ("matmul", "bmm", "einsum") or name in rules_reduction.FVCORE_POOLING
     constant = _fold(context, inputs)
     if constant is not None:
         return constant
@@ -119,28 +132,22 @@ def _fold(context: Context, inputs: list[Value]) -> Value:
     """The value of an operator on integer buffers (indices of a bias table, say), computed; None for others."""
     if not inputs or not all(isinstance(v, Parameter) and not v.tensor.is_floating_point() for v in inputs):
         return None
-    args = _values((context.args, context.kwargs))
+    args, kwargs = map_aggregate(
+        (context.args, context.kwargs),
+        lambda value: value.tensor.clone() if isinstance(value, Parameter) else value,
+    )
     with torch.no_grad():
-        result = context.node.target(*args[0], **args[1])  # type: ignore[operator]
+        result = context.node.target(*args, **kwargs)  # type: ignore[operator]
     return Parameter("", result) if isinstance(result, torch.Tensor) else None
 
 
-def _values(value: Any) -> Any:
-    if isinstance(value, Parameter):
-        return value.tensor.clone()
-    if isinstance(value, (list, tuple)):
-        return type(value)(_values(item) for item in value)
-    if isinstance(value, dict):
-        return {key: _values(item) for key, item in value.items()}
-    return value
-
-
 def _nothing(value: Any) -> Value:
-    if isinstance(value, torch.Tensor):
-        return Ids.none(value.shape)
-    if isinstance(value, (tuple, list)):
-        return tuple(_nothing(item) for item in value)
-    return value
+    """The value of a node whose tensors belong to no channel."""
+
+    def without_ids(leaf: Value) -> Value:
+        return Ids.none(leaf.shape) if isinstance(leaf, torch.Tensor) else leaf
+
+    return map_aggregate(value, without_ids)
 
 
 def _placeholders(program: ExportedProgram) -> dict[Node, Value]:
@@ -169,19 +176,3 @@ def _module(node: Node) -> str:
         return ""
     path = str(list(stack.values())[-1][0])
     return path.split("@")[0]
-
-
-def _fetch(arg: Any, values: dict[Node, Value]) -> Value:
-    if isinstance(arg, Node):
-        return values[arg]
-    if isinstance(arg, (list, tuple)):
-        return type(arg)(_fetch(item, values) for item in arg)
-    return arg
-
-
-def _flat(value: Any) -> list[Any]:
-    if isinstance(value, (list, tuple)):
-        return [item for part in value for item in _flat(part)]
-    if isinstance(value, dict):
-        return [item for part in value.values() for item in _flat(part)]
-    return [value]

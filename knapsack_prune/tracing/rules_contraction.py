@@ -1,4 +1,4 @@
-"""Operators that sum over dimensions: pooling, reductions, and products without parameters."""
+"""Products without parameters, which sum over a dimension of two tensors: `matmul`, attention, `einsum`."""
 
 from __future__ import annotations
 
@@ -8,110 +8,8 @@ from functools import partial
 import numpy as np
 import torch
 
-from knapsack_prune.tracing.context import Context, Parameter, Rule, Value
+from knapsack_prune.tracing.context import Context, Parameter, Rule, Value, share_rule
 from knapsack_prune.tracing.ids import NONE, Ids
-
-FVCORE_POOLING = {
-    "adaptive_avg_pool2d": (1, 0),
-    "upsample_nearest2d": (0, 1),
-    "upsample_bilinear2d": (0, 4),
-}
-"""fvcore's FLOPs per input element and per output element."""
-
-POOLING = (
-    "adaptive_avg_pool1d",
-    "adaptive_avg_pool2d",
-    "adaptive_avg_pool3d",
-    "adaptive_max_pool1d",
-    "adaptive_max_pool2d",
-    "avg_pool1d",
-    "avg_pool2d",
-    "avg_pool3d",
-    "max_pool1d",
-    "max_pool2d",
-    "max_pool3d",
-    "max_pool2d_with_indices",
-    "upsample_nearest1d",
-    "upsample_nearest2d",
-    "upsample_bilinear2d",
-    "upsample_bicubic2d",
-    "upsample_linear1d",
-    "_upsample_nearest_exact2d",
-)
-
-EXACT_SUMS = ("sum", "linalg_vector_norm", "norm")
-"""Reductions to which a channel of zeros adds nothing."""
-
-REDUCTIONS = (
-    "mean",
-    "amax",
-    "amin",
-    "max",
-    "min",
-    "var",
-    "std",
-    "var_mean",
-    "prod",
-    "logsumexp",
-    *EXACT_SUMS,
-)
-
-
-def pooling(context: Context) -> Value:
-    """Each channel by itself, over space."""
-    ledger = context.ledger
-    source = context.ids(context.args[0])
-    value = context.node.meta["val"]
-    shape = tuple(value[0].shape) if isinstance(value, (tuple, list)) else context.shape
-    if any(dim > 1 for dim in source.varying):
-        source = ledger.tie_along(source, tuple(dim for dim in source.varying if dim > 1), context.operator)
-    pooled = source.like(shape)
-    per_input, per_output = FVCORE_POOLING.get(context.operator, (0, 0))
-    if per_input:
-        ledger.volume(context.module, context.operator, source, per_input)
-    if per_output:
-        ledger.volume(context.module, context.operator, pooled, per_output)
-    return (pooled, Ids.none(shape)) if isinstance(value, (tuple, list)) else pooled
-
-
-def reduction(context: Context) -> Value:
-    """Means, sums and norms over dimensions.
-
-    Over space nothing happens to the channels. Over channels the result belongs to none of them; where a channel
-    of zeros would still count (a mean), the slim network differs from the masked parent, which is said.
-    """
-    source = context.ids(context.args[0])
-    value = context.node.meta["val"]
-    several = isinstance(value, (tuple, list))
-    shape = tuple((value[0] if several else value).shape)
-    given = context.argument(2 if "norm" in context.operator else 1, "dim", None)
-    if given is None or (isinstance(given, (list, tuple)) and len(given) == 0):
-        dims = tuple(range(len(source.shape)))
-    else:
-        chosen = given if isinstance(given, (list, tuple)) else [given]
-        dims = tuple(int(dim) % len(source.shape) for dim in chosen)
-    over = tuple(dim for dim in source.varying if dim in dims)
-    data = source.data
-    if over:
-        if len(over) == len(source.varying):
-            if context.operator not in EXACT_SUMS:
-                context.ledger.reduces(context.module, context.operator, source)
-            data = torch.zeros((1,) * len(source.shape), dtype=torch.int64)
-        else:
-            data = context.ledger.tie_along(source, over, context.operator).data
-    for dim in dims:
-        data = data.narrow(dim, 0, 1)
-    if len(shape) != len(source.shape):
-        data = data.reshape([data.shape[d] for d in range(len(source.shape)) if d not in dims])
-    result = Ids(data, shape)
-    return (result,) * len(value) if several else result
-
-
-def softmax(context: Context) -> Value:
-    """Entries that compete must stay together."""
-    source = context.ids(context.args[0])
-    dim = int(context.args[1]) % len(source.shape)
-    return context.ledger.tie_along(source, (dim,), context.operator)
 
 
 def matmul(context: Context) -> Value:
@@ -246,30 +144,8 @@ def _einsum_flops(equation: str, shapes: tuple[tuple[int, ...], ...], letter: st
     raise RuntimeError(f"NumPy's einsum_path no longer prints a FLOP count for {equation!r}")
 
 
-def constructor(context: Context) -> Value:
-    """A new tensor that only takes its shape or type from another."""
-    return Ids.none(context.shape)
-
-
-CONSTRUCTORS = (
-    "new_zeros",
-    "new_ones",
-    "new_full",
-    "new_empty",
-    "zeros_like",
-    "ones_like",
-    "full_like",
-    "empty_like",
-    "rand_like",
-    "randn_like",
-)
-
 RULES: dict[str, Rule] = {
-    **dict.fromkeys(CONSTRUCTORS, constructor),
-    **dict.fromkeys(POOLING, pooling),
-    **dict.fromkeys(REDUCTIONS, reduction),
-    **dict.fromkeys(("softmax", "_softmax", "log_softmax"), softmax),
-    **dict.fromkeys(("matmul", "bmm"), matmul),
+    **share_rule(matmul, "matmul bmm"),
     "scaled_dot_product_attention": attention,
     "einsum": einsum,
 }

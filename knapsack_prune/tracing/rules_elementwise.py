@@ -4,95 +4,21 @@ from __future__ import annotations
 
 import torch
 
-from knapsack_prune.tracing.context import Context, Parameter, Rule, Value
+from knapsack_prune.tracing.context import Context, Parameter, Rule, Value, share_rule
 from knapsack_prune.tracing.ids import NONE, Ids
 from knapsack_prune.tracing.ledger import Broadcast
 
 UNARY = (
-    "abs",
-    "alias",
-    "bernoulli",
-    "celu",
-    "ceil",
-    "clamp",
-    "clamp_max",
-    "clamp_min",
-    "clone",
-    "contiguous",
-    "cos",
-    "detach",
-    "dropout",
-    "elu",
-    "erf",
-    "exp",
-    "feature_dropout",
-    "floor",
-    "gelu",
-    "hardshrink",
-    "hardsigmoid",
-    "hardswish",
-    "hardtanh",
-    "leaky_relu",
-    "lift_fresh_copy",
-    "log",
-    "log1p",
-    "log_sigmoid",
-    "logical_not",
-    "mish",
-    "neg",
-    "reciprocal",
-    "relu",
-    "relu6",
-    "round",
-    "rsqrt",
-    "selu",
-    "sigmoid",
-    "sign",
-    "silu",
-    "sin",
-    "softplus",
-    "softshrink",
-    "sqrt",
-    "square",
-    "tanh",
-    "threshold",
-    "to",
-    "type_as",
-    "_to_copy",
-    "eq",
-    "ne",
-    "lt",
-    "le",
-    "gt",
-    "ge",
-    "zero",
-    "fill",
+    "abs alias bernoulli celu ceil clamp clamp_max clamp_min clone contiguous cos detach dropout elu erf "
+    "exp feature_dropout floor gelu hardshrink hardsigmoid hardswish hardtanh leaky_relu lift_fresh_copy "
+    "log log1p log_sigmoid logical_not mish neg reciprocal relu relu6 round rsqrt selu sigmoid sign silu "
+    "sin softplus softshrink sqrt square tanh threshold to type_as _to_copy eq ne lt le gt ge zero fill"
 )
 """Operators of one tensor; further tensors (as in comparisons) follow the n-ary rule."""
 
 NARY = (
-    "add",
-    "addcdiv",
-    "addcmul",
-    "atan2",
-    "bitwise_and",
-    "bitwise_or",
-    "div",
-    "floor_divide",
-    "fmod",
-    "lerp",
-    "logical_and",
-    "logical_or",
-    "masked_fill",
-    "maximum",
-    "minimum",
-    "mul",
-    "pow",
-    "remainder",
-    "rsub",
-    "sub",
-    "true_divide",
-    "where",
+    "add addcdiv addcmul atan2 bitwise_and bitwise_or div floor_divide fmod lerp logical_and logical_or "
+    "masked_fill maximum minimum mul pow remainder rsub sub true_divide where"
 )
 
 
@@ -151,4 +77,4 @@ def _is_tensor(value: Value) -> bool:
     return isinstance(value, (Ids, Parameter, torch.Tensor))
 
 
-RULES: dict[str, Rule] = dict.fromkeys((*UNARY, *NARY), elementwise)
+RULES: dict[str, Rule] = share_rule(elementwise, f"{UNARY} {NARY}")

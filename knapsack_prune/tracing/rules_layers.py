@@ -11,7 +11,7 @@ import math
 
 from torch import Tensor
 
-from knapsack_prune.tracing.context import Context, Parameter, Rule, Value
+from knapsack_prune.tracing.context import Context, Parameter, Rule, Value, share_rule
 from knapsack_prune.tracing.ids import NONE, Ids
 from knapsack_prune.tracing.ledger import Constant, LayerRecord
 
@@ -206,11 +206,9 @@ def prelu(context: Context) -> Value:
 
 
 RULES: dict[str, Rule] = {
-    **dict.fromkeys(("conv1d", "conv2d", "conv3d"), convolution),
-    **dict.fromkeys(("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), convolution),
+    **share_rule(convolution, "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d"),
     "linear": linear,
-    "batch_norm": batch_norm,
-    "instance_norm": batch_norm,
+    **share_rule(batch_norm, "batch_norm instance_norm"),
     "layer_norm": layer_norm,
     "group_norm": group_norm,
     "prelu": prelu,

@@ -12,13 +12,13 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from knapsack_prune.tracing.context import Context, Parameter, Rule, Value
+from knapsack_prune.tracing.context import Context, Parameter, Rule, Value, share_rule
 from knapsack_prune.tracing.ids import NONE, Ids
 from knapsack_prune.tracing.ledger import Constant
 
 
 def _counts(context: Context, value: int, ids: Tensor, *, whole: bool = False) -> None:
-    """Write down that the integer `value` counts the channels `ids`."""
+    """Record that the integer `value` counts the channels `ids`."""
     if value > 0 and bool((ids != NONE).any()):
         context.ledger.constants.append(
             Constant(
@@ -33,7 +33,7 @@ def _counts(context: Context, value: int, ids: Tensor, *, whole: bool = False) -
 
 
 def reshape(context: Context) -> Value:
-    """`view`, `reshape`, `unflatten`, `flatten`, `expand`: sizes that count channels are written down."""
+    """`view`, `reshape`, `unflatten`, `flatten`, `expand`: sizes that count channels are recorded."""
     source = context.ids(context.args[0])
     moved = source.moved(lambda full: full.reshape(context.shape))
     if context.operator == "unflatten":
@@ -60,8 +60,8 @@ def expand(context: Context) -> Value:
     return Ids(data, shape)
 
 
-def permute(context: Context) -> Value:
-    """Operators that take nothing but dimensions."""
+def rearrange(context: Context) -> Value:
+    """Operators that move elements and take nothing but sizes and dimensions: run on the ids as they are."""
     source = context.ids(context.args[0])
     target = context.node.target
     return source.moved(lambda full: target(full, *context.args[1:], **context.kwargs))  # type: ignore[operator]
@@ -116,7 +116,7 @@ def chunk(context: Context) -> Value:
 
 
 def split_with_sizes(context: Context) -> Value:
-    """Parts of stated sizes."""
+    """Parts of stated sizes, each of which counts its channels."""
     source = context.ids(context.args[0])
     dim = int(context.argument(2, "dim", 0)) % len(source.shape)
     parts = _parts(source, dim, [int(size) for size in context.args[1]])
@@ -158,7 +158,7 @@ def slice_(context: Context) -> Value:
 
 
 def pad(context: Context) -> Value:
-    """Zeros around: along channels, each is a channel of its own until it meets another."""
+    """Padding: a zero along the channel dimension is a channel of its own until it meets another."""
     source = context.ids(context.args[0])
     widths = [int(width) for width in context.args[1]]
     mode = context.argument(2, "mode", "constant")
@@ -201,9 +201,7 @@ def cat(context: Context) -> Value:
         part.data.expand([part.shape[d] if d == dim else common[d] for d in range(len(shape))])
         for part in parts
     ]
-    joined = Ids.of(torch.cat(pieces, dim))
-    data = joined.data
-    return Ids(data, shape)
+    return Ids(Ids.of(torch.cat(pieces, dim)).data, shape)
 
 
 def repeat(context: Context) -> Value:
@@ -228,41 +226,32 @@ def index(context: Context) -> Value:
     return source.moved(lambda full: target(full, indices))  # type: ignore[operator]
 
 
-def pixel_shuffle(context: Context) -> Value:
-    """Channels to space: the channels of one output pixel block meet at the next layer."""
-    source = context.ids(context.args[0])
-    target = context.node.target
-    return source.moved(lambda full: target(full, *context.args[1:]))  # type: ignore[operator]
-
-
 def getitem(context: Context) -> Value:
     """One of several outputs."""
     return context.args[0][context.args[1]]
 
 
+def constructor(context: Context) -> Value:
+    """A new tensor that only takes its shape or type from another."""
+    return Ids.none(context.shape)
+
+
 RULES: dict[str, Rule] = {
-    **dict.fromkeys(("view", "reshape", "_unsafe_view", "unflatten", "flatten"), reshape),
-    **dict.fromkeys(("expand", "expand_as"), expand),
-    **dict.fromkeys(
-        (
-            "permute",
-            "transpose",
-            "swapaxes",
-            "swapdims",
-            "movedim",
-            "squeeze",
-            "unsqueeze",
-            "t",
-            "mT",
-            "flip",
-            "adjoint",
-        ),
-        permute,
+    **share_rule(reshape, "view reshape _unsafe_view unflatten flatten"),
+    **share_rule(expand, "expand expand_as"),
+    # The channels of one block of a pixel shuffle meet at the next layer.
+    **share_rule(
+        rearrange,
+        "permute transpose swapaxes swapdims movedim squeeze unsqueeze t mT flip adjoint "
+        "pixel_shuffle pixel_unshuffle",
     ),
-    **dict.fromkeys(("chunk", "split"), chunk),
-    **dict.fromkeys(("cat", "concat", "stack"), cat),
-    **dict.fromkeys(("pixel_shuffle", "pixel_unshuffle"), pixel_shuffle),
-    **dict.fromkeys(("pad", "constant_pad_nd"), pad),
+    **share_rule(chunk, "chunk split"),
+    **share_rule(cat, "cat concat stack"),
+    **share_rule(pad, "pad constant_pad_nd"),
+    **share_rule(
+        constructor,
+        "new_zeros new_ones new_full new_empty zeros_like ones_like full_like empty_like rand_like randn_like",
+    ),
     "roll": roll,
     "select": select,
     "unbind": unbind,

@@ -2,78 +2,70 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from knapsack_prune.errors import RequestError
-from knapsack_prune.training.files import disk_errors, write_json
+from knapsack_prune.files import disk_errors, file_digest, read_json, write_json
+from knapsack_prune.training.run_directory import RunDirectory, is_whole
 
 PREFIX = "step-"
-MANIFEST = "progress.json"
+MANIFEST = "state.json"
 KEEP = 2
 
 
 @dataclass(frozen=True)
-class Progress:
+class TrainState:
     """How far a run has come, and what it has recorded.
 
     Attributes:
         epoch: the epoch under way.
         step: optimiser steps done in it.
         history: one row per finished epoch.
-        partial: sums of the epoch under way, see `loop`.
+        partial: sums of the epoch under way, see `records`.
     """
 
-    epoch: int
-    step: int
-    history: tuple[dict[str, Any], ...]
-    partial: dict[str, float]
+    epoch: int = 0
+    step: int = 0
+    history: tuple[dict[str, Any], ...] = ()
+    partial: dict[str, float] | None = None
 
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """The checkpoints of one run in one directory; `identity` recognises those of another run."""
+    """The checkpoints of a run: folders with the digest of every file in them."""
 
-    directory: Path
-    identity: Mapping[str, Any]
+    run: RunDirectory
 
-    def newest(self) -> tuple[Path, Progress] | None:
-        """The newest complete checkpoint; None if there is none.
-
-        Raises:
-            RequestError: it belongs to another run; the message names what differs.
-        """
-        found = self.list()
-        if not found:
-            return None
-        content = json.loads((found[-1] / MANIFEST).read_text())
-        differing = differences(content["identity"], json.loads(json.dumps(dict(self.identity))))
-        if differing:
-            raise RequestError(
-                f"{found[-1]} is a checkpoint of another run; {len(differing)} settings differ: "
-                f"{'; '.join(differing[:4])}. Give the same request, or another output directory"
-            )
-        progress = content["progress"]
-        return found[-1], Progress(
-            progress["epoch"], progress["step"], tuple(progress["history"]), progress["partial"]
-        )
+    @property
+    def directory(self) -> Path:
+        """Where they lie."""
+        return self.run.path / "checkpoints"
 
     def list(self) -> list[Path]:
         """Complete checkpoints, oldest first."""
         return sorted(path for path in self.directory.glob(PREFIX + "*") if (path / MANIFEST).is_file())
 
-    def save(
-        self,
-        number: int,
-        progress: Progress,
-        write: Callable[[Path], None],
-        main: bool,
-        wait: Callable[[], None],
-    ) -> None:
+    def newest(self) -> tuple[Path, TrainState] | None:
+        """The newest checkpoint whose files are as they were written, or None; damaged ones are removed."""
+        newest, damaged = None, []
+        for path in reversed(self.list()):
+            content = read_json(path / MANIFEST)
+            if all(is_whole(path / name, digest) for name, digest in content["files"].items()):
+                state = content["state"]
+                newest = path, TrainState(**{**state, "history": tuple(state["history"])})
+                break
+            damaged.append(path)
+        self.run.wait()
+        if self.run.main:
+            for path in damaged:
+                _remove(path)
+        self.run.wait()
+        return newest
+
+    def save(self, number: int, state: TrainState, write: Callable[[Path], None]) -> None:
         """Save checkpoint `number`: every process calls `write`, the main one puts the result in place.
 
         A checkpoint is filled under another name and renamed when it is whole; only then are old ones
@@ -81,6 +73,7 @@ class Checkpoints:
         """
         final = self.directory / f"{PREFIX}{number:09d}"
         waiting = self.directory / f".{final.name}.partial"
+        main, wait = self.run.main, self.run.wait
         with disk_errors(final):
             if main:
                 shutil.rmtree(waiting, ignore_errors=True)
@@ -90,16 +83,9 @@ class Checkpoints:
                 write(waiting)
                 wait()
                 if main:
-                    content = {
-                        "identity": dict(self.identity),
-                        "progress": {
-                            "epoch": progress.epoch,
-                            "step": progress.step,
-                            "history": list(progress.history),
-                            "partial": progress.partial,
-                        },
-                    }
-                    write_json(waiting / MANIFEST, content)
+                    files = [path for path in waiting.rglob("*") if path.is_file()]
+                    digests = {path.relative_to(waiting).as_posix(): file_digest(path) for path in files}
+                    write_json(waiting / MANIFEST, {"state": asdict(state), "files": digests})
                     self._put_in_place(waiting, final)
             except BaseException:
                 shutil.rmtree(waiting, ignore_errors=True)
@@ -113,16 +99,9 @@ class Checkpoints:
         else:
             waiting.rename(final)
         for old in self.list()[:-KEEP]:
-            (old / MANIFEST).unlink()  # from here on it no longer counts as complete
-            shutil.rmtree(old)
+            _remove(old)
 
 
-def differences(theirs: Any, ours: Any, name: str = "") -> list[str]:
-    """What differs between two requests of plain values, one line each, by the path of the key."""
-    if isinstance(theirs, dict) and isinstance(ours, dict):
-        return [
-            line
-            for key in sorted(set(theirs) | set(ours))
-            for line in differences(theirs.get(key), ours.get(key), f"{name}.{key}" if name else key)
-        ]
-    return [] if theirs == ours else [f"{name} was {theirs} and is {ours}"]
+def _remove(checkpoint: Path) -> None:
+    (checkpoint / MANIFEST).unlink()  # from here on it no longer counts as complete
+    shutil.rmtree(checkpoint)

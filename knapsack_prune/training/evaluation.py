@@ -1,10 +1,12 @@
-"""Accuracy on images that are only ever evaluated."""
+"""Accuracy on images that are only ever evaluated, of one network or of several together."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from math import log
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,46 +15,90 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Top-1 and top-5 accuracy and mean cross-entropy over `images` images."""
+    """What networks reach together on `images` images.
+
+    Attributes:
+        top1, top5, loss: of the mean softmax over networks; the loss is its cross-entropy.
+        images: how many could be read.
+        members: top-1 accuracy of each network.
+        disagreement: (networks, networks): fraction of the images to which two of them give different classes.
+    """
 
     top1: float
     top5: float
     loss: float
     images: int
+    members: tuple[float, ...]
+    disagreement: tuple[tuple[float, ...], ...]
+
+    def record(self, names: Sequence[str] = ()) -> dict[str, Any]:
+        """As plain values; with the members' `names`, each member's accuracy and disagreement too."""
+        plain: dict[str, Any] = {
+            "top1": self.top1,
+            "top5": self.top5,
+            "loss": self.loss,
+            "images": self.images,
+        }
+        if names:
+            plain["members"] = dict(zip(names, self.members, strict=True))
+            rows = zip(names, self.disagreement, strict=True)
+            plain["disagreement"] = {name: dict(zip(names, row, strict=True)) for name, row in rows}
+        return plain
 
 
 def evaluate(
-    network: nn.Module,
+    networks: Sequence[nn.Module],
     batches: Iterable[tuple[Tensor, Tensor]],
     device: torch.device,
     autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
     reduce: Callable[[Tensor], Tensor] = lambda sums: sums,
     memory_format: torch.memory_format = torch.contiguous_format,
 ) -> Accuracy:
-    """Accuracy of a network in evaluation mode; it is left in the mode that it was in.
+    """Accuracy of networks in evaluation mode; each is left in the mode that it was in.
+
+    Several answer together by the largest sum of softmax outputs (Le, Vo, Thoai 2020, arXiv 2006.11487).
 
     Args:
-        network: takes (n, c, h, w), gives (n, classes).
+        networks: at least 1; each takes (n, c, h, w) and gives (n, classes).
         batches: (images, labels); labels of -1 are not counted.
-        device: where the batches are.
+        device: where networks and batches are.
         autocast: the precision to run in.
         reduce: sums a tensor over processes.
         memory_format: of the images.
     """
-    training = network.training
-    network.eval()
-    sums = torch.zeros(4, dtype=torch.float64, device=device)
+    count = len(networks)
+    training = [network.training for network in networks]
+    sums = torch.zeros(4 + count + count * count, dtype=torch.float64, device=device)
     with torch.no_grad():
+        for network in networks:
+            network.eval()
         for images, labels in batches:
+            images = images.contiguous(memory_format=memory_format)
             with autocast():
-                logits = network(images.contiguous(memory_format=memory_format)).float()
-            counted = labels >= 0
-            ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
-            losses = F.cross_entropy(logits, labels.clamp(min=0), reduction="none") * counted
-            sums += torch.stack(
-                [ranked[:, 0].sum(), ranked.any(dim=1).sum(), losses.sum(), counted.sum()]
-            ).double()
-    network.train(training)
-    top1, top5, loss, images_seen = reduce(sums).tolist()
+                logits = torch.stack([network(images) for network in networks]).float()
+            sums += _tally(logits, labels)
+    for network, mode in zip(networks, training, strict=True):
+        network.train(mode)
+    top1, top5, loss, images_seen, *rest = reduce(sums).tolist()
     seen = max(1.0, images_seen)
-    return Accuracy(top1 / seen, top5 / seen, loss / seen, int(images_seen))
+    shares = tuple(value / seen for value in rest)
+    rows = tuple(shares[at : at + count] for at in range(count, len(shares), count))
+    return Accuracy(top1 / seen, top5 / seen, loss / seen, int(images_seen), shares[:count], rows)
+
+
+def _tally(logits: Tensor, labels: Tensor) -> Tensor:
+    """Sums over a batch: in the top 1, in the top 5, loss, images, right by network, differing by pair.
+
+    Args:
+        logits: (networks, batch, classes).
+        labels: int64 (batch,).
+    """
+    counted = labels >= 0
+    together = logits.log_softmax(dim=-1).logsumexp(dim=0) - log(len(logits))  # log of the mean softmax
+    ranked = together.topk(min(5, together.shape[1]), dim=1).indices == labels[:, None]
+    losses = F.nll_loss(together, labels.clamp(min=0), reduction="none") * counted
+    answers = logits.argmax(dim=-1)
+    right = (answers == labels) & counted
+    differing = (answers[:, None] != answers[None, :]) & counted
+    totals = torch.stack([ranked[:, 0].sum(), ranked.any(dim=1).sum(), losses.sum(), counted.sum()]).double()
+    return torch.cat([totals, right.sum(dim=1).double(), differing.sum(dim=2).flatten().double()])

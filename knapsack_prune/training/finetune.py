@@ -6,7 +6,7 @@ import hashlib
 import json
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -18,13 +18,13 @@ from torch import nn
 
 from knapsack_prune.data.source import ImageSource, require_classes
 from knapsack_prune.errors import RequestError
+from knapsack_prune.files import write_json
 from knapsack_prune.networks.fingerprint import weights_digest
 from knapsack_prune.planning.identity import check_fingerprint
 from knapsack_prune.planning.plan_file import Plan
 from knapsack_prune.slimming.slim import save_slim, slim
 from knapsack_prune.training.distillation.teacher import EnsembleTeacher, NetworkTeacher, Teacher
 from knapsack_prune.training.evaluation import Accuracy
-from knapsack_prune.training.files import write_json
 from knapsack_prune.training.masks import hold_masks, release_masks
 from knapsack_prune.training.matching import match_stages
 from knapsack_prune.training.session import Session
@@ -58,7 +58,6 @@ def finetune(
     *,
     start: nn.Module | None = None,
     teachers: Sequence[Teacher] = (),
-    recall: Callable[[Teacher], Teacher] | None = None,
     mask: bool = False,
     distill_layers: Sequence[str] | None = None,
     session: Session | None = None,
@@ -75,7 +74,6 @@ def finetune(
         conduct: how; defaults if None.
         start: the slim network to start from; the parent's own weights if None.
         teachers: further teachers of the logits, beside the parent (KESI's snapshots).
-        recall: takes the teacher and gives one that answers in its place, from outputs recorded before.
         mask: train the parent with masks held instead of the slim network; slimmed at the end.
         distill_layers: modules whose outputs are compared; the plan's stages if None.
         session: an open session on the same source, for several runs; opened here if None.
@@ -88,7 +86,7 @@ def finetune(
     settings, conduct = settings or RunSettings(), conduct or Conduct()
     check_fingerprint(parent, plan)
     if mask and start is not None:
-        raise RequestError("--mask trains the parent: give it a plan, not a slim network")
+        raise RequestError("`mask` trains the parent: give it a plan, not a slim network")
     require_classes(source, _outputs(parent, plan))
     network = _network(parent, plan, start, mask)
     objective = settings.objective
@@ -101,7 +99,6 @@ def finetune(
     if objective.needs_teacher:
         teacher = NetworkTeacher(deepcopy(parent), [stage.module for stage in stages])
         teacher = EnsembleTeacher(teacher, teachers) if teachers else teacher
-        teacher = teacher if recall is None else recall(teacher)
 
     session = session or Session(source, plan.model.input_shape, settings, conduct)
     of_parent, before = session.accuracy(parent), session.accuracy(network)
@@ -171,9 +168,9 @@ def _accuracies(parent: Accuracy, before: Accuracy, after: Accuracy) -> dict[str
 
 
 def _outputs(network: nn.Module, plan: Plan) -> int:
-    probe = deepcopy(network).cpu().eval()
+    copy = deepcopy(network).cpu().eval()
     with torch.no_grad():
-        return int(probe(torch.zeros(1, *plan.model.input_shape)).shape[-1])
+        return int(copy(torch.zeros(1, *plan.model.input_shape)).shape[-1])
 
 
 def _count(network: nn.Module) -> int:
@@ -189,13 +186,13 @@ def device_name(device: torch.device) -> str:
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that a result depends on."""
-    found = {"python": platform.python_version()}
+    installed = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
-            found[package] = version(package)
+            installed[package] = version(package)
         except PackageNotFoundError:
-            found[package] = "not installed"
-    return found
+            installed[package] = "not installed"
+    return installed
 
 
 def _digest(plan: Plan) -> str:

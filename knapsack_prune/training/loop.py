@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,26 +14,25 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel
 
 from knapsack_prune.data.augment import Mixer
 from knapsack_prune.data.batches import EvaluationBatches, TrainingData
 from knapsack_prune.data.seeds import derive_seed
 from knapsack_prune.errors import RequestError
-from knapsack_prune.files import write_rows
-from knapsack_prune.training.board import Board
-from knapsack_prune.training.checkpoints import Checkpoints, Progress
+from knapsack_prune.training.checkpoints import Checkpoints, TrainState
 from knapsack_prune.training.distillation.objective import Objective, Student, StudentOutput
 from knapsack_prune.training.distillation.teacher import Teacher
-from knapsack_prune.training.ema import WeightAverage
 from knapsack_prune.training.evaluation import Accuracy, evaluate
-from knapsack_prune.training.files import write_atomically
 from knapsack_prune.training.interrupts import Interrupts
 from knapsack_prune.training.optimizers import build_optimizer
+from knapsack_prune.training.records import Records
+from knapsack_prune.training.run_directory import RunDirectory
 from knapsack_prune.training.settings import Conduct, RunSettings
+from knapsack_prune.training.weights import AVERAGE, BEST, load_weights, save_weights
 
-FLUSH_EVERY = 50
-BEST = "best.safetensors"
-EMA = "ema.safetensors"
+FLUSH_EVERY = 50  # steps whose losses are fetched from the device at once: each fetch waits for the device
+ADVICE = "The checkpoints before are kept; lower the learning rate, or clip gradients"
 
 
 @dataclass(frozen=True)
@@ -68,10 +67,9 @@ class Trainer:
         held_out: EvaluationBatches | None,
         settings: RunSettings,
         conduct: Conduct,
-        output: Path,
-        identity: dict[str, Any],
+        run: RunDirectory,
         mixer: Mixer | None,
-        average: WeightAverage | None,
+        average: AveragedModel | None,
     ) -> None:
         """Prepare everything for the accelerator's device and processes.
 
@@ -83,8 +81,7 @@ class Trainer:
             data: training batches and their schedule.
             held_out: batches on which the epoch to return is chosen; None takes the last epoch.
             settings, conduct: what is done and how.
-            output: directory of checkpoints and records.
-            identity: recognises checkpoints of another run.
+            run: directory of checkpoints and records, with the run's identity.
             mixer: mixes images and labels of a batch.
             average: the weights' moving average, copied from the network before; None for none.
         """
@@ -95,25 +92,25 @@ class Trainer:
         self._held_out = held_out
         self._settings = settings
         self._conduct = conduct
-        self._output = output
+        self._run = run
         self._mixer = mixer
         self._average = average
         self._format = torch.channels_last if settings.channels_last else torch.contiguous_format
         self._steps = data.schedule.steps
         self._total = self._steps * settings.epochs
-        optimizer = settings.optimizer
-        self._rate = optimizer.over(self._total)
-        self._checkpoints = Checkpoints(output / "checkpoints", identity)
+        self._rate = settings.optimizer.over(self._total)
+        self._checkpoints = Checkpoints(run)
         self._sharded = accelerator.distributed_type == DistributedType.FSDP
         if self._sharded and average is not None:
             raise RequestError(
-                "an EMA of weights needs them whole, and FSDP shards them: use --ema 0, or DDP"
+                "a moving average of weights needs them whole, and FSDP shards them: set `ema` to 0, or use DDP"
             )
 
         student.to(device=self._device, memory_format=self._format)  # type: ignore[call-overload]
         self._objective = objective.to(self._device)
         if average is not None:
-            average.network.to(device=self._device, memory_format=self._format)  # type: ignore[call-overload]
+            # The counter stays on the CPU, where reading it does not wait for the device.
+            average.module.to(device=self._device, memory_format=self._format)  # type: ignore[call-overload]
         if teacher is not None:
             teacher.to(self._device, self._format)
         if settings.compile:
@@ -124,12 +121,9 @@ class Trainer:
         self._optimizer: Optimizer
         self._model: nn.Module
         self._model, self._optimizer = accelerator.prepare(
-            student, build_optimizer(student, optimizer, self._device)
+            student, build_optimizer(student, settings.optimizer, self._device)
         )
         self._waiting: list[tuple[int, Tensor]] = []
-        self._losses: list[tuple[float, ...]] = []
-        self._sums = [0.0] * (len(Objective.PARTS) + 1)
-        self._board = Board(None, 0)
 
     def run(self) -> TrainingResult:
         """Train to the end, from the beginning or from the newest checkpoint.
@@ -138,57 +132,46 @@ class Trainer:
             RequestError: the loss is not finite, checkpoints of another run, or a disk that refuses.
             KeyboardInterrupt: after Ctrl-C, once a checkpoint is written.
         """
-        progress = self._start()
-        first = progress.epoch * self._steps + progress.step
-        history = list(progress.history)
-        main = self._accelerator.is_main_process
-        self._board = Board(self._output / "tensorboard" if main else None, first)
+        state = self._restored()
+        first = state.epoch * self._steps + state.step
+        records = Records(self._run.path if self._run.main else None, state, first)
         with Interrupts() as interrupts, _own_randomness(self._device), self._bar(first) as advance:
-            for epoch in range(progress.epoch, self._settings.epochs):
-                begun = progress.step if epoch == progress.epoch else 0
-                self._sums = [0.0] * len(self._sums)
-                if begun:
-                    self._sums = [progress.partial[name] for name in (*Objective.PARTS, "seconds")]
-                self._epoch(epoch, begun, tuple(history), interrupts, advance)
-                history.append(self._close_epoch(epoch, history))
-                if main:
-                    write_rows(self._output / "summary.csv", history)
-                self._save(Progress(epoch + 1, 0, tuple(history), {}))
+            for epoch in range(state.epoch, self._settings.epochs):
+                begun = state.step if epoch == state.epoch else 0
+                self._epoch(epoch, begun, records, interrupts, advance)
+                self._close_epoch(epoch, records)
                 if self._agreed(interrupts.asked) and epoch + 1 < self._settings.epochs:
                     raise KeyboardInterrupt
-        self._board.close()
+        records.close()
         self._accelerator.wait_for_everyone()
         return TrainingResult(
-            self._best_state(), _best_epoch(history), tuple(history), tuple(self._losses), first
+            load_weights(self._run.path / BEST),
+            records.best_epoch(),
+            tuple(records.history),
+            tuple(records.losses),
+            first,
         )
 
-    def _start(self) -> Progress:
-        if not self._conduct.resume:
-            if self._checkpoints.list():
-                raise RequestError(
-                    f"{self._checkpoints.directory} holds {len(self._checkpoints.list())} checkpoints of a "
-                    f"run: "
-                    "continue it with --resume, or choose another output directory"
-                )
-            return Progress(0, 0, (), {})
-        found = self._checkpoints.newest()
-        if found is None:
-            return Progress(0, 0, (), {})
-        path, progress = found
+    def _restored(self) -> TrainState:
+        """Claim the directory, and load the newest checkpoint where the run is to be resumed."""
+        there = len(self._checkpoints.list())
+        if there and not self._conduct.resume:
+            raise RequestError(
+                f"{self._checkpoints.directory} holds {there} checkpoints of a run: continue it with `resume`, or "
+                "choose another directory with `output`"
+            )
+        self._run.claim()
+        newest = self._checkpoints.newest()
+        if newest is None:
+            return TrainState()
+        path, state = newest
         self._accelerator.load_state(str(path))
         if self._average is not None:
-            from safetensors.torch import load_file
-
-            self._average.network.load_state_dict(load_file(path / EMA))
-        return progress
+            self._average.load_state_dict(load_weights(path / AVERAGE))
+        return state
 
     def _epoch(
-        self,
-        epoch: int,
-        begun: int,
-        history: tuple[dict[str, Any], ...],
-        interrupts: Interrupts,
-        advance: Any,
+        self, epoch: int, begun: int, records: Records, interrupts: Interrupts, advance: Callable[[], None]
     ) -> None:
         self._model.train()
         batches = self._data.batches.epoch(epoch, begun)
@@ -204,12 +187,11 @@ class Trainer:
             alone = self._accelerator.num_processes == 1
             stop = not last and (interrupts.asked if alone else flush and self._agreed(interrupts.asked))
             if flush or save or stop:
-                self._flush()
-                self._sums[-1] += time.perf_counter() - started
+                self._flush(records)
+                records.add_seconds(time.perf_counter() - started)
                 started = time.perf_counter()
             if save or stop:
-                partial = dict(zip((*Objective.PARTS, "seconds"), self._sums, strict=True))
-                self._save(Progress(epoch, step + 1, history, partial))
+                self._save(records.state(epoch, step + 1))
             if stop:
                 raise KeyboardInterrupt
 
@@ -233,18 +215,18 @@ class Trainer:
                 if self._teacher is not None:
                     with accelerator.autocast():
                         taught = self._teacher(images)
-                found = self._objective(StudentOutput(logits, tuple(features)), labels, taught)
-                accelerator.backward(found[0])
+                losses = self._objective(StudentOutput(logits, tuple(features)), labels, taught)
+                accelerator.backward(losses[0])
                 if settings.optimizer.clip and accelerator.sync_gradients:
                     accelerator.clip_grad_norm_(self._model.parameters(), settings.optimizer.clip)
                 self._optimizer.step()
                 self._optimizer.zero_grad()
-            parts += found.detach() / settings.accumulate
+            parts += losses.detach() / settings.accumulate
         if self._average is not None:
-            self._average.update(self._student.network, epoch * self._steps + step)
+            self._average.update_parameters(self._student.network)
         return parts
 
-    def _flush(self) -> None:
+    def _flush(self, records: Records) -> None:
         """Bring the losses of the last steps to the host, and stop at the first that is not finite."""
         if not self._waiting:
             return
@@ -254,42 +236,26 @@ class Trainer:
         for number, row in zip(steps, values.tolist(), strict=True):
             if not all(-float("inf") < value < float("inf") for value in row):
                 raise RequestError(
-                    f"the loss at step {number} of {self._total} is {row[0]}: it must be finite. The "
-                    f"checkpoints "
-                    "before it are kept; lower the learning rate, or clip gradients"
+                    f"the loss at step {number} of {self._total} is {row[0]}: it must be finite. {ADVICE}"
                 )
-            self._losses.append((number, *row))
-            self._sums = [sum_ + value for sum_, value in zip(self._sums, [*row, 0.0], strict=True)]
-            scalars = {f"train/{name}": value for name, value in zip(Objective.PARTS, row, strict=True)}
-            self._board.scalars({**scalars, "train/rate": self._rate.at(number)}, number)
+            records.add_step(number, row, self._rate.at(number))
 
-    def _close_epoch(self, epoch: int, history: list[dict[str, Any]]) -> dict[str, Any]:
+    def _close_epoch(self, epoch: int, records: Records) -> None:
         self._require_finite_weights(epoch)
-        *sums, seconds = self._sums
-        row: dict[str, Any] = {"epoch": epoch, "rate": self._rate.at((epoch + 1) * self._steps - 1)}
-        row |= {name: value / self._steps for name, value in zip(Objective.PARTS, sums, strict=True)}
-        held = self._evaluate_held_out()
-        row["held_out_top1"] = held.top1 if held is not None else None
-        row["held_out_loss"] = held.loss if held is not None else None
-        row["seconds"] = round(seconds, 3)
-        row["images_per_second"] = round(self._steps * self._data.schedule.step_size / max(seconds, 1e-9), 1)
-        best = max((past["held_out_top1"] or 0.0 for past in history), default=-1.0)
-        row["best"] = held is None or held.top1 >= best
-        if held is not None:
-            done = (epoch + 1) * self._steps
-            self._board.scalars({"held_out/top1": held.top1, "held_out/loss": held.loss}, done)
-        if row["best"]:
+        rate = self._rate.at((epoch + 1) * self._steps - 1)
+        if records.close_epoch(
+            epoch, self._steps, self._data.schedule.step_size, rate, self._evaluate_held_out()
+        ):
             self._keep_best()
-        return row
+        records.write_summary()
+        self._save(records.state(epoch + 1, 0))
 
     def _evaluate_held_out(self) -> Accuracy | None:
         if self._held_out is None:
             return None
-        network = self._student.network if self._average is None else self._average.network
-        if self._sharded:
-            network = _LogitsOf(self._model)
+        network = self._student.network if self._average is None else self._average.module
         return evaluate(
-            network,
+            [_LogitsOf(self._model) if self._sharded else network],
             self._held_out,
             self._device,
             self._accelerator.autocast,
@@ -299,48 +265,29 @@ class Trainer:
 
     def _keep_best(self) -> None:
         if self._average is not None:
-            state = self._average.network.state_dict()
+            state = self._average.module.state_dict()
         else:
             prefix = "network."
             whole = self._accelerator.get_state_dict(self._model)
             state = {k.removeprefix(prefix): v for k, v in whole.items() if k.startswith(prefix)}
-        if self._accelerator.is_main_process:
-            from safetensors.torch import save_file
-
-            copies = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
-            write_atomically(self._output / BEST, lambda path: save_file(copies, path))
+        if self._run.main:
+            save_weights(state, self._run.path / BEST)
         self._accelerator.wait_for_everyone()
 
-    def _best_state(self) -> dict[str, Tensor]:
-        from safetensors.torch import load_file
-
-        return load_file(self._output / BEST)
-
-    def _save(self, progress: Progress) -> None:
+    def _save(self, state: TrainState) -> None:
         def write(folder: Path) -> None:
             self._accelerator.save_state(str(folder))
-            if self._average is not None and self._accelerator.is_main_process:
-                from safetensors.torch import save_file
+            if self._average is not None and self._run.main:
+                save_weights(self._average.state_dict(), folder / AVERAGE)
 
-                state = self._average.network.state_dict()
-                save_file({name: value.contiguous().clone() for name, value in state.items()}, folder / EMA)
-
-        self._require_finite_weights(progress.epoch)
-        self._checkpoints.save(
-            progress.epoch * self._steps + progress.step,
-            progress,
-            write,
-            self._accelerator.is_main_process,
-            self._accelerator.wait_for_everyone,
-        )
+        self._require_finite_weights(state.epoch)
+        self._checkpoints.save(state.epoch * self._steps + state.step, state, write)
 
     def _require_finite_weights(self, epoch: int) -> None:
         norms = torch._foreach_norm([p.detach() for p in self._student.parameters() if p.numel()])
         if not bool(torch.stack([norm.float() for norm in norms]).isfinite().all()):
             raise RequestError(
-                f"weights stopped being finite in epoch {epoch}: they must be finite. The checkpoints "
-                f"before are "
-                "kept; lower the learning rate, or clip gradients"
+                f"weights stopped being finite in epoch {epoch}: they must be finite. {ADVICE}"
             )
 
     def _agreed(self, flag: bool) -> bool:
@@ -351,8 +298,8 @@ class Trainer:
         return bool(raised > 0)
 
     @contextmanager
-    def _bar(self, first: int) -> Iterator[Any]:
-        if not (self._conduct.progress and self._accelerator.is_main_process):
+    def _bar(self, first: int) -> Iterator[Callable[[], None]]:
+        if not (self._conduct.progress and self._run.main):
             yield lambda: None
             return
         from rich.console import Console
@@ -375,10 +322,6 @@ class _LogitsOf(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         logits: Tensor = self._student(images)[0]
         return logits
-
-
-def _best_epoch(history: list[dict[str, Any]]) -> int:
-    return max(int(row["epoch"]) for row in history if row["best"])
 
 
 @contextmanager

@@ -36,9 +36,9 @@ def hold_masks(network: nn.Module, plan: Plan) -> None:
     obstacles += [f"{part.module} at full width" for part in plan.full_width]
     if obstacles:
         raise RequestError(
-            f"--mask cannot imitate {len(obstacles)} operators over pruned channels "
+            f"`mask` cannot imitate {len(obstacles)} operators over pruned channels "
             f"({', '.join(obstacles[:3])}): "
-            "train the slim network, without --mask"
+            "train the slim network, without `mask`"
         )
     parameters = dict(network.named_parameters())
     masks: dict[str, Tensor] = {}

@@ -40,9 +40,8 @@ def match_stages(
     names = list(known) if layers is None else list(layers)
     if not names:
         raise RequestError(
-            "the plan names 0 stages whose features could be compared: name modules with --distill-layers, "
-            "or "
-            "use --distill none"
+            "the plan names 0 stages whose features could be compared: name modules with `distill_layers`, "
+            "or set `distill` to none"
         )
     theirs, ours = _shapes(parent, plan, names), _shapes(student, plan, names)
     matches = []
@@ -54,10 +53,10 @@ def match_stages(
         differing = [dim for dim, (a, b) in enumerate(zip(theirs[name], ours[name], strict=True)) if a != b]
         if len(differing) > 1 or (differing and kind == "kept"):
             raise RequestError(
-                f"--distill-layers {name}: its {ours[name]} of the parent's {theirs[name]} cannot be "
+                f"`distill_layers` {name}: its {ours[name]} of the parent's {theirs[name]} cannot be "
                 f"matched, since "
-                f"the plan knows the kept channels of {', '.join(known)} only: use these, or --distill "
-                f"learned"
+                f"the plan knows the kept channels of {', '.join(known)} only: use these, or set "
+                f"`distill` to learned"
             )
         dim = differing[0] if differing else 1
         of, width = theirs[name][dim], ours[name][dim]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import nn
 from knapsack_prune.data.batches import (
     Delivery,
     EvaluationBatches,
+    crop_kind,
     decode_training,
     evaluation_batches,
     training_data,
@@ -31,12 +32,14 @@ from knapsack_prune.training.distillation.features import StageMatch
 from knapsack_prune.training.distillation.inner import target_variances
 from knapsack_prune.training.distillation.objective import Objective, Student
 from knapsack_prune.training.distillation.teacher import Teacher
-from knapsack_prune.training.ema import WeightAverage
 from knapsack_prune.training.evaluation import Accuracy, evaluate
 from knapsack_prune.training.loop import Trainer, TrainingResult
+from knapsack_prune.training.run_directory import RunDirectory
 from knapsack_prune.training.settings import Conduct, RunSettings
+from knapsack_prune.training.weight_average import weight_average
 
 VARIANCE_IMAGES = 512
+RESULTS = ("checkpoints/step-*",)
 SPLIT_SEED = 0  # the held-out part is the same whatever the run's seed, so that seeds can be compared
 
 
@@ -73,8 +76,7 @@ class Session:
         Args:
             source: the dataset; its test images are only ever evaluated.
             input_shape: (channels, height, width) of the networks' input.
-            settings: decides precision, memory format, batch size, accumulation and the held-out part for
-            every
+            settings: decides precision, memory format, batch size, accumulation and the held-out part for every
                 run of this session.
             conduct: device, cache and workers.
             test_only: nothing will be trained, so that training images need not be decoded.
@@ -83,7 +85,7 @@ class Session:
             RequestError: no such device, no test images, no image that can be read, or too little memory.
         """
         if conduct.device == "cuda" and not torch.cuda.is_available():
-            raise RequestError("--device cuda, but torch finds 0 CUDA devices: use --device cpu or auto")
+            raise RequestError("`device` is cuda, but torch finds 0 CUDA devices: use cpu or auto")
         self.accelerator = Accelerator(
             cpu=conduct.device == "cpu",
             mixed_precision="bf16" if settings.precision == "bf16" else "no",
@@ -92,45 +94,64 @@ class Session:
         self.source = source
         self.conduct = conduct
         self._settings = settings
+        self.input_shape = tuple(input_shape)
         self._preparation = Preparation.to_shape(input_shape, source.normalisation)
-        accelerator = self.accelerator
         self._delivery = Delivery(
-            accelerator.device,
+            self.accelerator.device,
             conduct.cache,
             conduct.workers,
-            accelerator.num_processes,
-            accelerator.process_index,
+            self.accelerator.num_processes,
+            self.accelerator.process_index,
         )
         self._train, held = _split(source, settings)
         self._decoded: DecodedImages | None = None
         if conduct.cache and not test_only:
-            self._decoded = decode_training(self._train, self._preparation, self._delivery)
-        self._test = self.plain_batches(source.test_images())
-        self._held = None if held is None else self.plain_batches(held)
+            self._decoded = decode_training(
+                self._train, self._preparation, settings.augmentation, self._delivery
+            )
+        self._test = self._batches(source.test_images())
+        self._held = None if held is None else self._batches(held)
         self.held_out_images = 0 if held is None else len(held.labels)
-        self.train_images = len(self._train.labels)
 
-    def plain_batches(self, images: ImageSet, shared: bool = True) -> EvaluationBatches:
-        """Batches of `images` without augmentation: this process's share, or all where not `shared`."""
-        delivery = self._delivery if shared else replace(self._delivery, processes=1, rank=0)
-        return evaluation_batches(images, self._preparation, delivery, self._settings.batch_size)
+    def _batches(self, images: ImageSet) -> EvaluationBatches:
+        return evaluation_batches(images, self._preparation, self._delivery, self._settings.batch_size)
 
-    @property
-    def test(self) -> EvaluationBatches:
-        """This process's share of the test images."""
-        return self._test
+    def run_directory(
+        self, path: Path, identity: dict[str, Any], settings: RunSettings, results: Sequence[str]
+    ) -> RunDirectory:
+        """The directory of a run on this session's data.
+
+        Args:
+            path: the directory.
+            identity: what changes the outcome besides data, processes and cropping.
+            settings: how images are cropped.
+            results: see `RunDirectory`.
+        """
+        whole = {
+            **identity,
+            "data": self.source.identity(),
+            "input_shape": list(self.input_shape),
+            "crops": crop_kind(self._train, self._preparation, settings.augmentation, self.conduct.cache),
+            "processes": self.accelerator.num_processes,
+        }
+        accelerator = self.accelerator
+        return RunDirectory(
+            path, whole, tuple(results), accelerator.is_main_process, accelerator.wait_for_everyone
+        )
 
     @property
     def layout(self) -> torch.memory_format:
         """Memory format of networks and images."""
         return torch.channels_last if self._settings.channels_last else torch.contiguous_format
 
-    def accuracy(self, network: nn.Module) -> Accuracy:
-        """Test accuracy of a copy on the training device; the network itself does not move."""
+    def accuracy(self, *networks: nn.Module) -> Accuracy:
+        """Test accuracy of copies on the training device, together; the networks themselves do not move."""
         device = self.accelerator.device
-        moved = deepcopy(network).to(device=device, memory_format=self.layout)  # type: ignore[call-overload]
         return evaluate(
-            moved,
+            [
+                deepcopy(network).to(device=device, memory_format=self.layout)  # type: ignore[call-overload]
+                for network in networks
+            ],
             self._test,
             device,
             self.accelerator.autocast,
@@ -153,7 +174,7 @@ class Session:
             network: where to start from; left as it is.
             settings: of this run; precision, memory format, batches and held-out part are the session's.
             output: directory of checkpoints and records.
-            identity: recognises checkpoints of another run, besides the settings.
+            identity: what changes the outcome besides settings, stages, data and processes.
             stages: features to compare with the teacher's.
             teacher: needed where the objective asks for one.
 
@@ -170,19 +191,23 @@ class Session:
             settings.batch_size,
             settings.accumulate,
             settings.seed,
-            self._decoded,
+            self._decoded if settings.augmentation.crop == self._settings.augmentation.crop else None,
         )
         trained = deepcopy(network)  # receives the chosen weights: it never carries hooks
         starting = deepcopy(network).requires_grad_(True)
-        average = WeightAverage(network, settings.optimizer.ema) if settings.optimizer.ema else None
+        average = weight_average(network, settings.optimizer.ema) if settings.optimizer.ema else None
         kind = settings.objective.inner_kind
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(settings.seed, 5))
             student = Student(starting, stages, kind)
-        mixes = settings.augmentation.mixes
         variances = None
         if teacher is not None and settings.objective.inner and settings.objective.normalise:
             variances = self._target_variances(teacher, stages, settings)
+        whole = {
+            **identity,
+            "stages": [stage.module for stage in stages],
+            "settings": settings.record(),
+        }
         trainer = Trainer(
             self.accelerator,
             student,
@@ -192,15 +217,8 @@ class Session:
             self._held,
             settings,
             self.conduct,
-            output,
-            {
-                **identity,
-                "data": {"name": self.source.name, "train": self.train_images},
-                "stages": [stage.module for stage in stages],
-                "processes": self.accelerator.num_processes,
-                "settings": settings.record(),
-            },
-            settings.augmentation.mixer(len(self.source.classes)) if mixes else None,
+            self.run_directory(output, whole, settings, RESULTS),
+            settings.augmentation.mixer(len(self.source.classes)) if settings.augmentation.mixes else None,
             average,
         )
         result = trainer.run()
@@ -215,8 +233,7 @@ class Session:
     def _target_variances(
         self, teacher: Teacher, stages: Sequence[StageMatch], settings: RunSettings
     ) -> tuple[float, ...]:
-        """Measured once, on the same images in every process: a batch's own would depend on how batches are
-        cut."""
+        """Measured once, on the same images in every process: a batch's own would depend on its cut."""
         sample = calibration_loader(
             self.source, VARIANCE_IMAGES, SPLIT_SEED, settings.batch_size, self._preparation.input_shape
         )
@@ -227,12 +244,11 @@ class Session:
             return target_variances(outputs, stages, settings.objective.inner_kind)
 
     def _require_same(self, settings: RunSettings) -> None:
-        fixed = ("precision", "channels_last", "batch_size", "accumulate", "held_out")
-        for name in fixed:
-            mine, theirs = getattr(self._settings, name), getattr(settings, name)
-            if mine != theirs:
+        for name in ("precision", "channels_last", "batch_size", "accumulate", "held_out"):
+            ours, theirs = getattr(self._settings, name), getattr(settings, name)
+            if ours != theirs:
                 raise ValueError(
-                    f"{name} of a session is {mine} and cannot become {theirs}: open another session"
+                    f"{name} of a session is {ours} and cannot become {theirs}: open another session"
                 )
 
 
@@ -245,6 +261,6 @@ def _split(source: ImageSource, settings: RunSettings) -> tuple[ImageSet, ImageS
     if not len(held):
         raise RequestError(
             f"a held-out part of {settings.held_out} is 0 of {len(source.train.labels)} training images: "
-            "raise --held-out, or give 0 to take the last epoch"
+            "raise `held_out`, or give 0 to take the last epoch"
         )
     return ImageSubset(source.train, train), ImageSubset(source.train, held)

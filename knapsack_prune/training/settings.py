@@ -9,7 +9,7 @@ from typing import Any, Literal
 from knapsack_prune.data.augment import Augmentation
 from knapsack_prune.errors import RequestError
 from knapsack_prune.training.distillation.objective import ObjectiveSettings
-from knapsack_prune.training.rates import LearningRate, RateKind
+from knapsack_prune.training.learning_rate import LearningRateSchedule, ScheduleKind
 
 OptimizerKind = Literal["sgd", "adamw", "adam"]
 Precision = Literal["fp32", "bf16"]
@@ -23,7 +23,7 @@ class OptimizerSettings:
         kind: `sgd` (Nesterov momentum 0.9), `adamw` or `adam`.
         rate: peak learning rate, as it is: not scaled by batch size or processes.
         weight_decay: on weights of two or more dimensions; norms and biases are never decayed.
-        schedule, warmup, start_rate, end_rate: see `LearningRate`.
+        schedule, warmup, start_rate, end_rate: see `LearningRateSchedule`.
         clip: largest gradient norm; 0 for none.
         ema: decay of the exponential moving average of the weights; 0 for none.
     """
@@ -31,7 +31,7 @@ class OptimizerSettings:
     kind: OptimizerKind = "sgd"
     rate: float = 0.02
     weight_decay: float = 1e-4
-    schedule: RateKind = "cosine"
+    schedule: ScheduleKind = "cosine"
     warmup: float = 0.05
     start_rate: float = 0.0
     end_rate: float = 0.0
@@ -49,9 +49,11 @@ class OptimizerSettings:
                 f"EMA decay {self.ema} is out of range: it must be at least 0 (off) and under 1"
             )
 
-    def over(self, steps: int) -> LearningRate:
+    def over(self, steps: int) -> LearningRateSchedule:
         """The learning rate over a run of so many optimiser steps."""
-        return LearningRate(self.schedule, self.rate, self.start_rate, self.end_rate, self.warmup, steps)
+        return LearningRateSchedule(
+            self.schedule, self.rate, self.start_rate, self.end_rate, self.warmup, steps
+        )
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,7 @@ def test_widths_pins_and_two_budgets(run: Run, tmp_path: Path) -> None:
     )
     ended = run("plan", *arguments, "--keep", "layer2.*", "-o", tmp_path / "plan.json")
     assert ended.code == 0
-    assert "pinned by --keep layer2.*" in ended.out
+    assert "pinned by `keep` layer2.*" in ended.out
     plan = kp.Plan.load(tmp_path / "plan.json")
     assert [part.resource for part in plan.budgets] == ["flops", "params"]
     assert plan.budgets[0].limit == 2_000_000

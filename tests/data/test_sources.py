@@ -62,13 +62,15 @@ def test_an_unreadable_test_image_is_named_and_left_out(folder: Path, cache: boo
     assert "1 of 4" in missing.sentence()
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_an_unreadable_training_image_is_replaced_by_one_of_its_class(folder: Path, workers: int) -> None:
+@pytest.mark.parametrize(("cache", "workers"), [(False, 0), (False, 1), (True, 0)])
+def test_an_unreadable_training_image_is_replaced_by_one_of_its_class(
+    folder: Path, cache: bool, workers: int
+) -> None:
     _break(folder / "train" / "class1" / "2.png")
     source = open_source(str(folder))
     preparation = Preparation.to_shape((3, 8, 8), source.normalisation)
     still = Augmentation(crop=False, mirror=False)
-    data = training_data(source.train, preparation, still, True, Delivery(CPU, False, workers), 8, 1, 0)
+    data = training_data(source.train, preparation, still, True, Delivery(CPU, cache, workers), 8, 1, 0)
     (images, labels), *_ = data.batches.epoch(0)
     grey = (images[:, 0, 0, 0] * 0.229 + 0.485) * 255
     assert sorted(grey.round().int().tolist()) == [0, 1, 2, 3, 100, 101, 103, 103]
@@ -104,6 +106,36 @@ def test_cached_and_streamed_images_are_the_same(folder: Path) -> None:
     assert found[0].shape == (5, 3, 8, 8)
     assert torch.equal(found[0], found[1])
     assert torch.equal(found[0], found[2])
+
+
+@pytest.mark.parametrize(
+    "augmentation",
+    [
+        Augmentation(),
+        Augmentation(rand_augment=5, erasing=0.5),
+        Augmentation(crop=False),
+        Augmentation(crop=False, mirror=False),
+    ],
+)
+def test_cached_and_streamed_training_images_are_the_same(folder: Path, augmentation: Augmentation) -> None:
+    # Both used to draw in their own way: a run continued under another cache saw other crops.
+    generator = np.random.default_rng(0)
+    for path in sorted((folder / "train").rglob("*.png")):
+        Image.fromarray(generator.integers(0, 255, (11, 9, 3), dtype=np.uint8)).save(path)
+    _write(folder / "train" / "class0" / "fits.png", 40)
+    source = open_source(str(folder))
+    preparation = Preparation.to_shape((3, *((11, 9) if augmentation.crop else (8, 8))), source.normalisation)
+    epochs = [
+        list(training_data(source.train, preparation, augmentation, True, where, 3, 1, 7).batches.epoch(1))
+        for where in (Delivery(CPU, True), Delivery(CPU, False, 0), Delivery(CPU, False, 1))
+    ]
+    assert len(epochs[0]) == 3
+    for batches in zip(*epochs, strict=True):
+        (images, labels), *others = batches
+        for theirs, their_labels in others:
+            assert torch.equal(images, theirs)
+            assert images.stride() == theirs.stride()
+            assert torch.equal(labels, their_labels)
 
 
 def test_cached_crops_are_windows_of_the_padded_image() -> None:

@@ -22,7 +22,7 @@ from knapsack_prune.data import ImageSource, open_source
 from knapsack_prune.data.augment import Augmentation
 from knapsack_prune.errors import RequestError
 from knapsack_prune.iterate.budgets import geometric_budgets
-from knapsack_prune.iterate.method import Distilling, iterate
+from knapsack_prune.iterate.method import DistillationSettings, iterate
 from knapsack_prune.iterate.settings import Pruning, distillation, retraining
 from knapsack_prune.training.distillation.objective import ObjectiveSettings
 from knapsack_prune.training.settings import Conduct, OptimizerSettings
@@ -53,7 +53,9 @@ def go(output: Path, source: ImageSource | None = None, **more: Any) -> dict[str
         output,
         Pruning(**given),
         retraining(1, batch_size=64, augmentation=PLAIN),
-        Distilling(distillation(1, batch_size=64, augmentation=PLAIN, **more.pop("distil", {})), **more),
+        DistillationSettings(
+            distillation(1, batch_size=64, augmentation=PLAIN, **more.pop("distil", {})), **more
+        ),
         CONDUCT,
     )
 
@@ -128,7 +130,7 @@ def test_a_finished_run_is_found_again_and_another_request_refused(done: Path, t
     stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("model.safetensors")}
     assert go(tmp_path / "run")["accuracy"] == json.loads((done / "result.json").read_text())["accuracy"]
     assert stamps == {path: path.stat().st_mtime_ns for path in stamps}
-    with pytest.raises(RequestError, match=r"2 settings differ|pruning\.flops_budget was 0\.4 and is 0\.5"):
+    with pytest.raises(RequestError, match=r"1 settings differ: pruning\.flops_budget was 0\.4 and is 0\.5"):
         go(tmp_path / "run", pruning={"flops_budget": 0.5})
 
 
@@ -160,26 +162,33 @@ def test_kill_at_any_moment_ends_in_the_same_weights(done: Path, tmp_path: Path,
         assert all(torch.equal(ours[name], theirs[name]) for name in theirs), part
 
 
-def test_exclusion_labels_inner_distillation_and_recorded_outputs(done: Path, tmp_path: Path) -> None:
+def test_exclusion_labels_and_inner_distillation(tmp_path: Path) -> None:
     objective = ObjectiveSettings(0.5, 0.0, "kept", 1.0, True, 1.0, 5.0)
-    records = []
-    for name, recorded in (("live", False), ("recorded", True)):
-        shutil.copytree(done, tmp_path / name)
-        shutil.rmtree(tmp_path / name / "final")
-        (tmp_path / name / "iterate.json").unlink()
-        more: dict[str, Any] = {"exclude_start": True, "record": recorded, "distil": {"objective": objective}}
-        go(tmp_path / name, **more)
-        records.append(json.loads((tmp_path / name / "final" / "result.json").read_text()))
-    assert [record["teachers"] for record in records] == [2, 2]
-    assert records[0]["stages"]
-    assert len(list((tmp_path / "recorded" / "outputs").iterdir())) == 1
-    losses = [
-        (tmp_path / name / "final" / "summary.csv").read_text().splitlines()[1].split(",")[2:6]
-        for name in ("live", "recorded")
-    ]
-    torch.testing.assert_close(
-        *(torch.tensor([float(x) for x in row]) for row in losses), rtol=1e-4, atol=1e-5
-    )
+    go(tmp_path, exclude_start=True, distil={"objective": objective})
+    record = json.loads((tmp_path / "final" / "result.json").read_text())
+    assert record["teachers"] == 2
+    assert record["stages"]
+
+
+def test_finished_rounds_without_their_record_are_not_taken_for_its_own(done: Path, tmp_path: Path) -> None:
+    # With the record removed, another budget used to take the rounds of the run before for its own.
+    shutil.copytree(done, tmp_path / "run")
+    (tmp_path / "run" / "run.json").unlink()
+    with pytest.raises(RequestError, match=r"holds ensemble\.json and no run\.json"):
+        go(tmp_path / "run", pruning={"flops_budget": 0.7})
+
+
+def test_a_damaged_round_is_done_again_and_those_after_it(done: Path, tmp_path: Path) -> None:
+    shutil.copytree(done, tmp_path / "run")
+    before = json.loads((tmp_path / "run" / "run.json").read_text())["steps"]
+    (tmp_path / "run" / "rounds" / "2" / "model.safetensors").write_bytes(b"damaged")
+    go(tmp_path / "run")
+    after = json.loads((tmp_path / "run" / "run.json").read_text())["steps"]
+    assert list(after) == ["round-1", "round-2", "final"]
+    for step, folder in (("round-1", "rounds/1"), ("round-2", "rounds/2"), ("final", "final")):
+        name = f"{folder}/model.safetensors"
+        assert after[step]["files"][name] == before[step]["files"][name]
+    assert after["final"] != before["final"]  # done again: its result holds other times
 
 
 def test_a_refused_request_leaves_the_directory_free(tmp_path: Path) -> None:
@@ -196,10 +205,8 @@ def test_a_refused_request_leaves_the_directory_free(tmp_path: Path) -> None:
 
 
 def test_settings_out_of_range_are_refused_where_they_are_made() -> None:
-    with pytest.raises(RequestError, match="2 kinds are on"):
-        Distilling(distillation(1), record=True)
     with pytest.raises(RequestError, match="logit weight 0"):
-        Distilling(distillation(1, objective=ObjectiveSettings(distill="none")))
+        DistillationSettings(distillation(1, objective=ObjectiveSettings(distill="none")))
     for wrong, words in (
         ({"rate": float("nan")}, "learning rate nan"),
         ({"rate": 0.01, "start_rate": 0.1}, "start rate 0.1"),
@@ -248,8 +255,7 @@ def test_commands(done: Path, tmp_path: Path, run: Run) -> None:  # noqa: F811
         (("--teacher", "parent"), "give ensemble:DIR"),
         (("--teacher", f"ensemble:{done}"), "--logit-weight 0"),
         (("--teacher", f"ensemble:{tmp_path}", "--logit-weight", "1"), "is no ensemble"),
-        (("--teacher", *taught, "--record-outputs"), "2 kinds are on (crop, mirror)"),
-        (("--record-outputs",), "no ensemble"),
+        (("--teacher-exclude", "round-1"), "no ensemble"),
     ):
         ended = run("finetune", final, "-o", tmp_path / "wrong", *arguments, *wrong)
         assert ended.code == 2, wrong

@@ -1,4 +1,4 @@
-"""`run` on the embedded default: every stage, what is skipped, and what is done again."""
+"""`run` on the embedded default: every step, what is skipped, and what is done again."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_a_run_ends_in_a_network_that_is_small_and_good(finished: Path) -> None:
     assert {entry["format"] for entry in report["export"]["model"]} == {"pt2"}
 
 
-def test_valid_stages_are_skipped(finished: Path) -> None:
+def test_valid_steps_are_skipped(finished: Path) -> None:
     assert _run(parse_config(SHORT, "test"), finished).skipped == (
         "plan",
         "slim",
@@ -60,7 +60,7 @@ def test_valid_stages_are_skipped(finished: Path) -> None:
     )
 
 
-def test_a_stage_is_done_again_when_its_files_or_inputs_changed(finished: Path) -> None:
+def test_a_step_is_done_again_when_its_files_or_inputs_changed(finished: Path) -> None:
     (finished / "exported" / "model.pt2").write_bytes(b"damaged")
     assert _run(parse_config(SHORT, "test"), finished).skipped == ("plan", "slim", "finetune", "evaluate")
     longer = {**SHORT, "finetune": {"device": "cpu", "settings": {"epochs": 1, "batch_size": 64}}}

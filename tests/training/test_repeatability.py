@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
+from knapsack_prune.data import Normalisation
 from knapsack_prune.data.augment import Augmentation
 from knapsack_prune.errors import RequestError
 from knapsack_prune.training import checkpoints as checkpoint_module
@@ -94,13 +97,63 @@ def test_a_kill_between_two_checkpoints(lab: Any, tmp_path: Path, monkeypatch: p
 def test_checkpoints_of_another_run_are_refused(lab: Any, tmp_path: Path) -> None:
     short = RunSettings(epochs=1, batch_size=32)
     lab.finetune(tmp_path, short)
-    with pytest.raises(RequestError, match=r"holds 1 checkpoints of a run: continue it with --resume"):
+    with pytest.raises(RequestError, match=r"holds 1 checkpoints of a run: continue it with `resume`"):
         lab.finetune(tmp_path, short)
     other = RunSettings(epochs=2, batch_size=32)
     with pytest.raises(
-        RequestError, match=r"of another run; 1 settings differ: settings.epochs was 1 and is 2"
+        RequestError, match=r"holds another run; 1 settings differ: settings.epochs was 1 and is 2"
     ):
         lab.finetune(tmp_path, other, resume=True)
+
+
+@pytest.mark.parametrize("cache", [True, False])
+def test_resumed_under_another_cache_it_ends_in_the_same_weights(
+    lab: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: bool
+) -> None:
+    # Crops and mirrors used to be drawn in another way from the cache, and checkpoints did not know of it.
+    whole = lab.finetune(tmp_path / "whole", SETTINGS, cache=cache)
+    with monkeypatch.context() as patch:
+        _interrupt_at(patch, 1, 1, lambda: os.kill(os.getpid(), signal.SIGINT))
+        with pytest.raises(KeyboardInterrupt):
+            lab.finetune(tmp_path / "parts", SETTINGS, cache=cache)
+    rest = lab.finetune(tmp_path / "parts", SETTINGS, cache=not cache, resume=True)
+    assert rest.record["resumed_at_step"] > 0
+    assert rest.losses == whole.losses[-len(rest.losses) :]
+    assert _same(whole.network, rest.network)
+
+
+def test_other_data_is_another_run(lab: Any, tmp_path: Path) -> None:
+    # Larger images are the exception: the cache holds a canvas of them, from which crops have one scale.
+    short = RunSettings(epochs=1, batch_size=32)
+    train, test = lab.source.train, lab.source.test
+    images = F.interpolate(train.images.float(), (12, 12)).to(torch.uint8)
+    large = replace(lab, source=replace(lab.source, train=replace(train, images=images), test=test))
+    large.finetune(tmp_path / "large", short, cache=False)
+    with pytest.raises(RequestError, match="crops was at random scales and is from a cached canvas"):
+        large.finetune(tmp_path / "large", short, cache=True, resume=True)
+    lab.finetune(tmp_path / "dark", short)
+    dark = replace(lab.source, normalisation=Normalisation((0.1,) * 3, (0.2,) * 3))
+    with pytest.raises(RequestError, match=r"data\.normalisation\.mean was \[0.4"):
+        replace(lab, source=dark).finetune(tmp_path / "dark", short, resume=True)
+
+
+def test_a_damaged_checkpoint_is_not_used(lab: Any, tmp_path: Path) -> None:
+    settings = RunSettings(epochs=3, batch_size=32)
+    whole = lab.finetune(tmp_path, settings)
+    newest = tmp_path / "checkpoints" / "step-000000012"
+    weights = (newest / "model.safetensors").read_bytes()
+    (newest / "model.safetensors").write_bytes(weights[:-4] + b"\0\1\2\3")
+    rest = lab.finetune(tmp_path, settings, resume=True)
+    assert rest.record["resumed_at_step"] == 8
+    assert _same(whole.network, rest.network)
+
+
+def test_checkpoints_without_a_record_are_nobodys(lab: Any, tmp_path: Path) -> None:
+    short = RunSettings(epochs=1, batch_size=32)
+    lab.finetune(tmp_path, short)
+    (tmp_path / "run.json").unlink()
+    with pytest.raises(RequestError, match=r"holds checkpoints/step-000000004 and no run\.json"):
+        lab.finetune(tmp_path, short, resume=True)
 
 
 def test_a_finished_run_is_not_trained_again(lab: Any, tmp_path: Path) -> None:
@@ -144,6 +197,6 @@ def test_a_full_disk_loses_nothing(lab: Any, tmp_path: Path, monkeypatch: pytest
 
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint_module.Checkpoints, "_put_in_place", place)
-        with pytest.raises(RequestError, match=r"no space left on the disk .* continue with --resume"):
+        with pytest.raises(RequestError, match=r"no space left on the disk .* continue with `resume`"):
             lab.finetune(tmp_path, settings)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-000000004"]

@@ -51,7 +51,7 @@ class FeatureTap:
             if not isinstance(output, Tensor):
                 raise RequestError(
                     f"module {name!r} returns {type(output).__name__} and not 1 tensor: "
-                    "name another in --distill-layers"
+                    "name another in `distill_layers`"
                 )
             self._taken[name] = output
 

@@ -61,7 +61,7 @@ class ObjectiveSettings:
                 raise RequestError(f"{name} {value} is out of range: it must be {rule}")
         if not (self.label_weight or self.logit_weight or self.inner):
             raise RequestError(
-                "all weights of the loss are 0: give labels, --gamma or --logit-weight a weight"
+                "all weights of the loss are 0: give `label_weight`, `gamma` or `logit_weight` a value above 0"
             )
 
     @property

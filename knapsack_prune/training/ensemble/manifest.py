@@ -67,20 +67,20 @@ class Manifest(_Part):
         path = directory / MANIFEST
         if not path.is_file():
             raise RequestError(
-                f"{directory} has no {MANIFEST} and is no ensemble: give the directory that `iterate` wrote"
+                f"{directory} has no {MANIFEST} and is no ensemble: give the directory that iterate wrote"
             )
         try:
             return cls.model_validate(json.loads(read_text(path)))
         except json.JSONDecodeError as error:
             raise RequestError(
-                f"{path}: not JSON (line {error.lineno}: {error.msg}); run `iterate` again"
+                f"{path}: not JSON (line {error.lineno}: {error.msg}); run iterate again"
             ) from error
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(str(part) for part in first["loc"])
             message = first["msg"].removeprefix("Value error, ")
             raise RequestError(
-                f"{path}: {place + ': ' if place else ''}{message}; correct it, or run `iterate` again"
+                f"{path}: {place + ': ' if place else ''}{message}; correct it, or run iterate again"
             ) from error
 
 

@@ -1,4 +1,4 @@
-"""Members of an ensemble: opened from their slim directories, checked against each other, run together."""
+"""Members of an ensemble: opened from their slim directories and checked against each other."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from knapsack_prune.data.source import ImageSource, require_classes
 from knapsack_prune.errors import RequestError
@@ -15,6 +15,7 @@ from knapsack_prune.networks import load_network
 from knapsack_prune.networks.fingerprint import weights_digest
 from knapsack_prune.planning.plan_file import Plan
 from knapsack_prune.slimming.slim import load_slim
+from knapsack_prune.training.distillation.teacher import NetworkTeacher, Teacher
 from knapsack_prune.training.ensemble.manifest import Manifest, MemberEntry
 
 Factory = Callable[[Plan, int | None], nn.Module]
@@ -80,9 +81,18 @@ class Ensemble:
         return self.members[0].input_shape
 
     @property
-    def digests(self) -> tuple[str, ...]:
-        """Of every member's weights."""
-        return tuple(member.digest for member in self.members)
+    def names(self) -> tuple[str, ...]:
+        """Of all members."""
+        return tuple(member.name for member in self.members)
+
+    @property
+    def networks(self) -> tuple[nn.Module, ...]:
+        """Of all members."""
+        return tuple(member.network for member in self.members)
+
+    def extra_teachers(self, parent: str) -> tuple[Teacher, ...]:
+        """The members that teach beside the parent, which teaches anyway; `parent` is the digest of its weights."""
+        return tuple(NetworkTeacher(member.network) for member in self.members if member.digest != parent)
 
     def require(self, source: ImageSource, input_shape: Sequence[int] | None = None) -> None:
         """`RequestError` unless a dataset has the members' classes (and a student their input)."""
@@ -99,29 +109,6 @@ class Ensemble:
                 f"the ensemble takes input of shape {first.input_shape}, the student {tuple(input_shape)}: they must "
                 f"be equal; give an ensemble of the same parent"
             )
-
-
-class Lineup:
-    """Members placed on devices, run on one batch after another."""
-
-    def __init__(
-        self, ensemble: Ensemble, devices: Sequence[torch.device], layout: torch.memory_format
-    ) -> None:
-        """Move the members to the devices in turn."""
-        self._placed = [
-            (member.network, devices[index % len(devices)]) for index, member in enumerate(ensemble.members)
-        ]
-        for network, device in self._placed:
-            network.to(device=device, memory_format=layout)  # type: ignore[call-overload]
-
-    def __call__(self, images: Tensor) -> Tensor:
-        """Logits (members, batch, classes) in float32, on the device of `images`.
-
-        Every member is started before the first answer is waited for, so that several GPUs work at once.
-        """
-        with torch.no_grad():
-            answers = [network(images.to(device, non_blocking=True)) for network, device in self._placed]
-            return torch.stack([answer.float().to(images.device, non_blocking=True) for answer in answers])
 
 
 def open_ensemble(directory: Path, factory: Factory | None = None, exclude: Sequence[str] = ()) -> Ensemble:
@@ -141,8 +128,8 @@ def open_ensemble(directory: Path, factory: Factory | None = None, exclude: Sequ
     for name in exclude:
         if name not in names:
             raise RequestError(f"{directory} has no member {name!r} to exclude: it has {', '.join(names)}")
-    chosen = [entry for entry in manifest.members if entry.name not in exclude]
-    return Ensemble(tuple(_open(directory, entry, factory or _by_name) for entry in chosen))
+    entries = [entry for entry in manifest.members if entry.name not in exclude]
+    return Ensemble(tuple(_open(directory, entry, factory or _by_name) for entry in entries))
 
 
 def _open(directory: Path, entry: MemberEntry, factory: Factory) -> Member:

@@ -1,9 +1,8 @@
-"""Ensembles: who may be in one, what it answers, and outputs that are found again."""
+"""Ensembles: who may be in one, and what it answers."""
 
 from __future__ import annotations
 
 import json
-from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -14,17 +13,9 @@ import knapsack_prune as kp
 from knapsack_prune.errors import RequestError
 from knapsack_prune.planning.planner import plan_from_scores
 from knapsack_prune.planning.preparation import budget_limits
-from knapsack_prune.training.distillation.teacher import EnsembleTeacher, NetworkTeacher
-from knapsack_prune.training.ensemble import Ensemble, evaluate_members, open_ensemble
+from knapsack_prune.training.ensemble import open_ensemble
 from knapsack_prune.training.ensemble.manifest import Manifest, MemberEntry
-from knapsack_prune.training.ensemble.members import Lineup, Member
-from knapsack_prune.training.ensemble.outputs import (
-    RecallingTeacher,
-    RecordedOutputs,
-    image_keys,
-    record_outputs,
-)
-from knapsack_prune.training.ensemble.teaching import companions
+from knapsack_prune.training.evaluation import evaluate
 
 CPU = torch.device("cpu")
 CLASSES = tuple(str(digit) for digit in range(10))
@@ -68,119 +59,44 @@ def with_entry(source: Path, folder: Path, **changes: object) -> Path:
     return folder
 
 
-def test_summed_softmax_and_disagreement_by_hand(directory: Path) -> None:
+class Fixed(nn.Module):
+    """Answers with given logits."""
+
+    def __init__(self, logits: list[list[float]]) -> None:
+        super().__init__()
+        self.logits = torch.tensor(logits)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.logits
+
+
+def test_summed_softmax_and_disagreement_by_hand() -> None:
     # Two members, two classes, three images of classes 0, 0, 1 and one that could not be read.
     # Member a is sure of 0, undecided towards 1, sure of 1; member b a little for 1, a lot for 0, a little for 0.
     # Sums: 0 wins, 0 wins, 1 wins: all right, though a errs on the second and b on the first and third.
-    a = torch.tensor([[4.0, 0], [0, 0.5], [0, 4], [0, 0]])
-    b = torch.tensor([[0.0, 1], [3, 0], [1, 0], [0, 0]])
-    network = kp.load_network()
-    plan = kp.Plan.load(directory / "0" / "plan.json")
-    members = [Member(name, network.model, plan, 2, None, name) for name in "ab"]
+    a = Fixed([[4.0, 0], [0, 0.5], [0, 4], [0, 0]])
+    b = Fixed([[0.0, 1], [3, 0], [1, 0], [0, 0]])
     labels = torch.tensor([0, 0, 1, -1])
-    found = evaluate_members(
-        Ensemble(tuple(members)), lambda _: torch.stack([a, b]), [(torch.zeros(4), labels)]
-    )
-    assert found.images == 3
-    assert found.top1 == 1.0
-    assert found.members == pytest.approx((2 / 3, 1 / 3))
-    assert found.disagreement == ((0.0, 1.0), (1.0, 0.0))
-
-
-def test_members_of_different_widths_answer_in_one_pass(directory: Path) -> None:
-    ensemble = open_ensemble(directory)
-    sizes = [sum(p.numel() for p in member.network.parameters()) for member in ensemble.members]
-    assert sizes[0] > sizes[1] > sizes[2]
-    images = torch.rand(5, 1, 8, 8)
-    logits = Lineup(ensemble, [CPU, CPU], torch.contiguous_format)(images)
-    for index, member in enumerate(ensemble.members):
-        torch.testing.assert_close(logits[index], member.network(images))
-    assert [member.name for member in open_ensemble(directory, exclude=["half"]).members] == [
-        "whole",
-        "third",
-    ]
-
-
-def test_recorded_outputs_are_found_by_the_image_and_survive_the_disk(
-    directory: Path, tmp_path: Path
-) -> None:
-    ensemble = open_ensemble(directory)
-    run = Lineup(ensemble, [CPU], torch.contiguous_format)
-    images = torch.rand(20, 1, 8, 8)
-    images[7] = images[3]  # twice the same image
-    labels = torch.zeros(20, dtype=torch.int64)
-    labels[5] = -1  # unreadable
-    batches = [(images[:12], labels[:12]), (images[12:], labels[12:])]
-    path = tmp_path / "outputs" / "file.safetensors"
-    record_outputs(run, ensemble.digests, batches).save(path)
-    found = RecordedOutputs.load(path, ensemble.digests)
-    assert found is not None
-    assert len(found.keys) == 18
-    chosen = torch.tensor([19, 0, 7, 3, 11])
-    recalled = found.look_up(images[chosen])
-    assert recalled is not None
-    torch.testing.assert_close(recalled, run(images[chosen]))
-    changed = images[chosen].clone()
-    changed[2, 0, 4, 4] += 1e-6
-    assert found.look_up(changed) is None
-    assert found.look_up(images[5:6]) is None
-    assert RecordedOutputs.load(path, ensemble.digests[:2]) is None
-    path.write_bytes(path.read_bytes()[:100])
-    assert RecordedOutputs.load(path, ensemble.digests) is None
-
-
-def test_keys_tell_images_and_places_apart() -> None:
-    image = torch.arange(64.0).view(1, 1, 8, 8)
-    others = torch.cat([image, image.flip(-1), image.flip(-2), image + 1, image.roll(1, -1), image])
-    keys = image_keys(others)
-    assert len(keys.unique()) == 5
-    assert keys[0] == keys[5]
-    assert torch.equal(image_keys(others[2:3]), keys[2:3])  # whatever else is in the batch
-
-
-class Counting(nn.Module):
-    """Counts the images that it saw."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-        self.seen = 0
-
-    def forward(self, images: Tensor) -> Tensor:
-        self.seen += len(images)
-        return self.network(images)  # type: ignore[no-any-return]
-
-
-def test_recalling_teacher_runs_nothing_that_it_remembers(directory: Path) -> None:
-    ensemble = open_ensemble(directory)
-    counted = [Counting(deepcopy(member.network)) for member in ensemble.members]
-    live = EnsembleTeacher(
-        NetworkTeacher(counted[0], ["network.layer1"]), [NetworkTeacher(one) for one in counted[1:]]
-    )
-    images = torch.rand(6, 1, 8, 8)
-    whole = live(images)
-    outputs = record_outputs(lambda x: live(x).logits, live.identity().split(), [(images, torch.zeros(6))])
-    for one in counted:
-        one.seen = 0
-    plain = RecallingTeacher(live, outputs, features=False)(images[2:4])
-    assert [one.seen for one in counted] == [0, 0, 0]
-    torch.testing.assert_close(plain.logits, whole.logits[:, 2:4])
-    with_features = RecallingTeacher(live, outputs, features=True)(images[2:4])
-    assert [one.seen for one in counted] == [2, 0, 0]  # the parent alone, for its features
-    torch.testing.assert_close(with_features.features[0], whole.features[0][2:4])
-    recalling = RecallingTeacher(live, outputs, features=False)
-    recalling(torch.rand(2, 1, 8, 8))
-    assert recalling.asked_live == 1
+    together = evaluate([a, b], [(torch.zeros(4, 1, 1, 1), labels)], CPU)
+    assert together.images == 3
+    assert together.top1 == 1.0
+    assert together.members == pytest.approx((2 / 3, 1 / 3))
+    assert together.disagreement == ((0.0, 1.0), (1.0, 0.0))
+    probabilities = (a.logits.softmax(-1) + b.logits.softmax(-1)) / 2
+    expected = -probabilities[:3].log()[torch.arange(3), labels[:3]].mean()
+    assert together.loss == pytest.approx(float(expected))
+    assert together.record("ab")["disagreement"]["a"] == {"a": 0.0, "b": 1.0}
 
 
 def test_the_parent_is_not_asked_twice(directory: Path) -> None:
     ensemble = open_ensemble(directory)
-    parent = ensemble.members[0]
-    others = companions(ensemble, parent.digest)
-    assert [one.identity() for one in others] == list(ensemble.digests[1:])
-    placed = companions(ensemble, parent.digest, [CPU])
+    sizes = [sum(p.numel() for p in network.parameters()) for network in ensemble.networks]
+    assert sizes[0] > sizes[1] > sizes[2]
+    others = ensemble.extra_teachers(ensemble.members[0].digest)
+    assert [one.identity() for one in others] == [member.digest for member in ensemble.members[1:]]
     images = torch.rand(3, 1, 8, 8)
-    torch.testing.assert_close(placed[0](images).logits[0], ensemble.members[1].network(images))
+    torch.testing.assert_close(others[0](images).logits[0], ensemble.members[1].network(images))
+    assert open_ensemble(directory, exclude=["half"]).names == ("whole", "third")
 
 
 def test_members_that_disagree_are_refused_by_name(directory: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Learning rates as a pure function of the step: nothing to store, nothing to restore."""
+"""Learning-rate schedules as pure functions of the step: nothing to store, nothing to restore."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Literal
 
 from knapsack_prune.errors import RequestError
 
-RateKind = Literal["cosine", "one-cycle", "constant"]
+ScheduleKind = Literal["cosine", "one-cycle", "constant"]
 
 
 @dataclass(frozen=True)
-class LearningRate:
+class LearningRateSchedule:
     """Learning rate over a run of `steps` optimiser steps.
 
     `cosine` rises linearly from `start` over the `warmup` fraction of the steps, then falls along half a
@@ -21,7 +21,7 @@ class LearningRate:
     scaled behind the user's back.
     """
 
-    kind: RateKind
+    kind: ScheduleKind
     peak: float
     start: float
     end: float
