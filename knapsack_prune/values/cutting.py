@@ -34,6 +34,13 @@ class Consumer:
     dim: int
     owner: Owner
 
+    def by_unit(self) -> IntArray | None:
+        """Shape (units, positions per unit), where the units of one group own all positions; else None."""
+        if (self.owner.groups != self.owner.groups[0]).any() or self.owner.groups[0] < 0:
+            return None
+        order = np.argsort(self.owner.units, kind="stable")
+        return order.reshape(int(self.owner.units.max()) + 1, -1).astype(np.int64)
+
 
 def keep_masks(graph: ChannelGraph, kept: Mapping[int, IntArray]) -> list[npt.NDArray[np.bool_]]:
     """Everything stays but the units of the groups in `kept` that are not named there."""

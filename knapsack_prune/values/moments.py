@@ -16,7 +16,7 @@ from knapsack_prune.data.seeds import generator
 from knapsack_prune.errors import RequestError
 from knapsack_prune.values.cutting import Consumer, CuttableNetwork, aten
 from knapsack_prune.values.losses import Batches, Loss, check_scalar, network_input
-from knapsack_prune.values.patches import sampled_columns
+from knapsack_prune.values.patches import MAX_MATRIX, sampled_columns
 
 
 @dataclass(eq=False)
@@ -26,15 +26,19 @@ class Moments:
     Attributes:
         consumer: the parameter that reads.
         taps: columns per input channel: the kernel's elements, or 1 where only channels are described.
+        units: where there are too many columns, as behind a flattened image, shape (units, positions per unit): the
+            positions are then taken for rows, and the columns are the units. None otherwise.
         centred: whether a shift of its output does not matter (its bias or a batch norm takes it up).
         total: sum of the columns over rows; shape (channels * taps,), float64.
         gram: sum of their products; shape (channels * taps, channels * taps), float64.
         rows: inputs seen.
-        gradient: sum over rows of products of output gradients; shape (outputs, outputs), float64.
+        gradient: sum over rows of products of output gradients; shape (outputs, outputs), float64; of more outputs
+            than a matrix can hold the squares alone, shape (outputs,).
     """
 
     consumer: Consumer
     taps: int
+    units: Tensor | None
     centred: bool
     total: Tensor
     gram: Tensor
@@ -236,14 +240,19 @@ class _Recorder(TorchDispatchMode):
 
     def _watch_forward(self, func: Any, args: Any, consumer: Consumer, data: Tensor, weight: Tensor) -> None:
         (columns,), taps = sampled_columns(func, args, [data], weight, self._draw)
-        name = consumer.parameter
+        name, units = consumer.parameter, None
+        if len(columns) > MAX_MATRIX:
+            by_unit = consumer.by_unit()
+            if by_unit is None or len(by_unit) > MAX_MATRIX:
+                return
+            units = torch.from_numpy(by_unit).to(columns.device)
+            columns = columns[units].flatten(1)
         if name not in self.moments:
             size = len(columns)
             bias = func is aten.addmm.default or (func is aten.convolution.default and args[2] is not None)
             zeros = torch.zeros(size, dtype=torch.float64)
-            self.moments[name] = Moments(
-                consumer, taps, bias, zeros, torch.zeros(size, size, dtype=torch.float64)
-            )
+            gram = torch.zeros(size, size, dtype=torch.float64)
+            self.moments[name] = Moments(consumer, taps, units, bias, zeros, gram)
         found = self.moments[name]
         found.rows += columns.shape[1]
         found.total += columns.double().sum(1).cpu()
@@ -269,7 +278,8 @@ class _Recorder(TorchDispatchMode):
         found = self.moments[consumer.parameter]
         if self._gradients:
             rows = gradient.movedim(1, -1).reshape(-1, gradient.shape[1])
-            products = (rows.T @ rows).double().cpu()
+            large = rows.shape[1] > MAX_MATRIX
+            products = (rows.square().sum(0) if large else rows.T @ rows).double().cpu()
             found.gradient = products if found.gradient is None else found.gradient + products
         if self._derivatives:
             # The last call forwards is the first one backwards.

@@ -16,6 +16,9 @@ from knapsack_prune.values.cutting import aten
 MAX_COLUMNS = 2048
 """A convolution with more columns (channels times kernel elements) is described by its channels alone."""
 
+MAX_MATRIX = 8192
+"""Largest matrix of second moments that is held: 512 MB in float64."""
+
 POSITIONS = 64
 """Positions of one image from which the inputs of a convolution are taken; drawn at random."""
 

@@ -114,40 +114,41 @@ def _reader(found: Moments, weight: Tensor, group: Group, examples: int, curvatu
         raise RequestError(
             f"the inputs of {found.consumer.parameter} hold NaN or infinity: check the weights and the data"
         )
-    matrix = weight.detach().double().cpu().movedim(found.consumer.dim, 0)
-    matrix = matrix.reshape(len(matrix), -1, matrix[0, 0].numel() if matrix.dim() > 2 else 1)
-    # (channels, outputs, kernel) -> second moments over outputs, per pair of columns.
+    matrix = weight.detach().double().cpu().movedim(found.consumer.dim, 0)  # (channels, outputs, kernel)
+    if found.units is not None:
+        matrix = matrix[found.units.cpu()].transpose(1, 2)  # a unit's positions take the place of the kernel
+    matrix = matrix.reshape(len(matrix), matrix.shape[1], -1)
     if found.taps == matrix.shape[2]:
         columns = matrix.permute(1, 0, 2).reshape(matrix.shape[1], -1)
-        weights = columns.T @ _metric(found, columns, moment, examples, curvature) @ columns
-    else:
-        columns = matrix.permute(1, 2, 0)
-        metric = _metric(
-            found, columns.reshape(-1, len(matrix)), moment, examples, curvature, matrix.shape[2]
-        )
-        weights = torch.einsum("otc,op,ptd->cd", columns, metric, columns)
+        weights = columns.T @ _weighted(found, columns, examples, curvature)
+    else:  # the same second moment for every element of the kernel
+        weights = torch.zeros_like(moment)
+        for columns in matrix.permute(2, 1, 0):
+            weights += columns.T @ _weighted(found, columns, examples, curvature)
+    if not curvature:
+        weights /= max(
+            float((weights * moment).sum()), 1e-30
+        )  # errors are fractions of the output's variance
     # Products are summed in float32 per batch: what a mean takes away may leave their rounding alone.
     rounding = 1e-6 * found.gram.diagonal().mean() / found.rows
     moment.diagonal().add_(RIDGE * moment.diagonal().clamp(min=0).mean() + rounding + 1e-30)
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(moment))
-    positions = [
-        p.positions for p in group.slices if p.role == "in" and p.parameter == found.consumer.parameter
-    ]
-    channels = torch.from_numpy(np.concatenate(positions, axis=1))
-    taps = torch.arange(found.taps)
-    return _Reader(inverse, weights, (channels[:, :, None] * found.taps + taps).flatten(1))
+    channels = torch.arange(group.size)[:, None]
+    if found.units is None:
+        reads = (p for p in group.slices if p.role == "in" and p.parameter == found.consumer.parameter)
+        channels = torch.from_numpy(np.concatenate([part.positions for part in reads], axis=1))
+    return _Reader(
+        inverse, weights, (channels[:, :, None] * found.taps + torch.arange(found.taps)).flatten(1)
+    )
 
 
-def _metric(
-    found: Moments, weights: Tensor, moment: Tensor, examples: int, curvature: bool, repeats: int = 1
-) -> Tensor:
-    """What a unit of squared output error costs: shape (outputs, outputs)."""
-    if curvature:
-        assert found.gradient is not None
-        return found.gradient / (2 * examples)
-    outputs = len(weights) // repeats
-    variance = torch.einsum("oc,cd,od->", weights, moment, weights)
-    return torch.eye(outputs, dtype=torch.float64) / max(float(variance), 1e-30)
+def _weighted(found: Moments, columns: Tensor, examples: int, curvature: bool) -> Tensor:
+    """Weights of shape (outputs, columns), times what a unit of squared error costs at the outputs."""
+    if not curvature:
+        return columns
+    assert found.gradient is not None
+    metric = found.gradient / (2 * examples)
+    return metric[:, None] * columns if metric.dim() == 1 else metric @ columns
 
 
 def _path(group: Group, readers: list[_Reader]) -> GroupValues:

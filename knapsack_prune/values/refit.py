@@ -11,7 +11,7 @@ from torch import Tensor
 
 from knapsack_prune.data.seeds import generator
 from knapsack_prune.values.cutting import Consumer, CuttableNetwork, Keep, aten
-from knapsack_prune.values.patches import sampled_columns
+from knapsack_prune.values.patches import MAX_MATRIX, sampled_columns
 from knapsack_prune.values.replay import Recording
 
 Refit = Literal["none", "readers", "all"]
@@ -89,6 +89,9 @@ class Refitter:
         rows = len(now) * self._rows // self._examples  # tokens of a sequence are rows, too
         whole = self._weights[consumer.parameter].movedim(consumer.dim, 1)  # (outputs, channels, kernel)
         (seen, wanted), taps = sampled_columns(func, args, [now[:rows], then[:rows]], whole, draw)
+        if len(kept) * taps > MAX_MATRIX:  # too many unknowns
+            unchanged: Tensor = func(*args)
+            return unchanged
         columns = (torch.from_numpy(kept)[:, None] * taps + torch.arange(taps)).flatten().to(now.device)
         matrix = whole.reshape(len(whole), -1) if taps == whole[0, 0].numel() else None
         present = seen[columns]

@@ -334,3 +334,20 @@ def test_values_by_name() -> None:
     ):
         with pytest.raises(RequestError, match=message):
             estimate_values(graph, model, **options)  # type: ignore[arg-type]
+
+
+def test_matrices_that_do_not_fit_are_folded_by_unit(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A flattened 2x2 image of 8 channels: 32 columns, of which 8 are held; outputs keep their diagonal alone.
+    model = enliven(ZOO["flatten"]())
+    graph = kp.trace(model, EXAMPLE)
+    whole = reconstruction_values(graph, model, [images(32)])
+    monkeypatch.setattr("knapsack_prune.values.moments.MAX_MATRIX", 8)
+    moments = collect_moments(CuttableNetwork(graph, model), [images(32)], gradients=True)
+    assert moments.consumers["a.weight"].gram.shape == (8, 8)
+    assert moments.consumers["a.weight"].rows == 32 * 4
+    folded = reconstruction_values(graph, model, [images(32)])
+    for one, other in zip(whole.groups, folded.groups, strict=True):
+        assert 0.2 < other.values[3] / one.values[3] < 5
+    monkeypatch.setattr("knapsack_prune.values.moments.MAX_MATRIX", 7)
+    with pytest.raises(RequestError, match="group stem: no convolution or linear layer reads it"):
+        reconstruction_values(graph, model, [images(32)])
