@@ -24,6 +24,10 @@ Measurements = MutableMapping[str, float]
 """Losses that are known, by what was cut: plain data, to be kept when a run is stopped."""
 
 
+LEAST_RATIO = 0.1
+"""Measured losses that are a smaller part of the predicted ones are taken for noise: no cut is free."""
+
+
 def measured_values(
     graph: ChannelGraph,
     model: nn.Module,
@@ -103,8 +107,8 @@ def _along(shape: FloatArray, at: IntArray, losses: FloatArray) -> FloatArray:
     predicted = shape[-1] - shape
     if size == 1:
         return np.zeros(1)
-    if (predicted[at - 1] > 0).all() and (losses > 0).all():
-        ratios = np.log(losses) - np.log(predicted[at - 1])
+    if (predicted[at - 1] > 0).all():
+        ratios = np.log(np.maximum(losses / predicted[at - 1], LEAST_RATIO))
         smooth = np.exp(np.interp(every, at, ratios)) * predicted
         # Between two measured widths the factor changes: keeping more is still never worth less.
         values: FloatArray = -np.maximum.accumulate(smooth[::-1])[::-1]

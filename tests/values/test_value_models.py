@@ -120,6 +120,15 @@ def test_between_measured_widths_losses_follow_the_shape() -> None:
         assert ratios[0] > 0
 
 
+def test_no_cut_is_free() -> None:
+    graph, model = residual()
+    shape = reconstruction_values(graph, model, [images(16)])
+    falling = {"base": 1.0, **{f"{g}:{n}": 0.5 for g in range(2) for n in range(1, 12)}}  # cuts that help
+    tables = measured_values(graph, model, [images(16)], shape, known=falling)
+    for values, predicted in zip(tables.groups, shape.groups, strict=True):
+        np.testing.assert_allclose(values.values, 0.1 * predicted.values)
+
+
 def test_groups_are_cut_around_a_thinner_network() -> None:
     graph, model = residual()
     known: dict[str, float] = {}
