@@ -24,6 +24,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from knapsack_prune.files import markdown_table
+
 TIMM = (
     "resnetv2_50",
     "ecaresnet50d",
@@ -186,29 +188,36 @@ def table(records: list[dict[str, Any]]) -> str:
         "*frozen*: share of the parent's FLOPs that no plan can remove. *used*: planned FLOPs / limit, per budget. "
         "*memory*: peak growth of the process while loading and planning, beside twice the parameters plus 1.5 GB.",
         "",
-        "| network | GFLOPs | groups | units | frozen | used | largest gap | difference | trace s | "
-        "plan s | slim s | memory GB |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
+    header = ["network", "GFLOPs", "groups", "units", "frozen", "used", "largest gap", "difference"]
+    header += ["trace s", "plan s", "slim s", "memory GB"]
+    cells: list[list[object]] = []
     for record in records:
         if "error" in record:
-            lines.append(f"| {record['network']} | {record['error']} |" + " |" * 10)
+            cells.append([record["network"], record["error"], *[""] * 10])
             continue
         mine = record["rows"]
         differences = [row["difference"] for row in mine if row["difference"] is not None]
         used_each = ", ".join(f"{row['planned'] / row['limit']:.4%}" for row in mine)
         worst = f"{max(differences):.0e}" if differences else r"\*"
         bound = (2 * 4 * record["params"] + 1.5e9) / 1e9
-        lines.append(
-            f"| {record['network']} | {record['flops'] / 1e9:.3f} | {record['groups']} | {record['units']} "
-            f"| {record['frozen_share']:.2%} "
-            f"| {used_each} "
-            f"| {max(row['gap'] for row in mine):.1e} "
-            f"| {worst} "
-            f"| {record['trace_seconds']} | {max(row['plan_seconds'] for row in mine)} "
-            f"| {max(row['slim_seconds'] for row in mine)} "
-            f"| {record['planning_peak_bytes'] / 1e9:.2f} / {bound:.2f} |"
+        cells.append(
+            [
+                record["network"],
+                f"{record['flops'] / 1e9:.3f}",
+                record["groups"],
+                record["units"],
+                f"{record['frozen_share']:.2%}",
+                used_each,
+                f"{max(row['gap'] for row in mine):.1e}",
+                worst,
+                record["trace_seconds"],
+                max(row["plan_seconds"] for row in mine),
+                max(row["slim_seconds"] for row in mine),
+                f"{record['planning_peak_bytes'] / 1e9:.2f} / {bound:.2f}",
+            ]
         )
+    lines += markdown_table(header, cells)
     reasons = [
         (r["network"], why) for r in records for why in r.get("frozen_why", []) if r["frozen_share"] > 1e-3
     ]

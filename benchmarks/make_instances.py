@@ -114,7 +114,8 @@ def real(name: str, checkpoint: Path | None) -> Iterator[tuple[Instance, dict[st
 
     import knapsack_prune as kp
     from knapsack_prune.costs.counting import total
-    from knapsack_prune.planning.allocation import Widths, build_instance
+    from knapsack_prune.planning.allocation import allowed_levels, build_instance
+    from knapsack_prune.settings import WidthConstraints
     from knapsack_prune.values.criteria import Scores, score
 
     loaded = kp.load_network(None if name == "digits_resnet14" else name, checkpoint=checkpoint, seed=0)
@@ -138,8 +139,8 @@ def real(name: str, checkpoint: Path | None) -> Iterator[tuple[Instance, dict[st
         for budget in BUDGETS:
             limits = {"flops": int(budget * whole["flops"])}
             label = f"{short}-f{round(100 * budget)}-r{rounding}"
-            widths = Widths(rounding, 1)
-            instance = build_instance(graph, scores, limits, widths=widths, name=label)
+            levels = allowed_levels(WidthConstraints(round_to=rounding))
+            instance = build_instance(graph, scores, limits, levels=levels, name=label)
             yield instance, {**origin, "kind": "real", "budgets": {"flops": budget}, "round_to": rounding}
             if name in STAIRCASES and rounding == 32 and budget in (0.35, 0.5):
                 table = staircase(instance, f"{short}-stairs-f{round(100 * budget)}-r{rounding}")
@@ -150,7 +151,7 @@ def real(name: str, checkpoint: Path | None) -> Iterator[tuple[Instance, dict[st
             if name in TWO_BUDGETS and budget in (0.35, 0.5):
                 both = limits | {"params": int((budget + 0.05) * whole["params"])}
                 label = f"{short}-f{round(100 * budget)}-p{round(100 * budget + 5)}-r{rounding}"
-                instance = build_instance(graph, scores, both, widths=widths, name=label)
+                instance = build_instance(graph, scores, both, levels=levels, name=label)
                 fractions = {"flops": budget, "params": round(budget + 0.05, 2)}
                 yield instance, {**origin, "kind": "two budgets", "budgets": fractions, "round_to": rounding}
 

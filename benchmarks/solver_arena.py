@@ -17,6 +17,7 @@ import statistics
 import sys
 from pathlib import Path
 
+from knapsack_prune.files import markdown_table
 from solvers.arena.measures import shifted_geometric_mean, time_to_gap
 from solvers.arena.records import Record, read
 
@@ -88,10 +89,8 @@ def compare(records: list[Record]) -> str:
         "The certified gap that the best baseline reached within its time, and the seconds that it and `exact` took "
         "to reach a gap as small.",
         "",
-        "| instance | best baseline | its gap | its seconds | exact | ratio | lost by knapsack | lost by greedy |",
-        "|---|---|---|---|---|---|---|---|",
     ]
-    theirs, ours = [], []
+    table, theirs, ours = [], [], []
     for name in names:
         others = [runs[name, b] for b in BASELINES if (name, b) in runs]
         reached = [(1.0 if r.gap is None else 0.0 if r.proved else r.gap, r) for r in others]
@@ -107,12 +106,12 @@ def compare(records: list[Record]) -> str:
             theirs.append(their)
             ours.append(our)
         ratio = their / max(our, 1e-3)
-        lines.append(
-            f"| {name} | {winner.solver} | {_percent(gap)} | {their:.2f} | {our:.3f} | {ratio:.1f} "
-            f"| {lost[0]} | {lost[1]} |"
-        )
+        seconds = (f"{their:.2f}", f"{our:.3f}", f"{ratio:.1f}")
+        table.append([name, winner.solver, _percent(gap), *seconds, *lost])
+    header = ["instance", "best baseline", "its gap", "its seconds", "exact", "ratio"]
     ratios = [a / max(b, 1e-3) for a, b in zip(theirs, ours, strict=True)]
     lines += [
+        *markdown_table([*header, *(f"lost by {name}" for name in HEURISTICS)], table),
         "",
         f"Over the {len(ratios)} instances on which the best baseline took more than 1 s: geometric mean of the ratios "
         f"{shifted_geometric_mean(ratios, 0.0):.1f}; shifted geometric means (shift 0.01 s) "
@@ -144,24 +143,24 @@ def lost(heuristics: list[Record], records: list[Record]) -> str:
         f"stopped by its time limit of {max((r.time_limit for r in heuristics), default=0):g} s; the summary leaves "
         "those out.",
         "",
-        "| solver | instances | median | mean | 90th percentile | largest |",
-        "|---|---|---|---|---|---|",
     ]
+    table: list[list[object]] = []
     for name, lost_by in shares.items():
         ranked = sorted(share for instance, share in lost_by.items() if (name, instance) not in stopped)
         if ranked:
             ninth = ranked[min(len(ranked) - 1, int(0.9 * len(ranked)))]
             middle, mean = statistics.median(ranked), statistics.fmean(ranked)
-            cells = " | ".join(_percent(x) for x in (middle, mean, ninth, ranked[-1]))
-            lines.append(f"| {name} | {len(ranked)} | {cells} |")
-    lines += ["", "| instance | " + " | ".join(HEURISTICS) + " |", "|---" * (1 + len(HEURISTICS)) + "|"]
+            table.append([name, len(ranked), *(_percent(x) for x in (middle, mean, ninth, ranked[-1]))])
+    header = ["solver", "instances", "median", "mean", "90th percentile", "largest"]
+    lines += [*markdown_table(header, table), ""]
+    table = []
     for instance in sorted({i for lost_by in shares.values() for i in lost_by}):
         cells = (
             _percent(lost_by[instance]) + "*" * ((name, instance) in stopped) if instance in lost_by else ""
             for name, lost_by in shares.items()
         )
-        lines.append(f"| {instance} | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+        table.append([instance, *cells])
+    return "\n".join([*lines, *markdown_table(["instance", *HEURISTICS], table), ""])
 
 
 def _lost(record: Record | None, best: int | None) -> str:

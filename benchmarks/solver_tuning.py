@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from knapsack_prune.files import write_rows, write_text
+from knapsack_prune.files import markdown_table, write_table
 from solvers import Instance, Limits, solve, tuning
 from solvers.arena.runner import machine, package_version
 
@@ -95,7 +95,6 @@ def run(instances: list[Instance], limits: Limits) -> tuple[list[float], int]:
 
 def write(rows: list[dict[str, Any]], options: argparse.Namespace) -> None:
     """The table as CSV and Markdown."""
-    write_rows(options.table.with_suffix(".csv"), rows)
     lines = [
         "# What the constants of `exact` are worth",
         "",
@@ -103,15 +102,18 @@ def write(rows: list[dict[str, Any]], options: argparse.Namespace) -> None:
         "Processor time against runs with nothing changed: in total, as a geometric mean, and of the instance that",
         f"suffered most. {machine()}, {package_version()}.",
         "",
-        "| constant | value | changed to | total | mean | worst | proved |",
-        "|---" * 7 + "|",
     ]
-    lines += [
-        f"| {r['constant']} | {r['value']:g} | {r['changed']:g} | {r['total']:.2f} | {r['mean']:.2f} "
-        f"| {r['slowest']:.2f} | {r['proved']} of {r['proved_before']} |"
+    header = ["constant", "value", "changed to", "total", "mean", "worst", "proved"]
+    table = [
+        [
+            r["constant"],
+            *(f"{r[name]:g}" for name in ("value", "changed")),
+            *(f"{r[name]:.2f}" for name in ("total", "mean", "slowest")),
+            f"{r['proved']} of {r['proved_before']}",
+        ]
         for r in rows
     ]
-    write_text(options.table.with_suffix(".md"), "\n".join([*lines, ""]))
+    write_table(options.table, rows, [*lines, *markdown_table(header, table)])
 
 
 if __name__ == "__main__":

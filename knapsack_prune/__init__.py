@@ -4,14 +4,11 @@
     plan = kp.plan(model, example, flops_budget=0.3)
     small = kp.slim(model, plan)
 
-Names are imported when they are first used, so that what needs no torch does not load it.
+Names are imported when they are first used, so that what needs no torch does not load it. Whatever this module needs
+for that is imported where it is used: a name of this module is a public name.
 """
 
-from __future__ import annotations
-
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # the name that type checkers take for true, without importing it
 if TYPE_CHECKING:
     from knapsack_prune.data import ImageSource as ImageSource
     from knapsack_prune.data import calibration_loader as calibration_loader
@@ -26,26 +23,41 @@ if TYPE_CHECKING:
     from knapsack_prune.planning.planner import plan as plan
     from knapsack_prune.planning.verification import Verification as Verification
     from knapsack_prune.planning.verification import verify as verify
+    from knapsack_prune.settings import DataSettings as DataSettings
+    from knapsack_prune.settings import ExecutionSettings as ExecutionSettings
+    from knapsack_prune.settings import ExportSettings as ExportSettings
+    from knapsack_prune.settings import FinetuneSettings as FinetuneSettings
+    from knapsack_prune.settings import IterateSettings as IterateSettings
+    from knapsack_prune.settings import NetworkSettings as NetworkSettings
+    from knapsack_prune.settings import PlanSettings as PlanSettings
+    from knapsack_prune.settings import RunSettings as RunSettings
+    from knapsack_prune.settings import TrainingSettings as TrainingSettings
     from knapsack_prune.slimming.slim import load_slim as load_slim
     from knapsack_prune.slimming.slim import save_slim as save_slim
     from knapsack_prune.slimming.slim import slim as slim
     from knapsack_prune.tracing.trial import trace as trace
     from knapsack_prune.training.finetune import finetune as finetune
-    from knapsack_prune.training.settings import Conduct as Conduct
-    from knapsack_prune.training.settings import RunSettings as RunSettings
     from knapsack_prune.values.criteria import Scores as Scores
     from knapsack_prune.values.criteria import score as score
+del TYPE_CHECKING
 
 # No public name may be that of a module of this package: importing the module would replace the name.
 _HOMES = {
     "ChannelGraph": "graph.channel_graph",
-    "Conduct": "training.settings",
+    "DataSettings": "settings",
+    "ExecutionSettings": "settings",
+    "ExportSettings": "settings",
+    "FinetuneSettings": "settings",
     "ImageSource": "data",
+    "IterateSettings": "settings",
     "Network": "networks",
+    "NetworkSettings": "settings",
     "Plan": "planning.plan_file",
+    "PlanSettings": "settings",
     "RequestError": "errors",
-    "RunSettings": "training.settings",
+    "RunSettings": "settings",
     "Scores": "values.criteria",
+    "TrainingSettings": "settings",
     "Verification": "planning.verification",
     "calibration_loader": "data",
     "export_network": "export.exporting",
@@ -62,16 +74,25 @@ _HOMES = {
     "verify": "planning.verification",
 }
 
+__version__: str
 __all__ = [
     "ChannelGraph",
-    "Conduct",
+    "DataSettings",
+    "ExecutionSettings",
+    "ExportSettings",
+    "FinetuneSettings",
     "ImageSource",
+    "IterateSettings",
     "Network",
+    "NetworkSettings",
     "Plan",
+    "PlanSettings",
     "RequestError",
     "RunSettings",
     "Scores",
+    "TrainingSettings",
     "Verification",
+    "__version__",
     "calibration_loader",
     "export_network",
     "finetune",
@@ -88,11 +109,16 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
+    from importlib import import_module
+    from importlib.metadata import version
+
+    if name == "__version__":
+        return version("knapsack-prune")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted(__all__)

@@ -1,4 +1,4 @@
-"""Files that are either complete or not there."""
+"""Reading and writing of files; what is written is complete or not there."""
 
 from __future__ import annotations
 

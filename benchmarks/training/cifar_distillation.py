@@ -14,21 +14,21 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-from dataclasses import replace
 from pathlib import Path
 
 from plans import plan_for
 from safetensors.torch import load_file, save_file
 
 from knapsack_prune.data import ImageSource, calibration_loader, open_source
-from knapsack_prune.data.augment import Augmentation
 from knapsack_prune.files import markdown_table, write_json, write_table
 from knapsack_prune.networks import Network, load_network
 from knapsack_prune.planning.plan_file import Plan
-from knapsack_prune.training.distillation import ObjectiveSettings
+from knapsack_prune.settings import (
+    ExecutionSettings,
+    TrainingSettings,
+)
 from knapsack_prune.training.finetune import finetune
 from knapsack_prune.training.session import Session
-from knapsack_prune.training.settings import Conduct, OptimizerSettings, RunSettings
 
 METHODS = {"CE only": "none", "learned": "learned", "kept": "kept"}
 
@@ -39,16 +39,16 @@ def main() -> None:
     options.output.mkdir(parents=True, exist_ok=True)
     network = load_network(options.network, checkpoint=options.checkpoint)
     source = open_source(str(options.data))
-    common = RunSettings(
+    common = TrainingSettings(
         batch_size=options.batch_size,
         held_out=0.0,  # no choice of epochs: every method is judged at its last
-        augmentation=Augmentation(),
+        crop=True,
         precision=options.precision,
         channels_last=True,
         compile=options.compile,
     )
-    conduct = Conduct(options.device, cache=True, resume=True, progress=False)
-    session = Session(source, network.input_shape, common, conduct)
+    execution = ExecutionSettings(device=options.device, cache="device", resume=True, progress=False)
+    session = Session(source, network.input_shape, common, execution)
     adapt_parent(network, session, common, options)
     todo = [
         (budget, method, seed) for seed in options.seeds for budget in options.budgets for method in METHODS
@@ -61,14 +61,17 @@ def main() -> None:
         if options.runs is not None and done == options.runs:
             break
         plan = load_plan(network, source, budget, options)
-        settings = replace(
+        settings = TrainingSettings.of(
             common,
             epochs=options.epochs,
             seed=seed,
-            optimizer=OptimizerSettings(rate=options.rate, weight_decay=options.weight_decay),
-            objective=ObjectiveSettings(distill=METHODS[method], gamma=options.gamma),
+            lr=options.rate,
+            weight_decay=options.weight_decay,
+            distill=METHODS[method],
+            gamma=options.gamma,
+            logit_weight=0.0,
         )
-        found = finetune(network.model, plan, source, folder, settings, conduct, session=session)
+        found = finetune(network.model, plan, source, folder, settings, execution, session=session)
         print(f"{budget:g} {method} seed {seed}: {found.record['accuracy']}", flush=True)
         done += 1
         write_tables(options)
@@ -106,16 +109,17 @@ def arguments() -> argparse.Namespace:
 
 
 def adapt_parent(
-    network: Network, session: Session, common: RunSettings, options: argparse.Namespace
+    network: Network, session: Session, common: TrainingSettings, options: argparse.Namespace
 ) -> None:
     """Fine-tune the parent on the images, once; the weights are loaded into `network`."""
     path = options.output / "parent.safetensors"
     if not path.exists():
-        settings = replace(
+        settings = TrainingSettings.of(
             common,
             epochs=options.adapt_epochs,
-            optimizer=OptimizerSettings(rate=options.rate / 5, weight_decay=options.weight_decay),
-            objective=ObjectiveSettings(distill="none"),
+            lr=options.rate / 5,
+            weight_decay=options.weight_decay,
+            distill="none",
         )
         before = session.accuracy(network.model).top1
         trained = session.train(

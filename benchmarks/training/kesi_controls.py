@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -35,19 +34,19 @@ from torch import nn
 from knapsack_prune.costs.counting import total
 from knapsack_prune.data import ImageSource, open_source
 from knapsack_prune.files import read_json, write_json
-from knapsack_prune.iterate.method import DistillationSettings, distil
+from knapsack_prune.iterate.method import distil
 from knapsack_prune.iterate.rounds import RESULTS, Rounds, Snapshot, forget_checkpoints
-from knapsack_prune.iterate.settings import RESTART, Pruning, distillation, retraining
 from knapsack_prune.networks import Network, load_network
 from knapsack_prune.networks.fingerprint import weights_digest
-from knapsack_prune.planning.allocation import Widths
+from knapsack_prune.planning.allocation import Levels, fixed_levels
 from knapsack_prune.planning.plan_file import Plan
+from knapsack_prune.settings import ExecutionSettings, IterateSettings, TrainingSettings
+from knapsack_prune.settings.iterate import PruningSettings
 from knapsack_prune.slimming.slim import slim
 from knapsack_prune.tracing.trial import trace
 from knapsack_prune.training.ensemble.members import open_ensemble
 from knapsack_prune.training.finetune import finetune
 from knapsack_prune.training.session import Session
-from knapsack_prune.training.settings import Conduct, OptimizerSettings, RunSettings
 
 
 class Laboratory:
@@ -63,25 +62,38 @@ class Laboratory:
             "channels_last": options.device == "cuda",
             "compile": options.compile,
         }
-        conduct = Conduct(options.device, cache=True, resume=True, progress=False)
-        self.session = Session(self.source, self.network.input_shape, retraining(1, **self.common), conduct)
+        execution = ExecutionSettings(device=options.device, cache="device", resume=True, progress=False)
+        self.session = Session(self.source, self.network.input_shape, self.restart(1, 0), execution)
         self._adapt()
-        small = OptimizerSettings("sgd", options.small_rate, 1e-4, "constant", 0.0)
-        self.rates = {"cycle": RESTART, "hand": RESTART, "small": small}
         self.budget = options.budget if options.budget is not None else self._cost_by_hand()
+
+    def restart(self, epochs: int, seed: int, rate: str = "cycle") -> TrainingSettings:
+        """Training on labels alone: the one-cycle of a round, or the small constant rate."""
+        settings = IterateSettings(seed=seed, **self.common).retraining(epochs)
+        if rate != "small":
+            return settings
+        small = self.options.small_rate
+        return TrainingSettings.of(settings, lr=small, start_lr=0, end_lr=0, schedule="constant", warmup=0)
 
     def _cost_by_hand(self) -> int:
         """FLOPs of the network that the paper's last widths leave."""
         graph = trace(self.network.model, torch.zeros(1, *self.network.input_shape))
-        fixed = schedule_of_round([group.name for group in graph.groups], self.options.rounds).units
+        fixed = schedule_of_round([group.name for group in graph.groups], self.options.rounds)
         return total(graph.flops, [fixed.get(group.name, group.size) for group in graph.groups])
 
     def _adapt(self) -> None:
         """Fine-tune the parent on the images, once, where asked for."""
         options, path = self.options, self.options.output / "parent.safetensors"
         if options.adapt_epochs and not path.exists():
-            optimizer = OptimizerSettings("sgd", 0.01, 5e-4)
-            settings = retraining(options.adapt_epochs, optimizer=optimizer, **self.common)
+            settings = TrainingSettings.of(
+                self.restart(options.adapt_epochs, 0),
+                lr=0.01,
+                weight_decay=5e-4,
+                schedule="cosine",
+                warmup=0.05,
+                start_lr=0.0,
+                end_lr=0.0,
+            )
             trained = self.session.train(
                 self.network.model, settings, options.output / "adapt", {"parent": options.network}
             )
@@ -89,27 +101,28 @@ class Laboratory:
         if path.exists():
             self.network.model.load_state_dict(load_file(path))
 
-    def pruning(self) -> Pruning:
+    def pruning(self) -> PruningSettings:
         """The same for every seed, so that what varies is training."""
         options = self.options
-        return Pruning(
-            self.budget,
-            options.rounds,
-            options.importance,
-            options.normalize,
-            widths=Widths(1, options.min_channels),
+        return PruningSettings(
+            flops_budget=self.budget,
+            rounds=options.rounds,
+            importance=options.importance,
+            normalize=options.normalize,
+            samples=1024,
+            min_channels=options.min_channels,
         )
 
     def rounds(self, rate: str, seed: int, folder: Path) -> Rounds:
         """The rounds of a seed at a learning rate, or with the widths by hand."""
-        settings = retraining(self.options.epochs, seed, optimizer=self.rates[rate], **self.common)
-        schedule: Callable[[int], Widths] | None = None
+        settings = self.restart(self.options.epochs, seed, rate)
+        schedule: Callable[[int], Levels] | None = None
         if rate == "hand":
             graph = trace(self.network.model, torch.zeros(1, *self.network.input_shape))
             names = [group.name for group in graph.groups]
 
-            def schedule(number: int) -> Widths:
-                return schedule_of_round(names, number)
+            def schedule(number: int) -> Levels:
+                return fixed_levels(schedule_of_round(names, number))
 
         pruning = self.pruning()
         asked = {
@@ -129,7 +142,7 @@ class Laboratory:
         rounds.directory.claim()
         return folder, rounds.run()
 
-    def train(self, plan: Plan, start: nn.Module, folder: Path, settings: RunSettings) -> None:
+    def train(self, plan: Plan, start: nn.Module, folder: Path, settings: TrainingSettings) -> None:
         """Train, once; where the settings ask for a teacher, it is the parent alone."""
         if not (folder / "result.json").exists():
             finetune(
@@ -142,7 +155,7 @@ class Laboratory:
         _, snapshots = self.snapshots("cycle", seed)
         plan = snapshots[-1].plan
         fresh = fresh_copy(self.network, seed)
-        settings = retraining(self.total, seed, optimizer=self.rates["cycle"], **self.common)
+        settings = self.restart(self.total, seed)
         self.train(plan, slim(fresh, plan, check=False), folder, settings)
 
     @property
@@ -156,7 +169,7 @@ class Laboratory:
         if not path.exists():
             self.rounds("small", seed, self.options.output / "unused").one_shot().save(path)
         plan = Plan.load(path)
-        settings = retraining(self.total, seed, optimizer=self.rates["small"], **self.common)
+        settings = self.restart(self.total, seed, "small")
         self.train(plan, slim(self.network.model, plan), folder, settings)
 
     def iterative(self, rate: str) -> Callable[[int, Path], None]:
@@ -164,7 +177,7 @@ class Laboratory:
 
         def work(seed: int, folder: Path) -> None:
             last = self.snapshots(rate, seed)[1][-1]
-            settings = retraining(self.options.epochs, seed, optimizer=self.rates[rate], **self.common)
+            settings = self.restart(self.options.epochs, seed, rate)
             self.train(last.plan, last.network, folder, settings)
 
         return work
@@ -174,15 +187,13 @@ class Laboratory:
 
         def work(seed: int, folder: Path) -> None:
             directory, snapshots = self.snapshots("hand" if kind == "hand-ensemble" else "cycle", seed)
-            settings = distillation(self.options.epochs, seed, **self.common)
-            if kind == "ensemble-inner":
-                inner = replace(settings.objective, distill="kept", gamma=self.options.gamma)
-                settings = replace(settings, objective=inner)
+            inner = {"distill": "kept", "gamma": self.options.gamma} if kind == "ensemble-inner" else {}
+            asked = IterateSettings(seed=seed, **self.common, **inner)
+            settings = asked.distillation(self.options.epochs)
             if kind == "single-teacher":
                 self.train(snapshots[-1].plan, snapshots[-1].network, folder, settings)
                 return
-            taught = DistillationSettings(settings)
-            distil(self.network, self.source, directory, folder, snapshots[-1], taught, self.session)
+            distil(self.network, self.source, directory, folder, snapshots[-1], settings, self.session)
             forget_checkpoints(folder)
             path = directory / "ensemble-accuracy.json"
             if not path.exists():

@@ -20,11 +20,11 @@ from knapsack_prune.costs.counting import total
 from knapsack_prune.data import calibration_loader
 from knapsack_prune.files import markdown_table, write_table
 from knapsack_prune.graph.channel_graph import ChannelGraph
-from knapsack_prune.iterate.settings import FixedWidths
 from knapsack_prune.networks import Network, load_network
-from knapsack_prune.planning.allocation import Widths
+from knapsack_prune.planning.allocation import fixed_levels
 from knapsack_prune.planning.plan_file import Plan
 from knapsack_prune.planning.planner import plan_from_scores
+from knapsack_prune.settings import AllocationSettings
 from knapsack_prune.tracing.trial import trace
 from knapsack_prune.values.criteria import DATA_CRITERIA, Scores, score
 
@@ -36,11 +36,9 @@ SCHEDULE = {
 """Inner widths after each round; the parent has 16, 32 and 64."""
 
 
-def schedule_of_round(names: list[str], number: int) -> FixedWidths:
+def schedule_of_round(names: list[str], number: int) -> dict[str, int]:
     """The paper's widths in round `number` (from 1), for the groups that are inner convolutions."""
-    return FixedWidths(
-        units={name: SCHEDULE[name.split(".")[0]][number - 1] for name in names if is_inner(name)}
-    )
+    return {name: SCHEDULE[name.split(".")[0]][number - 1] for name in names if is_inner(name)}
 
 
 def is_inner(name: str) -> bool:
@@ -76,14 +74,13 @@ def main() -> None:
     rows = []
     for number in range(1, 6):
         fixed = schedule_of_round([group.name for group in inner.groups], number)
-        by_hand = plan_from_scores(inner, inner_scores, {"flops": parent}, widths=fixed)
+        by_hand = plan_from_scores(inner, inner_scores, {"flops": parent}, levels=fixed_levels(fixed))
         limit = {"flops": by_hand.budgets[0].planned}
-        widths = Widths(min_channels=options.min_channels)
-        free = {"widths": widths, "time_limit": options.time_limit}
+        free = AllocationSettings(min_channels=options.min_channels, time_limit=options.time_limit)
         chosen = {
             "by hand, inner": (by_hand, outside),
-            "knapsack, inner": (plan_from_scores(inner, inner_scores, limit, **free), outside),
-            "knapsack, all": (plan_from_scores(graph, scores, limit, **free), 0.0),
+            "knapsack, inner": (plan_from_scores(inner, inner_scores, limit, free), outside),
+            "knapsack, all": (plan_from_scores(graph, scores, limit, free), 0.0),
         }
         for name, (plan, whole) in chosen.items():
             rows.append(row(number, name, plan, plan.solver.value + whole, everything, graph))

@@ -20,9 +20,10 @@ import torch
 from plans import plan_for
 from torch import Tensor, nn
 
-from knapsack_prune.export.exporting import SUFFIXES, export_network, load_exported
+from knapsack_prune.export.exporting import export_network, load_exported
 from knapsack_prune.files import markdown_table, write_text
 from knapsack_prune.networks import load_network
+from knapsack_prune.settings import ExportSettings
 from knapsack_prune.slimming.slim import slim
 from knapsack_prune.training.finetune import device_name
 
@@ -82,10 +83,10 @@ def prepared(
     if device.type == "cpu":
         found = {}
         with tempfile.TemporaryDirectory() as folder:
-            for kind, suffix in SUFFIXES.items():
-                paths = [Path(folder) / f"{name}{suffix}" for name in networks]
+            for kind in ExportSettings().format:
+                paths = [Path(folder) / f"{name}.{kind}" for name in networks]
                 for path, network in zip(paths, networks.values(), strict=True):
-                    export_network(network, input_shape, path, kind, batches=())
+                    export_network(network, input_shape, path, kind, batch=())
                 found[str(kind)] = [load_exported(path) for path in paths]
         return found
     moved = [

@@ -24,11 +24,11 @@ from torch import Tensor, nn
 
 from knapsack_prune.data import Normalisation, from_tensors
 from knapsack_prune.networks import load_network
+from knapsack_prune.settings import ExecutionSettings, ObjectiveSettings, OptimizerSettings, TrainingSettings
 from knapsack_prune.slimming.slim import slim
 from knapsack_prune.training.distillation import (
     NetworkTeacher,
     Objective,
-    ObjectiveSettings,
     StageMatch,
     TeacherOutput,
 )
@@ -36,7 +36,6 @@ from knapsack_prune.training.distillation.objective import Student, StudentOutpu
 from knapsack_prune.training.finetune import device_name
 from knapsack_prune.training.optimizers import build_optimizer
 from knapsack_prune.training.session import Session
-from knapsack_prune.training.settings import Conduct, OptimizerSettings, RunSettings
 
 
 class Steps:
@@ -52,12 +51,12 @@ class Steps:
     ) -> None:
         self.device = torch.device(args.device)
         layout = torch.channels_last if args.channels_last else torch.contiguous_format
-        settings = ObjectiveSettings(distill=kind)  # type: ignore[arg-type]
+        settings = ObjectiveSettings(distill=kind, logit_weight=0.0)  # type: ignore[arg-type]
         self.student = Student(network, stages if settings.inner else [], settings.inner_kind)
         self.student.to(self.device, memory_format=layout).train()
         self.objective = Objective(settings, stages, [1.0] * (len(stages) + 1)).to(self.device)
         self.teacher = teacher if settings.inner else None
-        self.optimizer = build_optimizer(self.student, OptimizerSettings(rate=1e-4), self.device)
+        self.optimizer = build_optimizer(self.student, OptimizerSettings(lr=1e-4), self.device)
         self.precision = args.precision
         if args.compile:
             self.student.network.compile()
@@ -176,16 +175,19 @@ def throughput(
     labels = torch.arange(args.images) % classes
     few = images[: args.batch_size], labels[: args.batch_size] % classes
     source = from_tensors("random", (images, labels), few, Normalisation((0.5,) * 3, (0.25,) * 3))
-    settings = RunSettings(
+    settings = TrainingSettings(
         epochs=3,
         batch_size=args.batch_size,
         held_out=0.0,
-        objective=ObjectiveSettings(distill="none"),
+        distill="none",
+        logit_weight=0.0,
         precision=args.precision,
         channels_last=args.channels_last,
         compile=args.compile,
     )
-    session = Session(source, input_shape, settings, Conduct(args.device, cache=True, progress=False))
+    session = Session(
+        source, input_shape, settings, ExecutionSettings(device=args.device, cache="device", progress=False)
+    )
     with tempfile.TemporaryDirectory() as folder:
         history = session.train(small, settings, Path(folder), {}).result.history
     reached = max(float(row["images_per_second"]) for row in history)

@@ -1,20 +1,20 @@
-"""The command line: one module per family of commands, registered on one Typer application."""
+"""The command line: settings in, one call, something readable out."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import typer
+    from cyclopts import App
 
 
-def load_commands() -> typer.Typer:
+def load_commands() -> App:
     """The application with all its commands.
 
     Command modules register themselves on import; they import torch, ortools and the like only inside their
     functions, so that `--help` and the torch-free commands start at once.
     """
-    from knapsack_prune.cli import iterating, pipeline, planning, reading, slimming, solving, training  # noqa: F401
+    from knapsack_prune.cli import planning, reading, slimming, solving, training  # noqa: F401
     from knapsack_prune.cli.app import app
 
     return app

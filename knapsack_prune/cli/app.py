@@ -1,32 +1,36 @@
-"""The Typer application and its boundary: which exception becomes which exit code."""
+"""The application and its boundary: which exception becomes which exit code, and how parameters become flags."""
 
 from __future__ import annotations
 
 import re
 import sys
 
-import typer
+from cyclopts import App, CycloptsError
 from rich.console import Console
 
 from knapsack_prune.errors import RequestError
+from knapsack_prune.settings import RunSettings
 
-app = typer.Typer(
+app = App(
     name="knapsack-prune",
     help="Plan which channels of a trained network to keep under a budget, and prove the plan optimal.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
+    exit_on_error=False,
+    print_error=False,
+    suppress_keyboard_interrupt=False,
+    result_action="return_value",
+    help_format="plaintext",
 )
 
 
 def run_app() -> None:
-    """Run the application; a `RequestError` ends it with exit code 2 and one message on stderr."""
-    from solvers.errors import SolverError
-
+    """Run the application; a request that is wrong ends it with exit code 2 and one message on stderr."""
     try:
-        app()
-    except (RequestError, SolverError) as error:
+        app(sys.argv[1:])
+    except Exception as error:
+        from solvers.errors import SolverError  # takes longer to import than --help to print
+
+        if not isinstance(error, CycloptsError | RequestError | SolverError):
+            raise
         Console(stderr=True, soft_wrap=True).print(
             f"error: {with_flags(str(error))}", style="red", markup=False, highlight=False
         )
@@ -37,4 +41,10 @@ def run_app() -> None:
 
 def with_flags(message: str) -> str:
     """A message of the library, which names parameters in backticks, with the flags that set them."""
-    return re.sub(r"`([a-z][a-z_]*)`", lambda match: "--" + match[1].replace("_", "-"), message)
+    sections = (section.annotation for section in RunSettings.model_fields.values())
+    names = {name for section in sections for name in getattr(section, "model_fields", ())}
+    return re.sub(
+        r"`([a-z][a-z0-9_]*)`",
+        lambda match: "--" + match[1].replace("_", "-") if match[1] in names else match[0],
+        message,
+    )

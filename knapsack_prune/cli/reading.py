@@ -6,23 +6,26 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+from cyclopts import Parameter
 
-from knapsack_prune.cli.app import app
+from knapsack_prune.cli.command import command
 from knapsack_prune.cli.console import output
-from knapsack_prune.cli.options import PlanFile
 from knapsack_prune.errors import RequestError
 
 if TYPE_CHECKING:
     from knapsack_prune.planning.plan_file import Plan
     from knapsack_prune.planning.plan_parts import GroupPart
 
+PlanFile = Annotated[Path, Parameter(name="PLAN", help="A plan, as `plan -o` wrote it.")]
 
-@app.command()
+
+@command
 def inspect(
     plan_file: PlanFile,
+    /,
+    *,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print a summary as JSON instead of tables.")
+        bool, Parameter(name="--json", negative=(), help="Print a summary as JSON instead of tables.")
     ] = False,
 ) -> None:
     """Show a plan: budgets, proof, groups, layers, and everything that is frozen with its reason."""
@@ -31,16 +34,20 @@ def inspect(
 
     plan = Plan.load(plan_file)
     if as_json:
-        typer.echo(json.dumps(summary(plan), indent=1))
+        print(json.dumps(summary(plan), indent=1))
     else:
         show_plan(output(), plan, layers=True)
 
 
-@app.command()
+@command
 def diff(
-    first: Annotated[Path, typer.Argument(metavar="A", help="A plan.")],
-    second: Annotated[Path, typer.Argument(metavar="B", help="Another plan of the same network.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print the differences as JSON.")] = False,
+    first: Annotated[Path, Parameter(name="A", help="A plan.")],
+    second: Annotated[Path, Parameter(name="B", help="Another plan of the same network.")],
+    /,
+    *,
+    as_json: Annotated[
+        bool, Parameter(name="--json", negative=(), help="Print the differences as JSON.")
+    ] = False,
 ) -> None:
     """Compare two plans of one network: costs, and per group what only one of them keeps."""
     from knapsack_prune.planning.plan_file import Plan
@@ -53,7 +60,7 @@ def diff(
         )
     rows = group_differences(one, other)
     if as_json:
-        typer.echo(json.dumps({"budgets": _budgets(one, other), "groups": rows}, indent=1))
+        print(json.dumps({"budgets": _budgets(one, other), "groups": rows}, indent=1))
     else:
         _show_differences(one, other, rows)
 
@@ -107,10 +114,10 @@ def group_differences(one: Plan, other: Plan) -> list[dict[str, Any]]:
 
 def _budgets(one: Plan, other: Plan) -> list[dict[str, Any]]:
     resources = dict.fromkeys(part.resource for plan in (one, other) for part in plan.budgets)
-    found = []
+    budgets = []
     for resource in resources:
         sides = [plan.budget(resource) for plan in (one, other)]
-        found.append(
+        budgets.append(
             {
                 "resource": resource,
                 "a": None if sides[0] is None else sides[0].planned,
@@ -118,7 +125,7 @@ def _budgets(one: Plan, other: Plan) -> list[dict[str, Any]]:
                 "parent": next(side.parent for side in sides if side is not None),
             }
         )
-    return found
+    return budgets
 
 
 def _show_differences(one: Plan, other: Plan, rows: list[dict[str, Any]]) -> None:

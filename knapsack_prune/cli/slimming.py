@@ -7,84 +7,72 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from cyclopts import Parameter
 
-from knapsack_prune.cli import options
-from knapsack_prune.cli.app import app
+from knapsack_prune.cli.command import command
 from knapsack_prune.cli.console import notes, output, stages
+from knapsack_prune.cli.reading import PlanFile
 from knapsack_prune.errors import RequestError
+from knapsack_prune.settings import NetworkSettings
 
 
-@app.command()
+@command
 def slim(
-    plan_file: options.PlanFile,
+    plan_file: PlanFile,
+    /,
+    *,
     directory: Annotated[
         Path,
-        typer.Option(
-            "-o",
-            "--output",
-            metavar="DIR",
+        Parameter(
+            name=["--output", "-o"],
             help="Write model.safetensors, plan.json and config.json into this directory.",
         ),
     ],
-    model: options.Model = None,
-    weights: options.Weights = None,
-    checkpoint: options.Checkpoint = None,
-    input_shape: options.InputShape = None,
-    num_classes: options.NumClasses = None,
+    network: NetworkSettings,
 ) -> None:
     """Make the small network that a plan describes, and check it against its parent.
 
     The parent is rebuilt from what the plan says; options override it (a plan of a --checkpoint needs it
     again).
     """
-    from knapsack_prune.cli.preparing import NetworkOptions, check_writable, quiet_libraries
+    from knapsack_prune.cli.loading import check_writable, load_parent, quiet_libraries
     from knapsack_prune.planning.identity import check_fingerprint
     from knapsack_prune.planning.plan_file import Plan
     from knapsack_prune.slimming.slim import save_slim
     from knapsack_prune.slimming.slim import slim as make_slim
 
-    found = Plan.load(plan_file)
+    plan = Plan.load(plan_file)
     check_writable(directory, directory=True)
     with stages() as progress:
         progress.enter("loading the network")
-        parent = NetworkOptions(model, weights, checkpoint, input_shape, num_classes).load_parent(found)
-        check_fingerprint(parent.model, found)
+        parent = load_parent(network, plan)
+        check_fingerprint(parent.model, plan)
         progress.enter("slimming and checking")
         with quiet_libraries(), _holds(plan_file):
-            small = make_slim(parent.model, found)
+            small = make_slim(parent.model, plan)
         progress.enter("writing")
-        save_slim(small, found, directory)
+        save_slim(small, plan, directory)
     before, after = (sum(p.numel() for p in network.parameters()) for network in (parent.model, small))
     console = output()
-    console.print(
-        f"{found.model.name}: {before:,} parameters, slim {after:,} ({100 * after / before:.2f} %)."
-    )
+    console.print(f"{plan.model.name}: {before:,} parameters, slim {after:,} ({100 * after / before:.2f} %).")
     console.print("The slim network equals the masked parent, and fvcore counts in it what the plan says.")
     notes().print(f"Written: {directory}", markup=False)
 
 
-@app.command()
-def verify(
-    plan_file: options.PlanFile,
-    model: options.Model = None,
-    weights: options.Weights = None,
-    checkpoint: options.Checkpoint = None,
-    input_shape: options.InputShape = None,
-    num_classes: options.NumClasses = None,
-) -> None:
+@command
+def verify(plan_file: PlanFile, /, *, network: NetworkSettings) -> None:
     """Check everything a plan says, trusting none of it: network, groups, costs, importance, slim output."""
     from rich.markup import escape
     from rich.table import Table
 
-    from knapsack_prune.cli.preparing import NetworkOptions, quiet_libraries
+    from knapsack_prune.cli.loading import load_parent, quiet_libraries
     from knapsack_prune.planning.plan_file import Plan
     from knapsack_prune.planning.verification import verify as verify_plan
 
     plan = Plan.load(plan_file)
     with stages() as progress:
         progress.enter("loading the network")
-        parent = NetworkOptions(model, weights, checkpoint, input_shape, num_classes).load_parent(plan)
+        parent = load_parent(network, plan)
         with quiet_libraries():
             verification = verify_plan(
                 plan,

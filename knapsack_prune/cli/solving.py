@@ -5,33 +5,33 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from cyclopts import Parameter
 from rich.console import Console
 from rich.table import Table
 
-from knapsack_prune.cli.app import app
+from knapsack_prune.cli.command import command
+from knapsack_prune.settings import BenchSettings, SolveSettings
 
 if TYPE_CHECKING:
     from solvers import Instance, Result
     from solvers.arena.records import Record
 
 
-@app.command()
+@command
 def solve(
-    instance: Annotated[Path, typer.Argument(help="Instance file: .json, .json.gz or .json.xz.")],
-    solver: Annotated[str, typer.Option(help="Name of the solver; `exact` is the best there is.")] = "exact",
-    time_limit: Annotated[float, typer.Option(help="Seconds of wall-clock time.")] = 10.0,
-    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
-    threads: Annotated[int, typer.Option(help="Number of threads.")] = 2,
+    instance: Annotated[Path, Parameter(name="INSTANCE", help="Instance file: .json, .json.gz or .json.xz.")],
+    /,
+    *,
+    solve: SolveSettings,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Write the result here, as JSON.")
+        Path | None, Parameter(name=["--output", "-o"], help="Write the result here, as JSON.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    as_json: Annotated[bool, Parameter(name="--json", negative=(), help="Print the result as JSON.")] = False,
 ) -> None:
     """Solve an instance of a grouped knapsack and say what is proven."""
     import solvers
 
-    limits = solvers.Limits(time_limit, seed, threads)
+    limits = solvers.Limits(solve.time_limit, solve.seed, solve.threads)
     problem = solvers.Instance.load(instance)
     console = Console(stderr=True)
 
@@ -39,11 +39,11 @@ def solve(
         status.update(f"{seconds:.1f} s: value {value if value is not None else '-'}, bound {bound}")
 
     with console.status("solving") as status:
-        result = solvers.solve(problem, solver, limits, None if as_json else report)
+        result = solvers.solve(problem, solve.solver, limits, None if as_json else report)
     if output is not None:
         result.save(output)
     if as_json:
-        typer.echo(result.to_json())
+        print(result.to_json())
     else:
         _show(problem, result)
     if result.status is solvers.Status.INFEASIBLE:
@@ -74,26 +74,22 @@ def _show(problem: Instance, result: Result) -> None:
         console.print(f"note: {note}", markup=False)
 
 
-@app.command()
+@command
 def bench(
-    instances: Annotated[list[Path], typer.Argument(help="Instance files, or folders of them.")],
-    solver_names: Annotated[
-        str, typer.Option("--solvers", help="Names, separated by commas.")
-    ] = "exact,cp_sat",
-    time_limit: Annotated[float, typer.Option(help="Seconds per run.")] = 10.0,
-    seeds: Annotated[int, typer.Option(help="Runs per instance and solver, with seeds 0, 1, ...")] = 1,
-    threads: Annotated[int, typer.Option(help="Threads per run.")] = 2,
+    *instances: Annotated[Path, Parameter(name="INSTANCES", help="Instance files, or folders of them.")],
+    bench: BenchSettings,
     output: Annotated[
-        Path, typer.Option("-o", "--output", help="Folder of records, tables and plots.")
+        Path, Parameter(name=["--output", "-o"], help="Folder of records, tables and plots.")
     ] = Path("arena"),
-    plots: Annotated[bool, typer.Option(help="Draw the profile and the gap over time.")] = True,
+    plots: Annotated[bool, Parameter(help="Draw the profile and the gap over time.")] = True,
 ) -> None:
     """Run solvers on instances; killed half-way, the same command goes on where it was."""
     from solvers.arena.runner import Campaign, find_instances, run_campaign
     from solvers.arena.summary import draw, write_summary
 
-    names = tuple(name.strip() for name in solver_names.split(",") if name.strip())
-    campaign = Campaign(find_instances(instances), names, time_limit, seeds, threads)
+    campaign = Campaign(
+        find_instances(instances), bench.solvers, bench.time_limit, bench.seeds, bench.threads
+    )
     console = Console(stderr=True, highlight=False, soft_wrap=True)
 
     def report(done: int, total: int, record: Record) -> None:
@@ -106,6 +102,6 @@ def bench(
         console.print(line, markup=False)
 
     records = run_campaign(campaign, output, report)
-    typer.echo(write_summary(records, output))
+    print(write_summary(records, output))
     if plots:
         draw(records, output)

@@ -1,274 +1,219 @@
-"""`finetune`, `evaluate` and `export`: from a plan to a trained and deployable network."""
+"""`finetune`, `iterate`, `evaluate`, `export` and `run`: from a plan to a trained and deployable network."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
-import typer
+from cyclopts import Parameter
 
-from knapsack_prune.cli import options
-from knapsack_prune.cli import training_options as chosen
-from knapsack_prune.cli.app import app
+from knapsack_prune.cli.command import command
 from knapsack_prune.cli.console import notes, output
+from knapsack_prune.settings import (
+    DataSettings,
+    DeviceSettings,
+    EvaluationSettings,
+    ExecutionSettings,
+    ExportSettings,
+    FinetuneSettings,
+    IterateSettings,
+    NetworkSettings,
+    PlanSettings,
+    RunSettings,
+    TrainingSettings,
+)
 
-if TYPE_CHECKING:
-    from knapsack_prune.training.settings import Conduct
-
-PlanOrSlim = Annotated[
-    Path, typer.Argument(metavar="PLAN|DIR", help="A plan, or a directory that `slim` or `finetune` wrote.")
-]
 SlimDirectory = Annotated[
     Path | None,
-    typer.Argument(metavar="[DIR]", help="A slim network's directory; without it, the network of --model."),
+    Parameter(
+        name="DIR", help="A slim network's directory; without it, the network of --model.", show_default=False
+    ),
 ]
+AsJson = Annotated[bool, Parameter(name="--json", negative=(), help="Print the result as JSON.")]
 
 
-@app.command()
+def output_directory(help: str) -> Parameter:
+    """The option `-o DIR`."""
+    return Parameter(name=["--output", "-o"], help=help)
+
+
+@command
 def finetune(
-    target: PlanOrSlim,
-    directory: chosen.Output,
-    data: chosen.DataSource = None,
-    model: options.Model = None,
-    weights: options.Weights = None,
-    checkpoint: options.Checkpoint = None,
-    num_classes: options.NumClasses = None,
-    mask: Annotated[
-        bool, typer.Option("--mask", help="Train the parent with the plan's masks held; slimmed at the end.")
-    ] = False,
-    epochs: chosen.Epochs = 20,
-    batch_size: chosen.BatchSize = 128,
-    accumulate: chosen.Accumulate = 1,
-    optimizer: chosen.OptimizerOption = chosen.OptimizerName.sgd,
-    rate: chosen.Rate = 0.05,
-    weight_decay: chosen.WeightDecay = 1e-4,
-    schedule: chosen.ScheduleOption = chosen.ScheduleName.cosine,
-    warmup: chosen.Warmup = 0.05,
-    start_rate: chosen.StartRate = 0.0,
-    end_rate: chosen.EndRate = 0.0,
-    clip: chosen.Clip = 0.0,
-    ema: chosen.Ema = 0.0,
-    distill: chosen.DistillOption = chosen.Distill.kept,
-    gamma: chosen.Gamma = 1.0,
-    normalise: chosen.Normalise = True,
-    distill_layers: chosen.DistillLayers = None,
-    logit_weight: chosen.LogitWeight = 0.0,
-    temperature: chosen.Temperature = 4.0,
-    label_weight: chosen.LabelWeight = 1.0,
-    label_smoothing: chosen.LabelSmoothing = 0.0,
-    teacher: chosen.TeacherOption = None,
-    teacher_exclude: chosen.TeacherExclude = None,
-    data_root: chosen.DataRoot = None,
-    mean: chosen.Mean = None,
-    std: chosen.Std = None,
-    held_out: chosen.HeldOut = 0.1,
-    crop: chosen.Crop = True,
-    mirror: chosen.Mirror = True,
-    rand_augment: chosen.RandAugment = 0,
-    erasing: chosen.Erasing = 0.0,
-    mixup: chosen.Mixup = 0.0,
-    cutmix: chosen.Cutmix = 0.0,
-    device: chosen.Device = chosen.DeviceName.auto,
-    precision: chosen.Precision = chosen.PrecisionName.fp32,
-    channels_last: chosen.ChannelsLast = False,
-    compile_networks: chosen.Compile = False,
-    cache: chosen.Cache = chosen.CacheName.none,
-    workers: chosen.Workers = None,
-    threads: chosen.Threads = 0,
-    resume: chosen.Resume = False,
-    checkpoint_every: chosen.CheckpointEvery = 0,
-    seed: options.Seed = 0,
+    target: Annotated[
+        Path, Parameter(name="PLAN|DIR", help="A plan, or a directory that `slim` or `finetune` wrote.")
+    ],
+    /,
+    *,
+    directory: Annotated[Path, output_directory("Write everything here.")],
+    finetune: FinetuneSettings,
+    network: NetworkSettings,
+    data: DataSettings,
+    execution: ExecutionSettings,
 ) -> None:
     """Train a pruned network under the inner knowledge of its parent.
 
     Run it under `torchrun` or `accelerate launch` to train on several GPUs.
     """
-    from knapsack_prune.cli.ensemble_steps import extra_teachers
-    from knapsack_prune.cli.training_steps import load_target, open_data, show_result
-    from knapsack_prune.data.augment import Augmentation
-    from knapsack_prune.training.distillation.objective import ObjectiveSettings
+    from knapsack_prune.cli.loading import load_target, set_threads
+    from knapsack_prune.cli.results import show_result
+    from knapsack_prune.data import open_data
     from knapsack_prune.training.finetune import finetune as train
-    from knapsack_prune.training.settings import OptimizerSettings, RunSettings
 
-    settings = RunSettings(
-        epochs=epochs,
-        batch_size=batch_size,
-        accumulate=accumulate,
-        held_out=held_out,
-        seed=seed,
-        optimizer=OptimizerSettings(
-            optimizer.value,
-            rate,
-            weight_decay,
-            schedule.value,
-            warmup,
-            start_rate,
-            end_rate,
-            clip,
-            ema,
-        ),
-        objective=ObjectiveSettings(
-            label_weight, label_smoothing, distill.value, gamma, normalise, logit_weight, temperature
-        ),
-        augmentation=Augmentation(crop, mirror, rand_augment, erasing, mixup, cutmix),
-        precision=precision.value,
-        channels_last=channels_last,
-        compile=compile_networks,
-    )
-    conduct = make_conduct(device, cache, workers, threads, resume, checkpoint_every)
-    subject = load_target(target, model, weights, checkpoint, num_classes)
-    source = open_data(data, subject.parent.name, subject.parent.model, data_root, mean, std)
-    teachers = extra_teachers(teacher, teacher_exclude, subject.parent, source, logit_weight)
+    subject = load_target(target, network)
+    set_threads(execution, subject.parent.name)
+    source = open_data(data, subject.parent)
     result = train(
-        subject.parent.model,
-        subject.plan,
-        source,
-        directory,
-        settings,
-        conduct,
-        start=subject.start,
-        mask=mask,
-        distill_layers=distill_layers or None,
-        teachers=teachers,
+        subject.parent.model, subject.plan, source, directory, finetune, execution, start=subject.start
     )
     show_result(output(), result.record, directory)
 
 
-@app.command()
+@command
+def iterate(
+    *,
+    directory: Annotated[Path, output_directory("The ensemble and the final network go here.")] = Path(
+        "iterated"
+    ),
+    iterate: IterateSettings,
+    network: NetworkSettings,
+    data: DataSettings,
+    execution: ExecutionSettings,
+) -> None:
+    """Prune in rounds with a restart after each, and distil the ensemble of all snapshots into the last (KESI).
+
+    Interrupted, the same command continues where it was.
+    """
+    from knapsack_prune.cli.loading import check_writable, load, quiet_libraries, set_threads
+    from knapsack_prune.cli.results import show_iterated
+    from knapsack_prune.data import open_data
+    from knapsack_prune.iterate.method import iterate as whole_method
+
+    check_writable(directory, directory=True)
+    parent = load(network, iterate.seed)
+    set_threads(execution, parent.name)
+    source = open_data(data, parent)
+    with quiet_libraries():
+        record = whole_method(
+            parent,
+            source,
+            directory,
+            iterate,
+            execution,
+            log=lambda line: notes().print(line, markup=False),
+        )
+    show_iterated(output(), record, directory)
+
+
+@command
 def evaluate(
     target: SlimDirectory = None,
-    data: chosen.DataSource = None,
-    model: options.Model = None,
-    weights: options.Weights = None,
-    checkpoint: options.Checkpoint = None,
-    input_shape: options.InputShape = None,
-    num_classes: options.NumClasses = None,
-    batch_size: chosen.BatchSize = 128,
-    data_root: chosen.DataRoot = None,
-    mean: chosen.Mean = None,
-    std: chosen.Std = None,
-    device: chosen.Device = chosen.DeviceName.auto,
-    precision: chosen.Precision = chosen.PrecisionName.fp32,
-    channels_last: chosen.ChannelsLast = False,
-    cache: chosen.Cache = chosen.CacheName.none,
-    workers: chosen.Workers = None,
-    threads: chosen.Threads = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    /,
+    *,
+    finetune: EvaluationSettings,
+    network: NetworkSettings,
+    data: DataSettings,
+    execution: DeviceSettings,
+    as_json: AsJson = False,
 ) -> None:
     """Accuracy on the test images: of a slim network, of an ensemble, or of any network by --model."""
-    from knapsack_prune.cli.ensemble_steps import show_ensemble_of
-    from knapsack_prune.cli.preparing import NetworkOptions
-    from knapsack_prune.cli.training_steps import load_target, open_data, show_accuracy
-    from knapsack_prune.data import require_classes
+    from knapsack_prune.cli.loading import load, load_target, set_threads
+    from knapsack_prune.cli.results import show_accuracy, show_ensemble
+    from knapsack_prune.data import open_data
+    from knapsack_prune.training.ensemble import open_ensemble
     from knapsack_prune.training.session import Session
-    from knapsack_prune.training.settings import RunSettings
 
-    settings = RunSettings(
-        batch_size=batch_size, held_out=0.0, precision=precision.value, channels_last=channels_last
-    )
-    conduct = make_conduct(device, cache, workers, threads)
+    settings = TrainingSettings.of(finetune, held_out=0.0)
+    how = ExecutionSettings.of(execution)
     if target is not None and (target / "ensemble.json").is_file():
-        show_ensemble_of(
-            target,
-            lambda name, model: open_data(data, name, model, data_root, mean, std),
-            settings,
-            conduct,
-            as_json,
-        )
+        ensemble = open_ensemble(target)
+        set_threads(execution, ensemble.members[0].plan.model.name)
+        source = open_data(data, ensemble.members[0].plan.model.name, ensemble.members[0].network)
+        ensemble.require(source)
+        session = Session(source, ensemble.input_shape, settings, how, test_only=True)
+        accuracy = session.accuracy(*ensemble.networks)
+        show_ensemble(output(), str(target), source.name, ensemble.names, accuracy, as_json)
         return
     if target is None:
-        parent = NetworkOptions(model, weights, checkpoint, input_shape, num_classes).load()
-        network, name = parent.model, parent.name
+        parent = load(network)
+        model, name = parent.model, parent.name
     else:
-        subject = load_target(target, model, weights, checkpoint, num_classes, parent_weights=False)
-        parent, network, name = subject.parent, subject.slim(), str(target)
-    source = open_data(data, parent.name, parent.model, data_root, mean, std)
-    if parent.num_classes is not None:
-        require_classes(source, parent.num_classes)
-    session = Session(source, parent.input_shape, settings, conduct, test_only=True)
-    show_accuracy(output(), name, source.name, session.accuracy(network), as_json)
+        subject = load_target(target, network, parent_weights=False)
+        parent, model, name = subject.parent, subject.slim(), str(target)
+    set_threads(execution, parent.name)
+    source = open_data(data, parent)
+    session = Session(source, parent.input_shape, settings, how, test_only=True)
+    show_accuracy(output(), name, source.name, session.accuracy(model), as_json)
 
 
-@app.command()
+@command
 def export(
     target: SlimDirectory = None,
-    directory: Annotated[
-        Path, typer.Option("-o", "--output", metavar="DIR", help="Write model.onnx and model.pt2 here.")
-    ] = Path("exported"),
-    format_: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--format", metavar="onnx|pt2", help="What to write; may be given twice. Both if left out."
-        ),
-    ] = None,
-    model: options.Model = None,
-    weights: options.Weights = None,
-    checkpoint: options.Checkpoint = None,
-    input_shape: options.InputShape = None,
-    num_classes: options.NumClasses = None,
-    batch: Annotated[list[int] | None, typer.Option("--batch", min=1, help="Batch sizes to time.")] = None,
-    seconds: Annotated[float, typer.Option("--seconds", help="How long to time each batch size.")] = 1.0,
-    compare: Annotated[
-        bool,
-        typer.Option("--compare/--no-compare", help="Also export and time the parent of a slim network."),
-    ] = False,
+    /,
+    *,
+    directory: Annotated[Path, output_directory("Write model.onnx and model.pt2 here.")] = Path("exported"),
+    export: ExportSettings,
+    network: NetworkSettings,
+    compare: Annotated[bool, Parameter(help="Also export and time the parent of a slim network.")] = False,
 ) -> None:
     """Export to ONNX and torch.export with a dynamic batch, check against PyTorch's output, and time it."""
-    from knapsack_prune.cli.preparing import NetworkOptions, check_writable
-    from knapsack_prune.cli.training_steps import export_formats, load_target, show_exports
-    from knapsack_prune.export.exporting import export_network
-    from knapsack_prune.files import write_json
+    from knapsack_prune.cli.loading import check_writable, load, load_target
+    from knapsack_prune.cli.results import show_exports
+    from knapsack_prune.export.exporting import export_all
 
-    formats = export_formats(format_)
     check_writable(directory, directory=True)
-    networks = {}
     if target is None:
-        parent = NetworkOptions(model, weights, checkpoint, input_shape, num_classes).load()
-        networks["model"] = parent.model
+        parent = load(network)
+        networks = {"model": parent.model}
     else:
-        subject = load_target(target, model, weights, checkpoint, num_classes, parent_weights=False)
+        subject = load_target(target, network, parent_weights=False)
         parent = subject.parent
-        networks["model"] = subject.slim()
-        if compare:
-            networks["parent"] = parent.model
-    found = {
-        name: [
-            export_network(
-                network, parent.input_shape, directory / f"{name}.{kind}", kind, batch or (1, 32), seconds
-            )
-            for kind in formats
-        ]
-        for name, network in networks.items()
-    }
-    records = {name: [exported.record() for exported in entries] for name, entries in found.items()}
-    write_json(directory / "export.json", records)
-    show_exports(output(), found)
+        networks = {"model": subject.slim()} | ({"parent": parent.model} if compare else {})
+    show_exports(output(), export_all(networks, parent.input_shape, directory, export))
     notes().print(f"Written: {directory}", markup=False)
 
 
-def make_conduct(
-    device: chosen.DeviceName,
-    cache: chosen.CacheName,
-    workers: int | None,
-    threads: int,
-    resume: bool = False,
-    checkpoint_every: int = 0,
-) -> Conduct:
-    """How a run is carried out, from the options of that name."""
-    import os
+@command
+def run(
+    config: Annotated[
+        Path | None,
+        Parameter(
+            metavar="FILE",
+            help="What to do (.toml, .yaml). Without it: the embedded default network on the digits.",
+            show_default=False,
+        ),
+    ] = None,
+    *,
+    directory: Annotated[Path, output_directory("Everything goes here, and is found again here.")] = Path(
+        "run"
+    ),
+    network: NetworkSettings,
+    data: DataSettings,
+    plan: PlanSettings,
+    finetune: FinetuneSettings,
+    execution: ExecutionSettings,
+    export: ExportSettings,
+) -> None:
+    """Plan, slim, fine-tune, evaluate and export; a step whose result is there and still valid is skipped.
 
-    import torch
+    Interrupted, the same command continues where it was.
+    """
+    from knapsack_prune.cli.loading import check_writable, quiet_libraries, set_threads
+    from knapsack_prune.cli.results import show_result, show_run
+    from knapsack_prune.pipeline.run import Run
 
-    from knapsack_prune.training.settings import Conduct
-
-    if threads:
-        torch.set_num_threads(threads)
-    count = min(8, os.cpu_count() or 1) if workers is None else workers
-    return Conduct(
-        device=device.value,
-        cache=cache is chosen.CacheName.device,
-        workers=count,
-        resume=resume,
-        checkpoint_every=checkpoint_every,
-        progress=notes().is_terminal,
+    check_writable(directory, directory=True)
+    told = notes()
+    if network.model is None:
+        told.print(
+            "No model is named: the embedded default, a small ResNet trained on the digits.", style="dim"
+        )
+    set_threads(execution, network.model)
+    settings = RunSettings(
+        network=network, data=data, plan=plan, finetune=finetune, execution=execution, export=export
     )
+    with quiet_libraries():
+        result = Run(
+            settings, directory, lambda step, what: told.print(f"{step}: {what}", markup=False)
+        ).execute()
+    show_result(output(), result.report["result"], directory)
+    show_run(output(), result.report)

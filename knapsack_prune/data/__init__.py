@@ -11,4 +11,5 @@ from knapsack_prune.data.source import ImageSource as ImageSource
 from knapsack_prune.data.source import Normalisation as Normalisation
 from knapsack_prune.data.source import from_tensors as from_tensors
 from knapsack_prune.data.source import require_classes as require_classes
+from knapsack_prune.data.sources import open_data as open_data
 from knapsack_prune.data.sources import open_source as open_source

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,63 +10,22 @@ from torch import Tensor
 
 from knapsack_prune.data.preparation import Preparation
 from knapsack_prune.data.seeds import derive_seed, generator
-from knapsack_prune.errors import RequestError
+from knapsack_prune.settings import AugmentationSettings
 
 Mixer = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
-@dataclass(frozen=True)
-class Augmentation:
-    """What is done to training images; evaluation never sees any of it.
+def mixer(augmentation: AugmentationSettings, classes: int) -> Mixer:
+    """MixUp or CutMix of a batch: (images, labels int64 (n,)) to (images, probabilities (n, classes))."""
+    from torchvision.transforms import v2
 
-    Attributes:
-        crop: a random crop. Images of the network's input size are padded with an eighth of it on every side
-            first; larger ones are cropped at a random scale (when cached, from a canvas 8/7 of the input: the one
-            thing that `cache` changes, and part of a run's identity).
-        mirror: mirror half of the images, where the source says that a mirrored image keeps its class.
-        rand_augment: magnitude of RandAugment (two operations an image), 1 to 30; 0 leaves it out.
-        erasing: probability of erasing a rectangle.
-        mixup, cutmix: alpha of MixUp and CutMix, 0 leaves them out; with both, each batch draws one.
-    """
-
-    crop: bool = True
-    mirror: bool = True
-    rand_augment: int = 0
-    erasing: float = 0.0
-    mixup: float = 0.0
-    cutmix: float = 0.0
-
-    def __post_init__(self) -> None:
-        rules = (
-            (
-                0 <= self.rand_augment <= 30,
-                f"RandAugment of {self.rand_augment}",
-                "from 0 (off) to 30",
-            ),
-            (0 <= self.erasing <= 1, f"erasing probability {self.erasing}", "from 0 to 1"),
-            (self.mixup >= 0, f"MixUp alpha {self.mixup}", "0 (off) or more"),
-            (self.cutmix >= 0, f"CutMix alpha {self.cutmix}", "0 (off) or more"),
-        )
-        for holds, what, rule in rules:
-            if not holds:
-                raise RequestError(f"{what} is out of range: it must be {rule}")
-
-    @property
-    def mixes(self) -> bool:
-        """Whether labels become mixtures of two classes."""
-        return self.mixup > 0 or self.cutmix > 0
-
-    def mixer(self, classes: int) -> Mixer:
-        """MixUp or CutMix of a batch: (images, labels int64 (n,)) to (images, probabilities (n, classes))."""
-        from torchvision.transforms import v2
-
-        kinds: list[Any] = []
-        if self.mixup > 0:
-            kinds.append(v2.MixUp(alpha=self.mixup, num_classes=classes))
-        if self.cutmix > 0:
-            kinds.append(v2.CutMix(alpha=self.cutmix, num_classes=classes))
-        mixer: Mixer = v2.RandomChoice(kinds)
-        return mixer
+    kinds: list[Any] = []
+    if augmentation.mixup > 0:
+        kinds.append(v2.MixUp(alpha=augmentation.mixup, num_classes=classes))
+    if augmentation.cutmix > 0:
+        kinds.append(v2.CutMix(alpha=augmentation.cutmix, num_classes=classes))
+    mix: Mixer = v2.RandomChoice(kinds)
+    return mix
 
 
 def padding(preparation: Preparation) -> tuple[int, int]:
@@ -99,7 +57,7 @@ def draw_windows(
     return torch.stack([top, left, mirrored.long()])
 
 
-def scaled_crop(augmentation: Augmentation, preparation: Preparation, mirror: bool) -> Any:
+def scaled_crop(augmentation: AugmentationSettings, preparation: Preparation, mirror: bool) -> Any:
     """Random crop of a larger image at a random scale, and mirroring: uint8 (c, h, w) to (c, height, width)."""
     from torchvision.transforms import v2
 
@@ -114,7 +72,7 @@ def seed_image(seed: int, epoch: int, index: int) -> None:
     torch.default_generator.manual_seed(derive_seed(seed, 2, epoch, index))
 
 
-def colour_and_erasing(augmentation: Augmentation, preparation: Preparation) -> Any:
+def colour_and_erasing(augmentation: AugmentationSettings, preparation: Preparation) -> Any:
     """RandAugment and random erasing as one transform of uint8 (c, h, w); None where neither is asked for."""
     from torchvision.transforms import v2
 

@@ -9,12 +9,12 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from knapsack_prune.data.augment import Augmentation
 from knapsack_prune.data.decoded import DecodedBatches, DecodedEvaluation, DecodedImages, decode
 from knapsack_prune.data.images import ImageSet, Unreadable
 from knapsack_prune.data.preparation import Preparation
 from knapsack_prune.data.schedule import BatchSchedule
 from knapsack_prune.data.streamed import StreamedBatches, StreamedEvaluation, scales
+from knapsack_prune.settings import AugmentationSettings
 
 Batch = tuple[Tensor, Tensor]
 
@@ -64,7 +64,7 @@ class TrainingData:
 def training_data(
     images: ImageSet,
     preparation: Preparation,
-    augmentation: Augmentation,
+    augmentation: AugmentationSettings,
     mirror: bool,
     delivery: Delivery,
     batch_size: int,
@@ -100,14 +100,16 @@ def training_data(
 
 
 def decode_training(
-    images: ImageSet, preparation: Preparation, augmentation: Augmentation, delivery: Delivery
+    images: ImageSet, preparation: Preparation, augmentation: AugmentationSettings, delivery: Delivery
 ) -> DecodedImages:
     """Decode training images onto the device, with the border that random crops of larger images need."""
     canvas = scales(images, preparation, augmentation)
     return decode(images, preparation, delivery.device, canvas, training=True)
 
 
-def crop_kind(images: ImageSet, preparation: Preparation, augmentation: Augmentation, cache: bool) -> str:
+def crop_kind(
+    images: ImageSet, preparation: Preparation, augmentation: AugmentationSettings, cache: bool
+) -> str:
     """How training images are cropped: the one thing that differs with `cache`, and so part of a run's identity.
 
     Larger images are cropped at a random scale where they are read anew; the cache holds a canvas of them, from

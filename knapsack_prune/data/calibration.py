@@ -80,7 +80,7 @@ def calibration_loader(
     if samples < 1 or batch_size < 1:
         raise RequestError(f"{samples} samples in batches of {batch_size}: both must be at least 1")
     opened = open_source(source) if isinstance(source, str) else source
-    chosen = ImageSubset(opened.train, balanced_subset(opened.train.labels, samples, seed))
+    subset = ImageSubset(opened.train, balanced_subset(opened.train.labels, samples, seed))
     shape = tuple(opened.train.read(0).shape) if input_shape is None else input_shape
     preparation = Preparation.to_shape(shape, opened.normalisation)
-    return CalibrationLoader(chosen, preparation, batch_size, UnreadableCount(chosen))
+    return CalibrationLoader(subset, preparation, batch_size, UnreadableCount(subset))

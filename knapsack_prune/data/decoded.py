@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from knapsack_prune.data.augment import Augmentation, colour_and_erasing, draw_windows, padding, seed_image
+from knapsack_prune.data.augment import colour_and_erasing, draw_windows, padding, seed_image
 from knapsack_prune.data.images import (
     ImageSet,
     Unreadable,
@@ -23,6 +23,7 @@ from knapsack_prune.data.images import (
 from knapsack_prune.data.preparation import Preparation
 from knapsack_prune.data.schedule import BatchSchedule
 from knapsack_prune.errors import RequestError
+from knapsack_prune.settings import AugmentationSettings
 
 GIB = 2**30
 
@@ -109,7 +110,7 @@ class DecodedBatches:
         self,
         decoded: DecodedImages,
         preparation: Preparation,
-        augmentation: Augmentation,
+        augmentation: AugmentationSettings,
         schedule: BatchSchedule,
         mirror: bool,
     ) -> None:

@@ -42,7 +42,7 @@ def load_digits(split: Split) -> tuple[Tensor, Tensor]:
         raise RequestError(f"digits have no part {split!r}: the parts are {', '.join(SPLITS)}")
     source = resources.files("knapsack_prune") / "assets" / "digits.npz"
     with source.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
-        chosen = stored["split"] == SPLITS.index(split)
-        images = stored["images"][chosen].astype(np.float32) / 16.0
-        labels = stored["labels"][chosen].astype(np.int64)
+        part = stored["split"] == SPLITS.index(split)
+        images = stored["images"][part].astype(np.float32) / 16.0
+        labels = stored["labels"][part].astype(np.int64)
     return torch.from_numpy(images).unsqueeze(1), torch.from_numpy(labels)

@@ -11,9 +11,18 @@ from torch import nn
 
 from knapsack_prune.data.digits import load_digits
 from knapsack_prune.data.images import FileImages, TensorImages
-from knapsack_prune.data.source import IMAGENET, TEST_FOLDERS, ImageSource, Normalisation, trained_with
+from knapsack_prune.data.source import (
+    IMAGENET,
+    TEST_FOLDERS,
+    ImageSource,
+    Normalisation,
+    require_classes,
+    trained_with,
+)
 from knapsack_prune.data.torchvision_sets import open_torchvision
 from knapsack_prune.errors import RequestError
+from knapsack_prune.networks import DEFAULT_NETWORK, Network
+from knapsack_prune.settings import DataSettings
 
 
 def open_source(
@@ -44,6 +53,32 @@ def open_source(
     if normalisation is None and model is not None and spec != "digits":
         normalisation = trained_with(model)
     return source if normalisation is None else replace(source, normalisation=normalisation)
+
+
+def open_data(settings: DataSettings, network: Network | str, model: nn.Module | None = None) -> ImageSource:
+    """Open the dataset that settings name for a network; the digits stand in for it at the embedded default.
+
+    Args:
+        settings: which images, and their normalisation.
+        network: the network, whose classes must be the dataset's; or only its name, with `model`.
+        model: who tells the normalisation it was trained with; the network's by default.
+
+    Raises:
+        RequestError: no dataset, or one with another number of classes.
+    """
+    name = network if isinstance(network, str) else network.name
+    if settings.data is None and name != DEFAULT_NETWORK:
+        raise RequestError(
+            f"no `data` is given for {name}: give an image folder, torch/cifar10 or digits; only {DEFAULT_NETWORK} "
+            "comes with data"
+        )
+    own = Normalisation(settings.mean, settings.std) if settings.mean and settings.std else None
+    if isinstance(network, str):
+        return open_source(settings.data or "digits", settings.data_root, own, model)
+    source = open_source(settings.data or "digits", settings.data_root, own, network.model)
+    if network.num_classes is not None:
+        require_classes(source, network.num_classes)
+    return source
 
 
 def _digits() -> ImageSource:

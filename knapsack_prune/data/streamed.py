@@ -11,7 +11,6 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from knapsack_prune.data.augment import (
-    Augmentation,
     colour_and_erasing,
     draw_windows,
     padding,
@@ -30,20 +29,24 @@ from knapsack_prune.data.images import (
 from knapsack_prune.data.preparation import Preparation
 from knapsack_prune.data.schedule import BatchSchedule
 from knapsack_prune.errors import RequestError
+from knapsack_prune.settings import AugmentationSettings
 
-Sample = tuple[
-    Tensor, int, int
-]  # image (h, w, c), label, index of an unreadable image that this one replaces or -1
-
-
-Key = tuple[int, int, int, int, int]  # epoch, index, and the image's window: top, left, mirrored
+Key = tuple[int, int, int, int, int]
+"""Epoch, index, and the image's window: top, left, mirrored."""
+Sample = tuple[Tensor, int, int]
+"""Image (h, w, c), label, and the index of an unreadable image that this one replaces, or -1."""
 
 
 class _Augmented(Dataset[Sample]):
     """Training samples by key; an unreadable image is replaced by the next of its class."""
 
     def __init__(
-        self, images: ImageSet, preparation: Preparation, augmentation: Augmentation, mirror: bool, seed: int
+        self,
+        images: ImageSet,
+        preparation: Preparation,
+        augmentation: AugmentationSettings,
+        mirror: bool,
+        seed: int,
     ) -> None:
         self._images = images
         self._preparation = preparation
@@ -63,11 +66,8 @@ class _Augmented(Dataset[Sample]):
             seed_image(self._seed, epoch, index)
             image = self._cropped(image, *window)
             image = image if self._rest is None else self._rest(image)
-            return (
-                image.permute(1, 2, 0),
-                int(self._images.labels[index]),
-                -1 if candidate == index else index,
-            )
+            replaced = -1 if candidate == index else index
+            return image.permute(1, 2, 0), int(self._images.labels[index]), replaced
         raise no_image_of_class(self._images, index)
 
     def _candidates(self, index: int) -> Iterator[int]:
@@ -157,7 +157,7 @@ class StreamedBatches:
         self,
         images: ImageSet,
         preparation: Preparation,
-        augmentation: Augmentation,
+        augmentation: AugmentationSettings,
         schedule: BatchSchedule,
         mirror: bool,
         device: torch.device,
@@ -212,7 +212,7 @@ class StreamedEvaluation:
         return self._loader.unreadable()
 
 
-def scales(images: ImageSet, preparation: Preparation, augmentation: Augmentation) -> bool:
+def scales(images: ImageSet, preparation: Preparation, augmentation: AugmentationSettings) -> bool:
     """Whether training crops change the scale: images (judged by the first readable) larger than the input."""
     return augmentation.crop and not fits(images, preparation)
 

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from knapsack_prune.errors import RequestError
 from knapsack_prune.export.timing import Timing, time_call
-from knapsack_prune.files import write_atomically
+from knapsack_prune.files import write_atomically, write_json
+from knapsack_prune.settings.export import ExportFormat, ExportSettings
 
-ExportFormat = Literal["onnx", "pt2"]
-SUFFIXES: dict[ExportFormat, str] = {"onnx": ".onnx", "pt2": ".pt2"}
 CHECKED_BATCHES = (1, 2, 5)
 TOLERANCE = 1e-3
 
@@ -52,8 +51,8 @@ def export_network(
     input_shape: Sequence[int],
     path: Path,
     format: ExportFormat,
-    batches: Sequence[int] = (1, 32),
-    seconds: float = 1.0,
+    settings: ExportSettings | None = None,
+    **given: Any,
 ) -> Exported:
     """Export a network with a dynamic batch dimension, load the file again, check its output and time it.
 
@@ -62,13 +61,14 @@ def export_network(
         input_shape: of one input, without batch.
         path: the file to write; written whole or not at all.
         format: `onnx` (run with ONNX Runtime) or `pt2` (run with torch.export).
-        batches: batch sizes to time.
-        seconds: how long to time each.
+        settings: how it is timed.
+        given: fields of `ExportSettings` by name, instead of the settings' own.
 
     Raises:
         RequestError: the exporter refuses the network, a package is missing, or outputs differ by more than
         1e-3.
     """
+    settings = ExportSettings.of(settings, **given)
     network = network.cpu().eval()
     generator = torch.Generator().manual_seed(0)
 
@@ -84,7 +84,7 @@ def export_network(
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise RequestError(
             f"the network cannot be exported to {format} ({reason[0]}): try the other of "
-            f"{', '.join(SUFFIXES)}"
+            f"{', '.join(_FORMATS)}"
         ) from error
     run = load(path)
     with torch.no_grad():
@@ -94,27 +94,43 @@ def export_network(
             raise RequestError(
                 f"the {format} file's output differs from PyTorch's by {worst:.1e}, above {TOLERANCE:.0e}: "
                 f"it was "
-                f"not kept; try the other of {', '.join(SUFFIXES)}"
+                f"not kept; try the other of {', '.join(_FORMATS)}"
             )
         cpu = torch.device("cpu")
         timings, pytorch = {}, {}
-        for batch in batches:
+        for batch in settings.batch:
             example = images(batch)
-            timings[batch] = time_call(lambda example=example: run(example), cpu, seconds)  # type: ignore[misc]
-            pytorch[batch] = time_call(lambda example=example: network(example), cpu, seconds)  # type: ignore[misc]
+            timings[batch] = time_call(lambda example=example: run(example), cpu, settings.seconds)  # type: ignore[misc]
+            pytorch[batch] = time_call(lambda example=example: network(example), cpu, settings.seconds)  # type: ignore[misc]
     return Exported(format, path, path.stat().st_size, worst, timings, pytorch)
 
 
 Runner = Callable[[Tensor], Tensor]
 
 
+def export_all(
+    networks: Mapping[str, nn.Module], input_shape: Sequence[int], directory: Path, settings: ExportSettings
+) -> dict[str, list[Exported]]:
+    """Export networks in every format asked for, as `DIRECTORY/NAME.FORMAT`, with `export.json` beside them."""
+    exported = {
+        name: [
+            export_network(network, input_shape, directory / f"{name}.{kind}", kind, settings)
+            for kind in settings.format
+        ]
+        for name, network in networks.items()
+    }
+    records = {name: [one.record() for one in entries] for name, entries in exported.items()}
+    write_json(directory / "export.json", records)
+    return exported
+
+
 def load_exported(path: Path) -> Runner:
     """A function from images to logits, from an exported file (by its suffix)."""
-    for name, suffix in SUFFIXES.items():
-        if path.suffix == suffix:
-            return _FORMATS[name][1](path)
+    for name, (_, load) in _FORMATS.items():
+        if path.suffix == f".{name}":
+            return load(path)
     raise RequestError(
-        f"{path} ends in {path.suffix!r}: an export ends in one of {', '.join(SUFFIXES.values())}"
+        f"{path} ends in {path.suffix!r}: an export ends in one of {', '.join(f'.{name}' for name in _FORMATS)}"
     )
 
 

@@ -3,53 +3,32 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from knapsack_prune.data import ImageSource, require_classes
-from knapsack_prune.errors import RequestError
 from knapsack_prune.files import read_json, write_json
 from knapsack_prune.iterate.rounds import RESULTS, Log, Rounds, Snapshot, forget_checkpoints, result_files
-from knapsack_prune.iterate.settings import Pruning
-from knapsack_prune.networks import Network
+from knapsack_prune.networks import DEFAULT_NETWORK, Network
 from knapsack_prune.networks.fingerprint import weights_digest
+from knapsack_prune.settings import ExecutionSettings, IterateSettings, TrainingSettings
 from knapsack_prune.training.ensemble.members import open_ensemble
 from knapsack_prune.training.finetune import finetune
 from knapsack_prune.training.session import Session
-from knapsack_prune.training.settings import Conduct, RunSettings
 
 FINAL = "final"
-
-
-@dataclass(frozen=True)
-class DistillationSettings:
-    """The final distillation.
-
-    Attributes:
-        settings: of the run.
-        exclude_start: leave out the member from whose weights the student starts.
-    """
-
-    settings: RunSettings
-    exclude_start: bool = False
-
-    def __post_init__(self) -> None:
-        if not self.settings.objective.logit_weight:
-            raise RequestError(
-                "logit weight 0: the ensemble teaches by its logits alone; give it a weight above 0"
-            )
 
 
 def iterate(
     network: Network,
     source: ImageSource,
     output: Path,
-    pruning: Pruning,
-    retrain: RunSettings,
-    distillation: DistillationSettings,
-    conduct: Conduct | None = None,
+    settings: IterateSettings | None = None,
+    execution: ExecutionSettings | None = None,
+    *,
     log: Log = lambda line: None,
+    **given: Any,
 ) -> dict[str, Any]:
     """Prune in rounds, and distil the ensemble of all snapshots into the last (Le, Vo, Thoai 2020, KESI).
 
@@ -59,9 +38,10 @@ def iterate(
         network: the trained parent; left as it is.
         source: the dataset; test images are only ever evaluated.
         output: the ensemble's directory: `parent`, `rounds/1`, …, `ensemble.json`; and `final`, `result.json`.
-        pruning, retrain, distillation: what is done.
-        conduct: how; an earlier run in the same directory is always continued.
+        settings: what is done.
+        execution: how; an earlier run in the same directory is always continued.
         log: called with a line per step.
+        given: fields of `IterateSettings` by name, instead of the settings' own.
 
     Returns:
         What `result.json` says.
@@ -73,11 +53,14 @@ def iterate(
     begun = time.perf_counter()
     if network.num_classes is not None:
         require_classes(source, network.num_classes)
-    conduct = replace(conduct or Conduct(), resume=True)
-    session = Session(source, network.input_shape, retrain, conduct)
-    asked = request(network, pruning, retrain, distillation)
+    settings = IterateSettings.of(settings, **given)
+    epochs = settings.epochs_of(embedded=network.name == DEFAULT_NETWORK)
+    retrain, distillation = settings.retraining(epochs), settings.distillation(epochs)
+    execution = ExecutionSettings.of(execution, resume=True)
+    session = Session(source, network.input_shape, retrain, execution)
+    asked = request(network, settings)
     directory = session.run_directory(output, asked, retrain, RESULTS)
-    rounds = Rounds(network, source, directory, pruning, retrain, session, log)
+    rounds = Rounds(network, source, directory, settings, retrain, session, log)
     if not directory.is_claimed():
         rounds.begin()  # what is refused leaves the directory free for a better request
         directory.claim()
@@ -85,12 +68,11 @@ def iterate(
     ensemble = open_ensemble(output, lambda plan, classes: network.model)
     log(f"evaluating {len(ensemble.members)} members together")
     together = session.accuracy(*ensemble.networks)
-    log(
-        f"the ensemble: top-1 {100 * together.top1:.2f} %; distilling it for {distillation.settings.epochs} epochs"
-    )
+    log(f"the ensemble: top-1 {100 * together.top1:.2f} %; distilling it for {distillation.epochs} epochs")
     if not directory.finished(FINAL):
         directory.begin(FINAL)
-        distil(network, source, output, output / FINAL, snapshots[-1], distillation, session)
+        exclude = [snapshots[-1].name] if settings.exclude_start else []
+        distil(network, source, output, output / FINAL, snapshots[-1], distillation, session, exclude)
         directory.finish(FINAL, result_files(output / FINAL))
         if session.accelerator.is_main_process:
             forget_checkpoints(output / FINAL)
@@ -115,7 +97,7 @@ def iterate(
         "seconds": round(time.perf_counter() - begun, 2),
         "device": final["device"],
         "versions": final["versions"],
-        "seed": pruning.seed,
+        "seed": settings.seed,
     }
     if session.accelerator.is_main_process:
         write_json(output / "result.json", record)
@@ -128,37 +110,33 @@ def distil(
     directory: Path,
     output: Path,
     last: Snapshot,
-    distillation: DistillationSettings,
+    settings: TrainingSettings,
     session: Session,
+    exclude: Sequence[str] = (),
 ) -> None:
     """Distil the ensemble in a directory into the last snapshot, from its own weights.
 
+    Members in `exclude` do not teach.
     The loss is the mean over members of T^2 KL, with labels and inner distillation as the settings say.
     """
-    exclude = [last.name] if distillation.exclude_start else []
     ensemble = open_ensemble(directory, lambda plan, classes: network.model, exclude)
     finetune(
         network.model,
         last.plan,
         source,
         output,
-        distillation.settings,
+        settings,
         start=last.network,
         teachers=ensemble.extra_teachers(weights_digest(network.model)),
         session=session,
     )
 
 
-def request(
-    network: Network, pruning: Pruning, retrain: RunSettings, distillation: DistillationSettings
-) -> dict[str, Any]:
+def request(network: Network, settings: IterateSettings) -> dict[str, Any]:
     """Whatever decides the outcome, besides the data."""
     return {
         "parent": weights_digest(network.model),
         "model": network.name,
         "num_classes": network.num_classes,
-        "pruning": pruning.record(),
-        "retrain": retrain.record(),
-        "distil": distillation.settings.record(),
-        "exclude_start": distillation.exclude_start,
+        "settings": settings.record(),
     }

@@ -16,22 +16,23 @@ from knapsack_prune.data import ImageSource, calibration_loader
 from knapsack_prune.data.seeds import derive_seed
 from knapsack_prune.files import read_json
 from knapsack_prune.iterate.budgets import geometric_budgets
-from knapsack_prune.iterate.settings import FixedWidths, Pruning
 from knapsack_prune.iterate.survivors import surviving_graph
 from knapsack_prune.iterate.widen import widen
 from knapsack_prune.networks import Network
-from knapsack_prune.planning.allocation import Widths
+from knapsack_prune.planning.allocation import Levels, fixed_levels
 from knapsack_prune.planning.identity import kept_units
 from knapsack_prune.planning.plan_file import Plan
 from knapsack_prune.planning.planner import plan_from_scores
 from knapsack_prune.planning.preparation import budget_limits, trace_checked
+from knapsack_prune.settings import ImportanceSettings, TrainingSettings
+from knapsack_prune.settings.importance import DATA_CRITERIA
+from knapsack_prune.settings.iterate import PruningSettings
 from knapsack_prune.slimming.slim import load_slim, save_slim, slim
 from knapsack_prune.training.ensemble.manifest import Manifest, MemberEntry
 from knapsack_prune.training.finetune import finetune
 from knapsack_prune.training.run_directory import RECORD, RunDirectory
 from knapsack_prune.training.session import Session
-from knapsack_prune.training.settings import RunSettings
-from knapsack_prune.values.criteria import DATA_CRITERIA, Scores, score
+from knapsack_prune.values.criteria import Scores, score
 
 PARENT = "parent"
 RESULTS = ("parent", "ensemble.json", "rounds/*/result.json", "final")
@@ -66,11 +67,11 @@ class Rounds:
         network: Network,
         source: ImageSource,
         directory: RunDirectory,
-        pruning: Pruning,
-        retrain: RunSettings,
+        pruning: PruningSettings,
+        retrain: TrainingSettings,
         session: Session,
         log: Log = lambda line: None,
-        schedule: Callable[[int], Widths] | None = None,
+        schedule: Callable[[int], Levels] | None = None,
     ) -> None:
         """Trace the parent and lay out the budgets.
 
@@ -94,7 +95,7 @@ class Rounds:
         self._retrain = retrain
         self._session = session
         self._log = log
-        self._schedule = schedule or (lambda _: pruning.widths)
+        self._schedule = schedule
         self._graph = trace_checked(network.model, torch.zeros(1, *network.input_shape), keep=pruning.keep)
         limit = budget_limits(self._graph, {"flops": pruning.flops_budget})["flops"]
         parent_cost = total(self._graph.flops, self._graph.sizes)
@@ -127,7 +128,7 @@ class Rounds:
 
     def one_shot(self) -> Plan:
         """The plan that prunes the parent to the last round's budget at once; what does not fit is refused."""
-        return self._plan(self._scores(1, None), self.budgets[-1], self._pruning.widths)
+        return self._plan(self._scores(1, None), self.budgets[-1])
 
     def _round(self, number: int, before: Snapshot | None) -> Snapshot:
         folder = self._output / "rounds" / str(number)
@@ -150,7 +151,7 @@ class Rounds:
             )
             seed = derive_seed(self._retrain.seed, 7, number) % 2**31
             start = load_slim(begun, lambda: parent)
-            settings = replace(self._retrain, seed=seed)
+            settings = TrainingSettings.of(self._retrain, seed=seed)
             finetune(parent, plan, self._source, folder, settings, start=start, session=self._session)
             self.directory.finish(f"round-{number}", result_files(folder))
             if main:
@@ -167,38 +168,38 @@ class Rounds:
 
     def _prune(self, number: int, before: Snapshot | None) -> tuple[Plan, nn.Module]:
         """The round's plan of the parent, and the network that it leaves of the one before."""
-        parent, limit, widths = self._network.model, self.budgets[number - 1], self._schedule(number)
+        parent, limit = self._network.model, self.budgets[number - 1]
+        levels = None if self._schedule is None else self._schedule(number)
         scores = self._scores(number, before)
         if before is None:
             # A final budget that cannot be met is refused before anything is trained.
-            self._plan(scores, self.budgets[-1], self._pruning.widths)
-        plan = self._plan(scores, limit, widths)
+            self._plan(scores, self.budgets[-1])
+        plan = self._plan(scores, limit, levels)
         return plan, slim(parent if before is None else widen(before.network, parent, before.plan), plan)
 
     def _scores(self, number: int, before: Snapshot | None) -> Scores:
         """Importance of the units that the round before has left, in its network; of all, in the parent's."""
         pruning = self._pruning
         seed = pruning.seed if number == 1 else derive_seed(pruning.seed, 8, number) % 2**31
+        criterion = pruning.criterion(images=True)
         data = None
-        if pruning.importance in DATA_CRITERIA:
-            shape = self._network.input_shape
-            data = calibration_loader(self._source, pruning.samples, seed, pruning.batch_size, shape)
+        if criterion in DATA_CRITERIA:
+            batch, shape = ImportanceSettings.of(pruning).batch_size, self._network.input_shape
+            data = calibration_loader(self._source, pruning.samples, seed, batch, shape)
         given: dict[str, Any] = {"data": data, "seed": seed, "normalize": pruning.normalize}
         if before is None:
-            return score(self._graph, self._network.model, pruning.importance, **given)
+            return score(self._graph, self._network.model, criterion, **given)
         units = kept_units(self._graph, before.plan)
-        scores = score(surviving_graph(self._graph, units), before.network, pruning.importance, **given)
+        scores = score(surviving_graph(self._graph, units), before.network, criterion, **given)
         return replace(scores, units=tuple(units), round=number)
 
-    def _plan(self, scores: Scores, limit: int, widths: Widths) -> Plan:
+    def _plan(self, scores: Scores, limit: int, levels: Levels | None = None) -> Plan:
         return plan_from_scores(
             self._graph,
             scores,
             {"flops": limit},
-            widths=widths,
-            solver=self._pruning.solver,
-            time_limit=self._pruning.time_limit,
-            seed=self._pruning.seed,
+            self._pruning,
+            levels=levels,
             name=self._network.name,
             weights=self._network.weights,
         )
@@ -210,7 +211,7 @@ class Rounds:
             model = self._network.model
             everything = total(self._graph.flops, self._graph.sizes)
             scores = score(self._graph, model, "l1")
-            save_slim(model, self._plan(scores, everything, FixedWidths()), folder)
+            save_slim(model, self._plan(scores, everything, fixed_levels({})), folder)
         self._session.accelerator.wait_for_everyone()
 
     def _manifest(self, snapshots: list[Snapshot]) -> Manifest:

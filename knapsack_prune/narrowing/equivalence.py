@@ -147,7 +147,7 @@ def masked(model: nn.Module, selection: Selection) -> Iterator[None]:
                 stack.enter_context(_KeptNorms(_norm_channels(model, selection)))
             yield
         finally:
-            for tensor, dim, indices, before in saved:
+            for tensor, dim, indices, before in reversed(saved):
                 tensor.index_copy_(dim, indices, before)
 
 

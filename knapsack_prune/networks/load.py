@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib import resources
-from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import torch
 from torch import nn
@@ -15,6 +14,7 @@ from knapsack_prune.networks import sources
 from knapsack_prune.networks.checkpoint import load_checkpoint
 from knapsack_prune.networks.collection import COLLECTION
 from knapsack_prune.networks.collection import input_shape as collection_shape
+from knapsack_prune.settings import NetworkSettings
 
 DEFAULT_NETWORK: Final = "digits_resnet14"
 EMBEDDED: Final = "embedded"
@@ -38,30 +38,30 @@ class Network:
     note: str
 
 
-def load_network(
-    name: str | None = None,
-    *,
-    weights: str | None = None,
-    checkpoint: Path | None = None,
-    input_shape: tuple[int, ...] | None = None,
-    num_classes: int | None = None,
-    seed: int = 0,
-) -> Network:
+def load_network(model: str | NetworkSettings | None = None, *, seed: int = 0, **given: Any) -> Network:
     """Build a network by name and load its weights.
 
     Args:
-        name: a torchvision classification network, `timm:NAME`, `module:callable`, a network of the project's
-            own collection, or None for the embedded default, which comes with its weights.
-        weights: a tag of torchvision or timm (`DEFAULT` for their best), or `embedded`.
-        checkpoint: a safetensors or torch file to load instead.
-        input_shape: shape of one input, such as (3, 224, 224); by default the one the network is made for.
-        num_classes: outputs of the classifier; by default that of the source.
+        model: a torchvision classification network, `timm:NAME`, `module:callable`, a network of the project's own
+            collection, or None for the embedded default, which comes with its weights; or all settings together.
         seed: of the random initialisation where no weights are given; the global generator is left alone.
+        given: fields of `NetworkSettings` by name: `weights`, `checkpoint`, `input_shape`, `num_classes`.
 
     Raises:
         RequestError: unknown name or tag, both weights and a checkpoint, a checkpoint that does not fit,
             weights that cannot be had, or no input shape where none is known.
     """
+    settings = (
+        NetworkSettings.of(model, **given)
+        if isinstance(model, NetworkSettings)
+        else NetworkSettings(model=model, **given)
+    )
+    name, weights, checkpoint, num_classes = (
+        settings.model,
+        settings.weights,
+        settings.checkpoint,
+        settings.num_classes,
+    )
     if weights is not None and checkpoint is not None:
         raise RequestError(
             f"both `weights` {weights} and `checkpoint` {checkpoint}: give one, a network has one set"
@@ -82,7 +82,7 @@ def load_network(
     if checkpoint is not None:
         load_checkpoint(built.model, checkpoint, sources.AUXILIARY_HEADS.get(name, ()))
         tag = f"{CHECKPOINT_MARK}{checkpoint.name}"
-    shape = input_shape or built.input_shape
+    shape = settings.input_shape or built.input_shape
     if shape is None:
         raise RequestError(
             f"{name} does not say what input it takes: give it with `input_shape` (channels, height, width)"

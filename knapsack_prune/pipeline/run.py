@@ -11,17 +11,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from knapsack_prune.data import ImageSource, Normalisation, calibration_loader, open_source, require_classes
+from knapsack_prune.data import ImageSource, calibration_loader, open_data
 from knapsack_prune.errors import RequestError
 from knapsack_prune.files import file_digest, read_json, write_json
-from knapsack_prune.networks import DEFAULT_NETWORK, Network, load_network
-from knapsack_prune.pipeline.config import RunConfig
+from knapsack_prune.networks import Network, load_network
 from knapsack_prune.planning.plan_file import Plan
+from knapsack_prune.settings import ExecutionSettings, RunSettings
+from knapsack_prune.settings.importance import DATA_CRITERIA
 from knapsack_prune.slimming.slim import load_slim, save_slim, slim
 from knapsack_prune.training.run_directory import RunDirectory
 
 FORMAT = 2  # of the directory; a change makes every step run again
-DATA_CRITERIA = ("taylor", "taylor_abs", "fisher")
 Log = Callable[[str, str], None]
 
 
@@ -36,7 +36,7 @@ class RunResult:
 class Run:
     """One run in one directory."""
 
-    def __init__(self, config: RunConfig, directory: Path, log: Log, progress: bool) -> None:
+    def __init__(self, config: RunSettings, directory: Path, log: Log) -> None:
         """Prepare a run.
 
         Args:
@@ -44,12 +44,11 @@ class Run:
             directory: where everything goes: `plan.json`, `slim/`, `trained/`, `evaluation.json`, `exported/`,
                 `report.json`, and `run.json`, which remembers what each step was made from.
             log: called with a step's name and what happens to it.
-            progress: whether to show bars.
         """
         self._config = config
         self._directory = directory
         self._log = log
-        self._progress = progress
+        self._execution = ExecutionSettings.of(config.execution, resume=True)
         self._steps = RunDirectory(directory, {"format": FORMAT}, results=())
         self._skipped: list[str] = []
         self._parent: Network | None = None
@@ -66,12 +65,12 @@ class Run:
         self._steps.claim()
         made_from = {
             "model": self._identity(),
-            "data": config.data.model_dump(),
-            "plan": config.plan.model_dump(),
+            "data": config.data.record(),
+            "plan": config.plan.record(),
         }
         self._step("plan", made_from, self._plan)
         self._step("slim", made_from, self._slim)
-        made_from["finetune"] = config.finetune.model_dump(exclude={"device", "workers", "threads"})
+        made_from["finetune"] = {**config.finetune.record(), "cache": config.execution.cache}
         self._step("finetune", made_from, self._finetune)
         self._step("evaluate", made_from, self._evaluate)
         report: dict[str, Any] = {
@@ -79,8 +78,8 @@ class Run:
             "result": read_json(folder / "trained" / "result.json"),
             "evaluation": read_json(folder / "evaluation.json"),
         }
-        if config.export.formats:
-            self._step("export", {**made_from, "export": config.export.model_dump()}, self._export)
+        if config.export.format:
+            self._step("export", {**made_from, "export": config.export.record()}, self._export)
             report["export"] = read_json(folder / "exported" / "export.json")
         write_json(folder / "report.json", report)
         return RunResult(report, tuple(self._skipped))
@@ -97,8 +96,8 @@ class Run:
 
     def _identity(self) -> dict[str, Any]:
         """What names the parent: its options, and the digest of a checkpoint's bytes."""
-        model = self._config.model
-        named: dict[str, Any] = model.model_dump()
+        model = self._config.network
+        named: dict[str, Any] = model.record()
         if model.checkpoint is not None:
             try:
                 named["checkpoint"] = file_digest(model.checkpoint)
@@ -111,57 +110,29 @@ class Run:
     def parent(self) -> Network:
         """The parent, loaded once."""
         if self._parent is None:
-            model = self._config.model
-            self._parent = load_network(
-                model.name,
-                weights=model.weights,
-                checkpoint=model.checkpoint,
-                input_shape=model.input_shape,
-                num_classes=model.num_classes,
-                seed=self._config.plan.seed,
-            )
+            self._parent = load_network(self._config.network, seed=self._config.plan.seed)
         return self._parent
 
     def source(self) -> ImageSource:
         """The dataset, opened once."""
         if self._source is None:
-            data, parent = self._config.data, self.parent()
-            if data.source is None and parent.name != DEFAULT_NETWORK:
-                raise RequestError(
-                    f"no data.source is given for {parent.name}: give an image folder, torch/cifar10 or "
-                    f"digits"
-                )
-            if (data.mean is None) != (data.std is None):
-                raise RequestError("1 of data.mean and data.std is given: both are needed, or neither")
-            normalisation = Normalisation(data.mean, data.std) if data.mean and data.std else None
-            self._source = open_source(data.source or "digits", data.root, normalisation, parent.model)
-            if parent.num_classes is not None:
-                require_classes(self._source, parent.num_classes)
+            self._source = open_data(self._config.data, self.parent())
         return self._source
 
     def _plan(self, _: bool) -> list[Path]:
         from knapsack_prune.planning.planner import plan
 
-        section, parent = self._config.plan, self.parent()
+        settings, parent = self._config.plan, self.parent()
         images = None
-        if section.importance in DATA_CRITERIA:
+        if settings.criterion(images=True) in DATA_CRITERIA:
             images = calibration_loader(
-                self.source(), section.samples, section.seed, section.batch_size, parent.input_shape
+                self.source(), settings.samples, settings.seed, settings.batch_size, parent.input_shape
             )
         made = plan(
             parent.model,
             torch.zeros(1, *parent.input_shape),
-            flops_budget=section.flops_budget,
-            params_budget=section.params_budget,
-            importance=section.importance,
-            normalize=section.normalize,
+            settings,
             data=images,
-            round_to=section.round_to,
-            min_channels=section.min_channels,
-            keep=section.keep,
-            solver=section.solver,
-            time_limit=section.time_limit,
-            seed=section.seed,
             name=parent.name,
             weights=parent.weights,
         )
@@ -176,7 +147,7 @@ class Run:
     def _finetune(self, continues: bool) -> list[Path]:
         from knapsack_prune.training.finetune import finetune
 
-        section, folder = self._config.finetune, self._directory / "trained"
+        folder = self._directory / "trained"
         if not continues:
             # What lies there was begun from other inputs: its checkpoints are of another run.
             shutil.rmtree(folder, ignore_errors=True)
@@ -186,10 +157,8 @@ class Run:
             plan,
             self.source(),
             folder,
-            section.settings,
-            section.conduct(self._progress),
-            mask=section.mask,
-            distill_layers=section.distill_layers,
+            self._config.finetune,
+            self._execution,
         )
         return [folder / name for name in ("model.safetensors", "plan.json", "config.json", "result.json")]
 
@@ -199,34 +168,20 @@ class Run:
     def _evaluate(self, _: bool) -> list[Path]:
         from knapsack_prune.training.session import Session
 
-        section = self._config.finetune
-        session = Session(
-            self.source(),
-            self.parent().input_shape,
-            section.settings,
-            section.conduct(self._progress),
-            test_only=True,
-        )
+        shape = self.parent().input_shape
+        session = Session(self.source(), shape, self._config.finetune, self._execution, test_only=True)
         accuracy = session.accuracy(self._trained())
         path = self._directory / "evaluation.json"
         write_json(path, accuracy.record())
         return [path]
 
     def _export(self, _: bool) -> list[Path]:
-        from knapsack_prune.export.exporting import SUFFIXES, export_network
+        from knapsack_prune.export.exporting import export_all
 
-        section, folder = self._config.export, self._directory / "exported"
-        shape = self.parent().input_shape
-        records: dict[str, list[dict[str, Any]]] = {}
-        paths = []
-        for name, network in (("model", self._trained()), ("parent", self.parent().model)):
-            for kind in section.formats:
-                path = folder / f"{name}{SUFFIXES[kind]}"
-                exported = export_network(network, shape, path, kind, section.batches, section.seconds)
-                records.setdefault(name, []).append(exported.record())
-                paths.append(path)
-        write_json(folder / "export.json", records)
-        return [*paths, folder / "export.json"]
+        folder, parent = self._directory / "exported", self.parent()
+        networks = {"model": self._trained(), "parent": parent.model}
+        exported = export_all(networks, parent.input_shape, folder, self._config.export)
+        return [*(one.path for entries in exported.values() for one in entries), folder / "export.json"]
 
 
 def _saved(network: nn.Module, plan: Plan, folder: Path) -> list[Path]:

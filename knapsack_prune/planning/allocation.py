@@ -13,6 +13,7 @@ import solvers
 from knapsack_prune.errors import RequestError
 from knapsack_prune.graph.channel_graph import ChannelGraph, Form, Group, IntArray, TabulatedTerm, Terms
 from knapsack_prune.planning.plan_parts import SolverPart
+from knapsack_prune.settings import SolverSettings, WidthConstraints
 from knapsack_prune.values.criteria import Scores
 
 TOTAL_VALUE = 10**9
@@ -20,32 +21,35 @@ TOTAL_VALUE = 10**9
 group, that is 5e-10 of the whole."""
 
 
-@dataclass(frozen=True)
-class Widths:
-    """Which widths are allowed.
+Levels = Callable[[Group], IntArray]
+"""The allowed numbers of kept units of a group, increasing."""
 
-    Attributes:
-        round_to: kept channels are a multiple of this (a group may also stay whole).
-        min_channels: no group keeps fewer channels.
-    """
 
-    round_to: int = 1
-    min_channels: int = 1
+def allowed_levels(widths: WidthConstraints) -> Levels:
+    """The multiples that width constraints allow; the last level is always the whole group."""
 
-    def __post_init__(self) -> None:
-        for name, number in (("round_to", self.round_to), ("min_channels", self.min_channels)):
-            if number < 1:
-                raise RequestError(f"`{name}` {number}: must be at least 1; 1 allows every width")
-
-    def levels(self, group: Group) -> IntArray:
-        """Allowed numbers of kept units, increasing; the last is the group's size."""
-        step = self.round_to // math.gcd(self.round_to, group.channels)
-        least = max(1, -(-self.min_channels // group.channels))
+    def levels(group: Group) -> IntArray:
+        step = widths.round_to // math.gcd(widths.round_to, group.channels)
+        least = max(1, -(-widths.min_channels // group.channels))
         first = -(-least // step) * step
-        levels = list(range(first, group.size + 1, step))
-        if not levels or levels[-1] != group.size:
-            levels.append(group.size)
-        return np.array(levels, dtype=np.int64)
+        counts = list(range(first, group.size + 1, step))
+        if not counts or counts[-1] != group.size:
+            counts.append(group.size)
+        return np.array(counts, dtype=np.int64)
+
+    return levels
+
+
+def fixed_levels(units: Mapping[str, int]) -> Levels:
+    """One allowed level per group, by its name; a group that is not named stays as it is."""
+
+    def levels(group: Group) -> IntArray:
+        wanted = units.get(group.name, group.size)
+        if not 1 <= wanted <= group.size:
+            raise RequestError(f"group {group.name}: {wanted} units of {group.size} cannot be kept")
+        return np.array([wanted], dtype=np.int64)
+
+    return levels
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +82,7 @@ def build_instance(
     budgets: Mapping[str, int],
     *,
     terms: Mapping[str, Terms] | None = None,
-    widths: Widths | None = None,
+    levels: Levels | None = None,
     name: str = "plan",
 ) -> solvers.Instance:
     """The grouped knapsack: per group, how many of its most important units stay.
@@ -88,13 +92,13 @@ def build_instance(
         scores: importance of its units.
         budgets: per resource, the most that may be kept.
         terms: per resource, its cost; by default those of the graph (`flops`, `params`).
-        widths: allowed widths.
+        levels: allowed widths; every width by default.
         name: of the instance.
 
     Raises:
         RequestError: no group, all scores zero.
     """
-    widths = widths or Widths()
+    levels = levels or allowed_levels(WidthConstraints())
     terms = terms or graph.cost_terms()
     whole = float(sum(values.sum() for values in scores.values))
     if not whole > 0:
@@ -105,10 +109,10 @@ def build_instance(
     groups = []
     for group, values in zip(graph.groups, scores.values, strict=True):
         # A group of which only some units are scored is one of these units.
-        levels = widths.levels(replace(group, size=len(values)))
+        allowed = levels(replace(group, size=len(values)))
         cumulated = np.cumsum(values[ranked(values)])
         groups.append(
-            solvers.Group(group.name, levels, np.rint(cumulated[levels - 1] * scale).astype(np.int64))
+            solvers.Group(group.name, allowed, np.rint(cumulated[allowed - 1] * scale).astype(np.int64))
         )
     resources = [_resource(resource, budget, terms[resource], groups) for resource, budget in budgets.items()]
     return solvers.Instance(name, groups, resources, value_scale=scale)
@@ -117,10 +121,8 @@ def build_instance(
 def allocate(
     scores: Scores,
     instance: solvers.Instance,
-    *,
-    solver: str = "exact",
-    time_limit: float = 10.0,
-    seed: int = 0,
+    settings: SolverSettings,
+    seed: int,
     report: Callable[[float, int | None, int | None], None] | None = None,
 ) -> Allocation:
     """Solve the instance and name the units that stay.
@@ -130,15 +132,16 @@ def allocate(
             nothing in its time, or there is no such solver or limit.
     """
     try:
-        limits = solvers.Limits(seconds=time_limit, seed=seed)
-        result = solvers.solve(instance, solver, limits, report)
+        limits = solvers.Limits(seconds=settings.time_limit, seed=seed)
+        result = solvers.solve(instance, settings.solver, limits, report)
     except solvers.SolverError as error:
         raise RequestError(str(error)) from error
     if result.status is solvers.Status.INFEASIBLE:
         raise RequestError(_infeasible(instance))
     if result.status is solvers.Status.NO_SOLUTION_FOUND:
         raise RequestError(
-            f"solver {solver!r} found no plan in {result.seconds:.1f} s; raise `time_limit` or use `solver` exact"
+            f"solver {settings.solver!r} found no plan in {result.seconds:.1f} s; raise `time_limit` or use "
+            "`solver` exact"
         )
     assert result.value is not None and result.bound is not None and result.gap is not None
     kept = []

@@ -19,7 +19,7 @@ from knapsack_prune.graph.channel_graph import (
     Terms,
 )
 from knapsack_prune.graph.selection import select
-from knapsack_prune.planning.allocation import Allocation, Widths
+from knapsack_prune.planning.allocation import Allocation
 from knapsack_prune.planning.plan_file import Plan
 from knapsack_prune.planning.plan_parts import (
     AttributePart,
@@ -43,7 +43,7 @@ def assemble(
     allocation: Allocation,
     limits: Mapping[str, int],
     terms: Mapping[str, Terms],
-    widths: Widths,
+    round_to: int,
     model: ModelPart,
 ) -> Plan:
     """Write a plan.
@@ -54,7 +54,7 @@ def assemble(
         allocation: the units that stay, and what is proved about them.
         limits: per resource with a budget, the most that may be kept.
         terms: per resource, its cost.
-        widths: the allowed widths.
+        round_to: the multiple that kept channels were asked to be.
         model: what identifies the parent.
     """
     selection = select(graph, allocation.kept)
@@ -77,7 +77,7 @@ def assemble(
         ),
         solver=allocation.solver,
         groups=tuple(
-            _group(group, kept, widths) for group, kept in zip(graph.groups, allocation.kept, strict=True)
+            _group(group, kept, round_to) for group, kept in zip(graph.groups, allocation.kept, strict=True)
         ),
         layers=_layers(graph, allocation.counts),
         frozen=tuple(
@@ -114,14 +114,14 @@ def _budget(
     )
 
 
-def _group(group: Group, kept: IntArray, widths: Widths) -> GroupPart:
+def _group(group: Group, kept: IntArray, round_to: int) -> GroupPart:
     layers = dict.fromkeys(part.parameter.rpartition(".")[0] for part in group.slices if part.role == "out")
     return GroupPart(
         name=group.name,
         size=group.size,
         channels=group.channels,
         kept=tuple(kept.tolist()),
-        round_to=widths.round_to,
+        round_to=round_to,
         layers=tuple(layers),
         slices=tuple(run for part in group.slices for run in _runs(part)),
     )

@@ -2,99 +2,86 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from torch import Tensor, nn
 
 from knapsack_prune.graph.channel_graph import ChannelGraph, Terms
-from knapsack_prune.planning.allocation import Widths, allocate, build_instance
+from knapsack_prune.planning.allocation import Levels, allocate, allowed_levels, build_instance
 from knapsack_prune.planning.assembly import assemble
 from knapsack_prune.planning.plan_file import Plan
 from knapsack_prune.planning.plan_parts import ModelPart
 from knapsack_prune.planning.preparation import budget_limits, check_budgets, prepare
+from knapsack_prune.settings import AllocationSettings, PlanSettings
 from knapsack_prune.values.criteria import Batches, Scores
 
 
 def plan(
     model: nn.Module,
     example: Tensor,
+    settings: PlanSettings | None = None,
+    /,
     *,
-    flops_budget: float | int | None = None,
-    params_budget: float | int | None = None,
-    importance: str = "l1",
-    normalize: str = "none",
     data: Batches | None = None,
-    round_to: int = 1,
-    min_channels: int = 1,
-    keep: Sequence[str] = (),
-    solver: str = "exact",
-    time_limit: float = 10.0,
-    seed: int = 0,
     name: str | None = None,
     weights: str | None = None,
+    **given: Any,
 ) -> Plan:
     """The plan that keeps the most importance under the budgets.
 
     Args:
         model: the trained parent; left as it was.
         example: an input batch of size 1.
-        flops_budget: at most this fraction of the parent's FLOPs is kept (in (0, 1]), or this many FLOPs (> 1).
-        params_budget: the same for parameters. At least one budget is needed.
-        importance: a criterion of `importance.CRITERIA`.
-        normalize: `layer` divides each layer's scores by their mean, `none` compares them as they are.
+        settings: what is asked for; at least one budget.
         data: labelled batches, for the criteria that need them.
-        round_to: kept channels of a group are a multiple of this (or all of them).
-        min_channels: no group keeps fewer channels.
-        keep: globs of layers whose output channels all stay.
-        solver: one of `solvers.SOLVERS`.
-        time_limit: seconds for the solver.
-        seed: of everything random.
         name: the parent's name in the plan; the class name by default.
         weights: where its weights come from, for the plan.
+        given: fields of `PlanSettings` by name, as in `flops_budget=0.3, importance="l1"`.
 
     Raises:
         RequestError: the request is wrong or cannot be met; the message says the remedy.
     """
-    widths = Widths(round_to, min_channels)
-    given = {"flops": flops_budget, "params": params_budget}
-    budgets = {resource: budget for resource, budget in given.items() if budget is not None}
-    check_budgets(budgets)
+    asked = PlanSettings.of(settings, **given)
+    check_budgets(asked.requested())
     graph, scores = prepare(
-        model, example, importance, keep=keep, data=lambda: data, seed=seed, normalize=normalize
+        model, example, asked, asked.criterion(images=data is not None), data=lambda: data
     )
-    return plan_from_scores(
-        graph,
-        scores,
-        budget_limits(graph, budgets),
-        widths=widths,
-        solver=solver,
-        time_limit=time_limit,
-        seed=seed,
-        name=name or type(model).__name__,
-        weights=weights,
-    )
+    limits = budget_limits(graph, asked.requested())
+    return plan_from_scores(graph, scores, limits, asked, name=name or type(model).__name__, weights=weights)
 
 
 def plan_from_scores(
     graph: ChannelGraph,
     scores: Scores,
     limits: Mapping[str, int],
+    settings: AllocationSettings | None = None,
     *,
     terms: Mapping[str, Terms] | None = None,
-    widths: Widths | None = None,
-    solver: str = "exact",
-    time_limit: float = 10.0,
-    seed: int = 0,
+    levels: Levels | None = None,
     name: str = "network",
     weights: str | None = None,
     report: Callable[[float, int | None, int | None], None] | None = None,
+    **given: Any,
 ) -> Plan:
-    """The plan for a network that is traced and scored already; `limits` are absolute, per resource."""
-    widths = widths or Widths()
+    """The plan for a network that is traced and scored already.
+
+    Args:
+        graph, scores: of the network.
+        limits: absolute, per resource.
+        settings: allowed widths, solver and seed.
+        terms: per resource, its cost; by default those of the graph.
+        levels: allowed widths, instead of those of the settings.
+        name, weights: of the network, for the plan.
+        report: called with seconds, value and bound as the solver improves them.
+        given: fields of `AllocationSettings` by name, instead of the settings' own.
+    """
+    settings = AllocationSettings.of(settings, **given)
     terms = terms or graph.cost_terms()
-    instance = build_instance(graph, scores, limits, terms=terms, widths=widths, name=name)
-    allocation = allocate(scores, instance, solver=solver, time_limit=time_limit, seed=seed, report=report)
+    levels = levels or allowed_levels(settings)
+    instance = build_instance(graph, scores, limits, terms=terms, levels=levels, name=name)
+    allocation = allocate(scores, instance, settings, settings.seed, report)
     model = ModelPart(
         name=name, weights=weights, input_shape=graph.input_shape, fingerprint=graph.fingerprint
     )
-    return assemble(graph, scores, allocation, limits, terms, widths, model)
+    return assemble(graph, scores, allocation, limits, terms, settings.round_to, model)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from knapsack_prune.costs.counting import check_polynomial, total
 from knapsack_prune.errors import RequestError
 from knapsack_prune.graph.channel_graph import ChannelGraph
+from knapsack_prune.settings.plan import PlanningSettings
 from knapsack_prune.tracing.trial import trace
 from knapsack_prune.values.criteria import Batches, Scores, score
 
@@ -43,30 +44,31 @@ def trace_checked(
 def prepare(
     model: nn.Module,
     example: Tensor,
-    importance: str = "l1",
+    settings: PlanningSettings,
+    criterion: str,
     *,
-    keep: Sequence[str] = (),
     data: Callable[[], Batches | None] = lambda: None,
-    seed: int = 0,
-    normalize: str = "none",
     enter: Callable[[str], None] = lambda step: None,
     progress: Callable[[int], None] | None = None,
 ) -> tuple[ChannelGraph, Scores]:
     """Trace, check and score a network.
 
     Args:
-        model, example, keep, enter: as of `trace_checked`.
-        importance, seed, normalize, progress: as of `values.criteria.score`.
+        model, example, enter: as of `trace_checked`.
+        settings: layers to keep whole, seed, and whether scores are divided by their layer's mean.
+        criterion: the importance; `auto` is decided by whoever knows of images.
         data: called once the network is traced; gives the labelled batches for criteria that need them.
+        progress: as of `values.criteria.score`.
 
     Raises:
         RequestError: as of `trace_checked` and `score`.
     """
-    graph = trace_checked(model, example, keep=keep, enter=enter)
+    graph = trace_checked(model, example, keep=settings.keep, enter=enter)
     enter("scoring")
     batches = data()
+    seed, normalize = settings.seed, settings.normalize
     return graph, score(
-        graph, model, importance, data=batches, seed=seed, normalize=normalize, progress=progress
+        graph, model, criterion, data=batches, seed=seed, normalize=normalize, progress=progress
     )
 
 
@@ -87,26 +89,12 @@ def check_prunable(graph: ChannelGraph) -> None:
 
 
 def check_budgets(requested: Mapping[str, float | int]) -> None:
-    """Refuse budgets that make no sense for any network.
-
-    Raises:
-        RequestError: no budget, one that is not above 0, or a fractional number above 1.
-    """
+    """`RequestError` if no budget is given: the settings refuse those that make no sense."""
     if not requested:
         raise RequestError(
-            "no budget is given; give `flops_budget` or `params_budget`, e.g. `flops_budget` 0.5"
+            "no budget is given, and without one nothing would be pruned: give `flops_budget` or `params_budget`, for "
+            "example 0.3"
         )
-    for resource, budget in requested.items():
-        if not budget > 0 or budget == float("inf"):
-            raise RequestError(
-                f"{resource} budget {budget}: must be above 0; give a fraction of the parent in (0, 1], or a number "
-                f"above 1"
-            )
-        if budget > 1 and not float(budget).is_integer():
-            raise RequestError(
-                f"{resource} budget {budget}: above 1 a budget is an absolute number and must be whole; for a fraction "
-                f"of the parent give one in (0, 1]"
-            )
 
 
 def budget_limits(graph: ChannelGraph, requested: Mapping[str, float | int]) -> dict[str, int]:

@@ -16,8 +16,9 @@ from knapsack_prune.narrowing.equivalence import EquivalenceError, check_equival
 from knapsack_prune.planning.allocation import ranked
 from knapsack_prune.planning.identity import check_fingerprint, kept_units
 from knapsack_prune.planning.plan_file import Plan
+from knapsack_prune.settings.importance import DATA_CRITERIA, WEIGHT_CRITERIA
 from knapsack_prune.tracing.trial import trace
-from knapsack_prune.values.criteria import DATA_CRITERIA, WEIGHT_CRITERIA, score
+from knapsack_prune.values.criteria import score
 
 
 class BrokenPlanError(RequestError):

@@ -11,6 +11,7 @@ from decimal import Decimal
 from typing import Final
 
 from knapsack_prune.errors import RequestError
+from knapsack_prune.settings.base import split
 
 SUFFIXES: Final = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 LARGEST: Final = 2**53
@@ -55,13 +56,21 @@ def parse_budget(text: str) -> float | int:
     return int(absolute)
 
 
-def parse_budgets(text: str) -> tuple[float | int, ...]:
-    """A comma-separated list of budgets, each as `parse_budget` reads it.
+def read_budget(value: object) -> object:
+    """A budget from text or a number, for a field of the settings; None stays None.
 
     Raises:
-        RequestError: an empty list, or one of them is wrong.
+        ValueError: as `parse_budget` refuses it.
     """
-    parts = [part for part in text.split(",") if part.strip()]
-    if not parts:
-        raise RequestError(f"budgets {text!r} hold no number; give for example 0.2,0.35,0.5,0.7")
-    return tuple(parse_budget(part) for part in parts)
+    if value is None or isinstance(value, bool):
+        return value
+    try:
+        return parse_budget(str(value))
+    except RequestError as error:
+        raise ValueError(str(error)) from error
+
+
+def read_budgets(value: object) -> object:
+    """Budgets from a comma-separated text or a list."""
+    parts = split(value)
+    return tuple(read_budget(part) for part in parts) if isinstance(parts, list | tuple) else parts

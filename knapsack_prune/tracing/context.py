@@ -61,11 +61,11 @@ class Context:
         """Shape of the node's (first) output."""
         return tuple(int(size) for size in self.node.meta["val"].shape)
 
-    def argument(self, index: int, name: str, default: Value = None) -> Value:
-        """An argument by position or by name."""
-        if index < len(self.args):
-            return self.args[index]
-        return self.kwargs.get(name, default)
+    def argument(self, name: str, default: Value = None) -> Value:
+        """An argument by its name in the operator's schema; the default where it is not given."""
+        names = [argument.name for argument in self.node.target._schema.arguments]  # type: ignore[union-attr]
+        index = names.index(name) if name in names else len(self.args)
+        return self.args[index] if index < len(self.args) else self.kwargs.get(name, default)
 
     def ids(self, value: Value) -> Ids:
         """Any value as ids: parameters get one id per element, numbers none."""

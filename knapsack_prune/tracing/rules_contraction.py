@@ -59,7 +59,7 @@ def attention(context: Context) -> Value:
     query, key, value = parts
     ledger.tie(query, key, context.operator)
     ledger.tie(query, value, context.operator)
-    mask = context.argument(3, "attn_mask", None)
+    mask = context.argument("attn_mask")
     if isinstance(mask, (Ids, Parameter)):
         bias = context.ids(mask)
         data = bias.data.reshape((1,) * (query.dim() - bias.data.dim()) + tuple(bias.data.shape))

@@ -8,6 +8,7 @@ other normalisations 5 per element (4 without).
 from __future__ import annotations
 
 import math
+from functools import partial
 
 from torch import Tensor
 
@@ -32,13 +33,12 @@ def _computed_weight(context: Context) -> Value:
     return Ids.none(context.shape)
 
 
-def convolution(context: Context) -> Value:
+def convolution(context: Context, transposed: bool = False) -> Value:
     """`conv1d`, `conv2d`, `conv3d` and their transposes, dense, grouped or depthwise."""
     ledger = context.ledger
     source, weight = context.ids(context.args[0]), context.args[1]
-    bias = context.argument(2, "bias", None)
-    transposed = "transpose" in context.operator
-    groups = int(context.argument(6, "groups", 1))
+    bias = context.argument("bias")
+    groups = int(context.argument("groups", 1))
     if not isinstance(weight, Parameter):
         return _computed_weight(context)
     layer = context.own_module(weight)
@@ -105,7 +105,7 @@ def linear(context: Context) -> Value:
     last = len(source.shape) - 1
     entering = ledger.attach(weight.name, 1, "in", ledger.channel_ids(source, last))
     leaving = ledger.attach(weight.name, 0, "out", ledger.fresh(weight.tensor.shape[0]))
-    leaving = _attach_bias(context, context.argument(2, "bias", None), leaving)
+    leaving = _attach_bias(context, context.argument("bias"), leaving)
     ledger.cost(layer, "linear", math.prod(source.shape[:-1]), entering, leaving)
     ledger.layers.append(LayerRecord(layer, entering.contiguous().numpy(), leaving.contiguous().numpy()))
     return Ids.along(leaving, last, context.shape)
@@ -147,8 +147,8 @@ def layer_norm(context: Context) -> Value:
     ledger = context.ledger
     source = context.ids(context.args[0])
     normalized = [int(size) for size in context.args[1]]
-    weight = context.argument(2, "weight", None)
-    bias = context.argument(3, "bias", None)
+    weight = context.argument("weight")
+    bias = context.argument("bias")
     dims = tuple(range(len(source.shape) - len(normalized), len(source.shape)))
     layer = _owner(context, weight, bias)
     if len(dims) == 1:
@@ -176,8 +176,8 @@ def group_norm(context: Context) -> Value:
     ledger = context.ledger
     source = context.ids(context.args[0])
     groups = int(context.args[1])
-    weight = context.argument(2, "weight", None)
-    bias = context.argument(3, "bias", None)
+    weight = context.argument("weight")
+    bias = context.argument("bias")
     channels = ledger.channel_ids(source, 1)
     layer = _owner(context, weight, bias)
     if groups == 1:
@@ -206,7 +206,8 @@ def prelu(context: Context) -> Value:
 
 
 RULES: dict[str, Rule] = {
-    **share_rule(convolution, "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d"),
+    **share_rule(convolution, "conv1d conv2d conv3d"),
+    **share_rule(partial(convolution, transposed=True), "conv_transpose1d conv_transpose2d conv_transpose3d"),
     "linear": linear,
     **share_rule(batch_norm, "batch_norm instance_norm"),
     "layer_norm": layer_norm,

@@ -70,7 +70,7 @@ def rearrange(context: Context) -> Value:
 def roll(context: Context) -> Value:
     """Cyclic shifts; along channels they would shift the kept ones onto others."""
     source = context.ids(context.args[0])
-    dims = context.argument(2, "dims", [])
+    dims = context.argument("dims", [])
     if not dims or any(int(dim) % len(source.shape) in source.varying for dim in dims):
         return Ids(context.ledger.tie_along(source, source.varying, context.operator).data, source.shape)
     return source
@@ -86,7 +86,7 @@ def select(context: Context) -> Value:
 def unbind(context: Context) -> Value:
     """All indices along a dimension: equal parts."""
     source = context.ids(context.args[0])
-    dim = int(context.argument(1, "dim", 0)) % len(source.shape)
+    dim = int(context.argument("dim", 0)) % len(source.shape)
     tied = context.ledger.tie_along(source, (dim,), context.operator)
     part = tied.moved(lambda full: full.select(dim, 0))
     return (part,) * source.shape[dim]
@@ -95,7 +95,7 @@ def unbind(context: Context) -> Value:
 def chunk(context: Context) -> Value:
     """`chunk` and `split` into equal parts: the parts must stay equal, so equal positions are tied."""
     source = context.ids(context.args[0])
-    dim = int(context.argument(2, "dim", 0)) % len(source.shape)
+    dim = int(context.argument("dim", 0)) % len(source.shape)
     length = source.shape[dim]
     number = int(context.args[1])
     size = -(-length // number) if context.operator == "chunk" else number
@@ -118,7 +118,7 @@ def chunk(context: Context) -> Value:
 def split_with_sizes(context: Context) -> Value:
     """Parts of stated sizes, each of which counts its channels."""
     source = context.ids(context.args[0])
-    dim = int(context.argument(2, "dim", 0)) % len(source.shape)
+    dim = int(context.argument("dim", 0)) % len(source.shape)
     parts = _parts(source, dim, [int(size) for size in context.args[1]])
     if dim in source.varying:
         for part in parts:
@@ -138,11 +138,11 @@ def _parts(source: Ids, dim: int, sizes: Sequence[int]) -> tuple[Ids, ...]:
 def slice_(context: Context) -> Value:
     """A range along a dimension; its ends count the channels before them."""
     source = context.ids(context.args[0])
-    dim = int(context.argument(1, "dim", 0)) % len(source.shape)
+    dim = int(context.argument("dim", 0)) % len(source.shape)
     length = source.shape[dim]
-    start = context.argument(2, "start", None)
-    stop = context.argument(3, "end", None)
-    step = int(context.argument(4, "step", 1))
+    start = context.argument("start")
+    stop = context.argument("end")
+    step = int(context.argument("step", 1))
     begin, end, _ = slice(start, stop, step).indices(length)
     if dim in source.varying:
         channels = source.channel_ids(dim)
@@ -161,7 +161,7 @@ def pad(context: Context) -> Value:
     """Padding: a zero along the channel dimension is a channel of its own until it meets another."""
     source = context.ids(context.args[0])
     widths = [int(width) for width in context.args[1]]
-    mode = context.argument(2, "mode", "constant")
+    mode = context.argument("mode", "constant")
     data = source.data
     for pair in range(len(widths) // 2):
         dim = len(source.shape) - 1 - pair
@@ -191,7 +191,7 @@ def cat(context: Context) -> Value:
     parts = [context.ids(value) for value in context.args[0]]
     parts = [part for part in parts if part.shape != (0,)]
     shape = context.shape
-    dim = int(context.argument(1, "dim", 0)) % len(shape)
+    dim = int(context.argument("dim", 0)) % len(shape)
     if context.operator == "stack":
         parts = [Ids(p.data.unsqueeze(dim), (*p.shape[:dim], 1, *p.shape[dim:])) for p in parts]
     if all(part.empty for part in parts):

@@ -45,7 +45,7 @@ def reduction(context: Context) -> Value:
     value = context.node.meta["val"]
     several = isinstance(value, (tuple, list))
     shape = tuple((value[0] if several else value).shape)
-    given = context.argument(2 if "norm" in context.operator else 1, "dim", None)
+    given = context.argument("dim")
     if given is None or (isinstance(given, (list, tuple)) and len(given) == 0):
         dims = tuple(range(len(source.shape)))
     else:

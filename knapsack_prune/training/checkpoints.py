@@ -1,4 +1,4 @@
-"""Checkpoints that are complete or not there: a kill at any moment leaves the one before."""
+"""Checkpoints of a training run, written atomically: a kill at any moment leaves the one before."""
 
 from __future__ import annotations
 

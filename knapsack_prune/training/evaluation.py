@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from math import log
 from typing import Any
@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from knapsack_prune.networks.modes import evaluating
 
 
 @dataclass(frozen=True)
@@ -67,18 +69,15 @@ def evaluate(
         memory_format: of the images.
     """
     count = len(networks)
-    training = [network.training for network in networks]
     sums = torch.zeros(4 + count + count * count, dtype=torch.float64, device=device)
-    with torch.no_grad():
+    with ExitStack() as modes, torch.no_grad():
         for network in networks:
-            network.eval()
+            modes.enter_context(evaluating(network))
         for images, labels in batches:
             images = images.contiguous(memory_format=memory_format)
             with autocast():
                 logits = torch.stack([network(images) for network in networks]).float()
             sums += _tally(logits, labels)
-    for network, mode in zip(networks, training, strict=True):
-        network.train(mode)
     top1, top5, loss, images_seen, *rest = reduce(sums).tolist()
     seen = max(1.0, images_seen)
     shares = tuple(value / seen for value in rest)

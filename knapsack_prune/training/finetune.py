@@ -22,13 +22,15 @@ from knapsack_prune.files import write_json
 from knapsack_prune.networks.fingerprint import weights_digest
 from knapsack_prune.planning.identity import check_fingerprint
 from knapsack_prune.planning.plan_file import Plan
+from knapsack_prune.settings import ExecutionSettings, FinetuneSettings, TrainingSettings
+from knapsack_prune.settings.run import ENSEMBLE
 from knapsack_prune.slimming.slim import save_slim, slim
 from knapsack_prune.training.distillation.teacher import EnsembleTeacher, NetworkTeacher, Teacher
+from knapsack_prune.training.ensemble.members import open_ensemble
 from knapsack_prune.training.evaluation import Accuracy
 from knapsack_prune.training.masks import hold_masks, release_masks
 from knapsack_prune.training.matching import match_stages
 from knapsack_prune.training.session import Session
-from knapsack_prune.training.settings import Conduct, RunSettings
 
 PACKAGES = ("torch", "torchvision", "accelerate", "knapsack-prune")
 
@@ -53,14 +55,13 @@ def finetune(
     plan: Plan,
     source: ImageSource,
     output: Path,
-    settings: RunSettings | None = None,
-    conduct: Conduct | None = None,
+    settings: TrainingSettings | None = None,
+    execution: ExecutionSettings | None = None,
     *,
     start: nn.Module | None = None,
     teachers: Sequence[Teacher] = (),
-    mask: bool = False,
-    distill_layers: Sequence[str] | None = None,
     session: Session | None = None,
+    **given: Any,
 ) -> FinetuneResult:
     """Train the network that a plan describes, under the parent's inner knowledge.
 
@@ -71,43 +72,42 @@ def finetune(
         output: directory for the network (`model.safetensors`, `plan.json`, `config.json`), `result.json`,
             `summary.csv`, TensorBoard files and checkpoints.
         settings: what is done; defaults if None.
-        conduct: how; defaults if None.
+        execution: how; defaults if None.
         start: the slim network to start from; the parent's own weights if None.
         teachers: further teachers of the logits, beside the parent (KESI's snapshots).
-        mask: train the parent with masks held instead of the slim network; slimmed at the end.
-        distill_layers: modules whose outputs are compared; the plan's stages if None.
         session: an open session on the same source, for several runs; opened here if None.
+        given: fields of `FinetuneSettings` by name, instead of the settings' own, as in `epochs=20, lr=0.05`.
 
     Raises:
         RequestError: whatever of the request cannot be met, told in one message.
         KeyboardInterrupt: after Ctrl-C, once a checkpoint is written.
     """
     begun = time.perf_counter()
-    settings, conduct = settings or RunSettings(), conduct or Conduct()
+    settings, execution = FinetuneSettings.of(settings, **given), execution or ExecutionSettings()
+    mask = settings.mask
     check_fingerprint(parent, plan)
     if mask and start is not None:
         raise RequestError("`mask` trains the parent: give it a plan, not a slim network")
     require_classes(source, _outputs(parent, plan))
     network = _network(parent, plan, start, mask)
-    objective = settings.objective
+    teachers = (*teachers, *_members(settings, parent, plan, source))
     stages = (
-        match_stages(plan, parent, network, objective.inner_kind, distill_layers, mask)
-        if objective.inner
+        match_stages(plan, parent, network, settings.inner_kind, settings.distill_layers or None, mask)
+        if settings.inner
         else ()
     )
     teacher: Teacher | None = None
-    if objective.needs_teacher:
+    if settings.needs_teacher:
         teacher = NetworkTeacher(deepcopy(parent), [stage.module for stage in stages])
         teacher = EnsembleTeacher(teacher, teachers) if teachers else teacher
 
-    session = session or Session(source, plan.model.input_shape, settings, conduct)
+    session = session or Session(source, plan.model.input_shape, settings, execution)
     of_parent, before = session.accuracy(parent), session.accuracy(network)
     identity = {
         "plan": _digest(plan),
         "start": weights_digest(network),
         "teacher": weights_digest(parent),
         "teachers": [one.identity() for one in teachers],
-        "mask": mask,
     }
     trained = session.train(network, settings, output, identity, stages, teacher)
     student = trained.network
@@ -156,6 +156,17 @@ def _network(parent: nn.Module, plan: Plan, start: nn.Module | None, mask: bool)
         hold_masks(network, plan)
         return network
     return slim(parent, plan, check=False) if start is None else start
+
+
+def _members(
+    settings: FinetuneSettings, parent: nn.Module, plan: Plan, source: ImageSource
+) -> tuple[Teacher, ...]:
+    """The members of the ensemble that the settings name, which teach beside the parent."""
+    if settings.teacher is None:
+        return ()
+    ensemble = open_ensemble(Path(settings.teacher.removeprefix(ENSEMBLE)), exclude=settings.teacher_exclude)
+    ensemble.require(source, plan.model.input_shape)
+    return ensemble.extra_teachers(weights_digest(parent))
 
 
 def _accuracies(parent: Accuracy, before: Accuracy, after: Accuracy) -> dict[str, dict[str, float]]:

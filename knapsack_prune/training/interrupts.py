@@ -1,4 +1,4 @@
-"""Ctrl-C as a question that the loop asks between steps."""
+"""A handler of Ctrl-C that only remembers it, so that the training loop can stop between two steps."""
 
 from __future__ import annotations
 

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import cos, pi
-from typing import Literal
 
-from knapsack_prune.errors import RequestError
-
-ScheduleKind = Literal["cosine", "one-cycle", "constant"]
+from knapsack_prune.settings.optimizer import ScheduleName
 
 
 @dataclass(frozen=True)
@@ -21,26 +18,12 @@ class LearningRateSchedule:
     scaled behind the user's back.
     """
 
-    kind: ScheduleKind
+    kind: ScheduleName
     peak: float
     start: float
     end: float
     warmup: float
     steps: int
-
-    def __post_init__(self) -> None:
-        if not (0 < self.peak < float("inf")):
-            raise RequestError(f"learning rate {self.peak} is out of range: it must be above 0 and finite")
-        for name, rate in (("start", self.start), ("end", self.end)):
-            if not (0 <= rate <= self.peak):
-                raise RequestError(
-                    f"{name} rate {rate} is out of range: it must be at least 0 and at most the learning rate, "
-                    f"{self.peak}"
-                )
-        if not (0 <= self.warmup < 1):
-            raise RequestError(
-                f"warm-up {self.warmup} is out of range: it is a fraction of the steps, under 1"
-            )
 
     def at(self, step: int) -> float:
         """The rate of optimiser step `step`, counted from 0."""

@@ -20,15 +20,16 @@ from knapsack_prune.data.augment import Mixer
 from knapsack_prune.data.batches import EvaluationBatches, TrainingData
 from knapsack_prune.data.seeds import derive_seed
 from knapsack_prune.errors import RequestError
+from knapsack_prune.settings import ExecutionSettings, TrainingSettings
 from knapsack_prune.training.checkpoints import Checkpoints, TrainState
 from knapsack_prune.training.distillation.objective import Objective, Student, StudentOutput
 from knapsack_prune.training.distillation.teacher import Teacher
 from knapsack_prune.training.evaluation import Accuracy, evaluate
 from knapsack_prune.training.interrupts import Interrupts
+from knapsack_prune.training.learning_rate import LearningRateSchedule
 from knapsack_prune.training.optimizers import build_optimizer
 from knapsack_prune.training.records import Records
 from knapsack_prune.training.run_directory import RunDirectory
-from knapsack_prune.training.settings import Conduct, RunSettings
 from knapsack_prune.training.weights import AVERAGE, BEST, load_weights, save_weights
 
 FLUSH_EVERY = 50  # steps whose losses are fetched from the device at once: each fetch waits for the device
@@ -65,8 +66,8 @@ class Trainer:
         teacher: Teacher | None,
         data: TrainingData,
         held_out: EvaluationBatches | None,
-        settings: RunSettings,
-        conduct: Conduct,
+        settings: TrainingSettings,
+        execution: ExecutionSettings,
         run: RunDirectory,
         mixer: Mixer | None,
         average: AveragedModel | None,
@@ -80,7 +81,7 @@ class Trainer:
             teacher: who is asked for logits and features; None where the objective needs none.
             data: training batches and their schedule.
             held_out: batches on which the epoch to return is chosen; None takes the last epoch.
-            settings, conduct: what is done and how.
+            settings, execution: what is done and how.
             run: directory of checkpoints and records, with the run's identity.
             mixer: mixes images and labels of a batch.
             average: the weights' moving average, copied from the network before; None for none.
@@ -91,14 +92,16 @@ class Trainer:
         self._data = data
         self._held_out = held_out
         self._settings = settings
-        self._conduct = conduct
+        self._execution = execution
         self._run = run
         self._mixer = mixer
         self._average = average
         self._format = torch.channels_last if settings.channels_last else torch.contiguous_format
         self._steps = data.schedule.steps
         self._total = self._steps * settings.epochs
-        self._rate = settings.optimizer.over(self._total)
+        self._rate = LearningRateSchedule(
+            settings.schedule, settings.lr, settings.start_lr, settings.end_lr, settings.warmup, self._total
+        )
         self._checkpoints = Checkpoints(run)
         self._sharded = accelerator.distributed_type == DistributedType.FSDP
         if self._sharded and average is not None:
@@ -121,7 +124,7 @@ class Trainer:
         self._optimizer: Optimizer
         self._model: nn.Module
         self._model, self._optimizer = accelerator.prepare(
-            student, build_optimizer(student, settings.optimizer, self._device)
+            student, build_optimizer(student, settings, self._device)
         )
         self._waiting: list[tuple[int, Tensor]] = []
 
@@ -155,7 +158,7 @@ class Trainer:
     def _restored(self) -> TrainState:
         """Claim the directory, and load the newest checkpoint where the run is to be resumed."""
         there = len(self._checkpoints.list())
-        if there and not self._conduct.resume:
+        if there and not self._execution.resume:
             raise RequestError(
                 f"{self._checkpoints.directory} holds {there} checkpoints of a run: continue it with `resume`, or "
                 "choose another directory with `output`"
@@ -176,7 +179,7 @@ class Trainer:
         self._model.train()
         batches = self._data.batches.epoch(epoch, begun)
         started = time.perf_counter()
-        every = self._conduct.checkpoint_every
+        every = self._execution.checkpoint_every
         for step in range(begun, self._steps):
             number = epoch * self._steps + step
             self._waiting.append((number, self._step(epoch, step, batches)))
@@ -217,8 +220,8 @@ class Trainer:
                         taught = self._teacher(images)
                 losses = self._objective(StudentOutput(logits, tuple(features)), labels, taught)
                 accelerator.backward(losses[0])
-                if settings.optimizer.clip and accelerator.sync_gradients:
-                    accelerator.clip_grad_norm_(self._model.parameters(), settings.optimizer.clip)
+                if settings.clip and accelerator.sync_gradients:
+                    accelerator.clip_grad_norm_(self._model.parameters(), settings.clip)
                 self._optimizer.step()
                 self._optimizer.zero_grad()
             parts += losses.detach() / settings.accumulate
@@ -299,7 +302,7 @@ class Trainer:
 
     @contextmanager
     def _bar(self, first: int) -> Iterator[Callable[[], None]]:
-        if not (self._conduct.progress and self._run.main):
+        if not (self._execution.shows_progress and self._run.main):
             yield lambda: None
             return
         from rich.console import Console

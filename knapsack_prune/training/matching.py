@@ -10,8 +10,8 @@ from torch import nn
 
 from knapsack_prune.errors import RequestError
 from knapsack_prune.planning.plan_file import Plan
+from knapsack_prune.settings.objective import InnerKind
 from knapsack_prune.training.distillation.features import FeatureTap, StageMatch
-from knapsack_prune.training.distillation.inner import InnerKind
 
 
 def match_stages(
@@ -74,8 +74,8 @@ def match_stages(
 
 
 def _shapes(network: nn.Module, plan: Plan, names: Sequence[str]) -> dict[str, tuple[int, ...]]:
-    probe = deepcopy(network).eval()
-    tap = FeatureTap(probe, names)
+    copy = deepcopy(network).eval()
+    tap = FeatureTap(copy, names)
     with torch.no_grad():
-        probe(torch.zeros(1, *plan.model.input_shape))
+        copy(torch.zeros(1, *plan.model.input_shape))
     return {name: tuple(f.shape) for name, f in zip(names, tap.take(), strict=True)}

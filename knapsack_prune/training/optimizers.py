@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from knapsack_prune.training.settings import OptimizerSettings
+from knapsack_prune.settings import OptimizerSettings
 
 
 def build_optimizer(network: nn.Module, settings: OptimizerSettings, device: torch.device) -> Optimizer:
@@ -22,7 +22,7 @@ def build_optimizer(network: nn.Module, settings: OptimizerSettings, device: tor
     ]
     groups = [group for group in groups if group["params"]]
     fused = device.type == "cuda"
-    if settings.kind == "sgd":
-        return torch.optim.SGD(groups, lr=settings.rate, momentum=0.9, nesterov=True, fused=fused)
-    kind = torch.optim.AdamW if settings.kind == "adamw" else torch.optim.Adam
-    return kind(groups, lr=settings.rate, fused=fused)
+    if settings.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=settings.lr, momentum=0.9, nesterov=True, fused=fused)
+    kind = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
+    return kind(groups, lr=settings.lr, fused=fused)

@@ -12,6 +12,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from knapsack_prune.data.augment import mixer
 from knapsack_prune.data.batches import (
     Delivery,
     EvaluationBatches,
@@ -22,12 +23,13 @@ from knapsack_prune.data.batches import (
 )
 from knapsack_prune.data.calibration import calibration_loader
 from knapsack_prune.data.decoded import DecodedImages
-from knapsack_prune.data.images import ImageSet, ImageSubset, Unreadable
+from knapsack_prune.data.images import ImageSet, ImageSubset, TensorImages, Unreadable
 from knapsack_prune.data.preparation import Preparation
 from knapsack_prune.data.sampling import hold_out
 from knapsack_prune.data.seeds import derive_seed
 from knapsack_prune.data.source import ImageSource
 from knapsack_prune.errors import RequestError
+from knapsack_prune.settings import ExecutionSettings, TrainingSettings
 from knapsack_prune.training.distillation.features import StageMatch
 from knapsack_prune.training.distillation.inner import target_variances
 from knapsack_prune.training.distillation.objective import Objective, Student
@@ -35,7 +37,6 @@ from knapsack_prune.training.distillation.teacher import Teacher
 from knapsack_prune.training.evaluation import Accuracy, evaluate
 from knapsack_prune.training.loop import Trainer, TrainingResult
 from knapsack_prune.training.run_directory import RunDirectory
-from knapsack_prune.training.settings import Conduct, RunSettings
 from knapsack_prune.training.weight_average import weight_average
 
 VARIANCE_IMAGES = 512
@@ -67,8 +68,8 @@ class Session:
         self,
         source: ImageSource,
         input_shape: Sequence[int],
-        settings: RunSettings,
-        conduct: Conduct,
+        settings: TrainingSettings,
+        execution: ExecutionSettings,
         test_only: bool = False,
     ) -> None:
         """Open the device and the data.
@@ -78,37 +79,37 @@ class Session:
             input_shape: (channels, height, width) of the networks' input.
             settings: decides precision, memory format, batch size, accumulation and the held-out part for every
                 run of this session.
-            conduct: device, cache and workers.
+            execution: device, cache and workers.
             test_only: nothing will be trained, so that training images need not be decoded.
 
         Raises:
             RequestError: no such device, no test images, no image that can be read, or too little memory.
         """
-        if conduct.device == "cuda" and not torch.cuda.is_available():
+        if execution.device == "cuda" and not torch.cuda.is_available():
             raise RequestError("`device` is cuda, but torch finds 0 CUDA devices: use cpu or auto")
         self.accelerator = Accelerator(
-            cpu=conduct.device == "cpu",
+            cpu=execution.device == "cpu",
             mixed_precision="bf16" if settings.precision == "bf16" else "no",
             gradient_accumulation_steps=settings.accumulate,
         )
         self.source = source
-        self.conduct = conduct
+        self.execution = execution
         self._settings = settings
         self.input_shape = tuple(input_shape)
         self._preparation = Preparation.to_shape(input_shape, source.normalisation)
+        in_memory = isinstance(source.train, TensorImages)
+        self._cached = execution.cache == "device" or (execution.cache == "auto" and in_memory)
         self._delivery = Delivery(
             self.accelerator.device,
-            conduct.cache,
-            conduct.workers,
+            self._cached,
+            execution.loading_processes,
             self.accelerator.num_processes,
             self.accelerator.process_index,
         )
         self._train, held = _split(source, settings)
         self._decoded: DecodedImages | None = None
-        if conduct.cache and not test_only:
-            self._decoded = decode_training(
-                self._train, self._preparation, settings.augmentation, self._delivery
-            )
+        if self._cached and not test_only:
+            self._decoded = decode_training(self._train, self._preparation, settings, self._delivery)
         self._test = self._batches(source.test_images())
         self._held = None if held is None else self._batches(held)
         self.held_out_images = 0 if held is None else len(held.labels)
@@ -117,7 +118,7 @@ class Session:
         return evaluation_batches(images, self._preparation, self._delivery, self._settings.batch_size)
 
     def run_directory(
-        self, path: Path, identity: dict[str, Any], settings: RunSettings, results: Sequence[str]
+        self, path: Path, identity: dict[str, Any], settings: TrainingSettings, results: Sequence[str]
     ) -> RunDirectory:
         """The directory of a run on this session's data.
 
@@ -131,7 +132,7 @@ class Session:
             **identity,
             "data": self.source.identity(),
             "input_shape": list(self.input_shape),
-            "crops": crop_kind(self._train, self._preparation, settings.augmentation, self.conduct.cache),
+            "crops": crop_kind(self._train, self._preparation, settings, self._cached),
             "processes": self.accelerator.num_processes,
         }
         accelerator = self.accelerator
@@ -162,7 +163,7 @@ class Session:
     def train(
         self,
         network: nn.Module,
-        settings: RunSettings,
+        settings: TrainingSettings,
         output: Path,
         identity: dict[str, Any],
         stages: Sequence[StageMatch] = (),
@@ -185,23 +186,23 @@ class Session:
         data = training_data(
             self._train,
             self._preparation,
-            settings.augmentation,
+            settings,
             self.source.mirror,
             self._delivery,
             settings.batch_size,
             settings.accumulate,
             settings.seed,
-            self._decoded if settings.augmentation.crop == self._settings.augmentation.crop else None,
+            self._decoded if settings.crop == self._settings.crop else None,
         )
         trained = deepcopy(network)  # receives the chosen weights: it never carries hooks
         starting = deepcopy(network).requires_grad_(True)
-        average = weight_average(network, settings.optimizer.ema) if settings.optimizer.ema else None
-        kind = settings.objective.inner_kind
+        average = weight_average(network, settings.ema) if settings.ema else None
+        kind = settings.inner_kind
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(settings.seed, 5))
             student = Student(starting, stages, kind)
         variances = None
-        if teacher is not None and settings.objective.inner and settings.objective.normalise:
+        if teacher is not None and settings.inner and settings.scale_features:
             variances = self._target_variances(teacher, stages, settings)
         whole = {
             **identity,
@@ -211,14 +212,14 @@ class Session:
         trainer = Trainer(
             self.accelerator,
             student,
-            Objective(settings.objective, stages, variances),
+            Objective(settings, stages, variances),
             teacher,
             data,
             self._held,
             settings,
-            self.conduct,
+            self.execution,
             self.run_directory(output, whole, settings, RESULTS),
-            settings.augmentation.mixer(len(self.source.classes)) if settings.augmentation.mixes else None,
+            mixer(settings, len(self.source.classes)) if settings.mixes else None,
             average,
         )
         result = trainer.run()
@@ -231,7 +232,7 @@ class Session:
         return Trained(trained.cpu().eval(), result, data.schedule.images, data.batches.unreadable())
 
     def _target_variances(
-        self, teacher: Teacher, stages: Sequence[StageMatch], settings: RunSettings
+        self, teacher: Teacher, stages: Sequence[StageMatch], settings: TrainingSettings
     ) -> tuple[float, ...]:
         """Measured once, on the same images in every process: a batch's own would depend on its cut."""
         sample = calibration_loader(
@@ -241,9 +242,9 @@ class Session:
         teacher.to(device, self.layout)
         with torch.no_grad(), self.accelerator.autocast():
             outputs = (teacher(images.to(device, memory_format=self.layout)) for images, _ in sample)
-            return target_variances(outputs, stages, settings.objective.inner_kind)
+            return target_variances(outputs, stages, settings.inner_kind)
 
-    def _require_same(self, settings: RunSettings) -> None:
+    def _require_same(self, settings: TrainingSettings) -> None:
         for name in ("precision", "channels_last", "batch_size", "accumulate", "held_out"):
             ours, theirs = getattr(self._settings, name), getattr(settings, name)
             if ours != theirs:
@@ -252,7 +253,7 @@ class Session:
                 )
 
 
-def _split(source: ImageSource, settings: RunSettings) -> tuple[ImageSet, ImageSet | None]:
+def _split(source: ImageSource, settings: TrainingSettings) -> tuple[ImageSet, ImageSet | None]:
     if not settings.held_out:
         return source.train, None
     if source.validation is not None:

@@ -16,10 +16,10 @@ def weight_average(network: nn.Module, decay: float) -> AveragedModel:
     Running statistics are averaged like weights; counters are copied.
     """
 
-    def follow(ours: Sequence[Tensor], theirs: Sequence[Tensor], updates: Tensor | int) -> None:
+    def follow(ours: Sequence[Tensor], theirs: Sequence[Tensor], _: Tensor | int) -> None:
         if ours[0].is_floating_point():
-            warm = int(updates) / (9 + int(updates))  # `updates` counts from 1, see below
-            torch._foreach_lerp_(list(ours), list(theirs), 1 - min(decay, warm))
+            count = int(average.n_averaged)  # from 1, see below; on the CPU, so that no device is waited for
+            torch._foreach_lerp_(list(ours), list(theirs), 1 - min(decay, count / (9 + count)))
         else:
             torch._foreach_copy_(list(ours), list(theirs))
 

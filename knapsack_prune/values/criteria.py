@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -14,19 +15,14 @@ from torch import Tensor, nn
 from knapsack_prune.errors import RequestError
 from knapsack_prune.graph.channel_graph import ChannelGraph, Group, IntArray, Slice
 from knapsack_prune.networks.modes import evaluating
+from knapsack_prune.settings.importance import DATA_CRITERIA, WEIGHT_CRITERIA, Normalization
 
 FloatArray = npt.NDArray[np.float64]
 Batches = Iterable[tuple[Tensor, Tensor]]
 
-WEIGHT_CRITERIA = ("l1", "l2", "bn_scale", "random")
-"""Criteria that need no data."""
-
-DATA_CRITERIA = ("taylor", "taylor_abs", "fisher")
-"""Criteria that need labelled batches."""
-
 CRITERIA = (*WEIGHT_CRITERIA, *DATA_CRITERIA)
 
-NORMALIZATIONS = ("none", "layer")
+NORMALIZATIONS = get_args(Normalization)
 """What scores of different layers are divided by before they are summed: nothing, or the layer's mean."""
 
 

@@ -22,6 +22,8 @@ def run(instance: Instance, incumbent: Incumbent) -> None:
     value, feasible = np.zeros(count, dtype=np.int64), np.ones(count, dtype=bool)
     for group, position in zip(instance.groups, positions, strict=True):
         value += group.values[position]
+    for pair in instance.pair_values:
+        value += pair.values[tuple(positions[g] for g in pair.groups)]
     for resource in instance.resources:
         cost = np.full(count, resource.constant, dtype=np.int64)
         for term in resource.terms:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import InfeasibleError, UnsupportedInstanceError
 from ..incumbent import Incumbent
-from ..problem.instance import Factor, Instance, IntArray, Table
+from ..problem.instance import Factor, Instance, IntArray
 
 if TYPE_CHECKING:
     from ortools.sat.python import cp_model
@@ -118,30 +118,31 @@ def build(
             model.add_multiplication_equality(products[factors], [form(f) for f in factors])
         return products[factors]
 
-    def entry(table: Table) -> Any:
-        rows = [literals[g] for g in table.groups]
+    def entry(groups: tuple[int, ...], table: IntArray) -> Any:
+        rows = [literals[g] for g in groups]
         if len(rows) == 1:
-            return weighted_sum(rows[0], table.costs.tolist())
-        flat = table.costs.ravel().tolist()
+            return weighted_sum(rows[0], table.tolist())
+        flat = table.ravel().tolist()
         index = model.new_int_var(0, len(flat) - 1, "")
         width = len(rows[1])
         starts = weighted_sum(rows[0], [width * i for i in range(len(rows[0]))])
         model.add(index == starts + weighted_sum(rows[1], list(range(width))))
-        cost = model.new_int_var(min(flat), max(flat), "")
-        model.add_element(index, flat, cost)
-        return cost
+        chosen = model.new_int_var(min(flat), max(flat), "")
+        model.add_element(index, flat, chosen)
+        return chosen
 
     for resource in instance.resources:
         cost: Any = resource.constant
         for term in resource.terms:
             cost = cost + term.coefficient * product(term.factors)
         for table in resource.tables:
-            cost = cost + entry(table)
+            cost = cost + entry(table.groups, table.costs)
         model.add(cost <= resource.budget)
     value = sum(
         (weighted_sum(x, g.values.tolist()) for x, g in zip(literals, instance.groups, strict=True)),
         start=weighted_sum([], []),
     )
+    value = sum((entry(pair.groups, pair.values) for pair in instance.pair_values), start=value)
     model.maximize(value)
     if above is not None:
         model.add(value >= above + 1)

@@ -14,25 +14,24 @@ from ..errors import TooManyStatesError
 from ..incumbent import Incumbent
 from ..problem.cost_bounds import over_budget
 from ..problem.instance import Instance, IntArray
-from ..problem.separable import SeparableCosts, separable_costs
+from ..problem.separable import Separable, separable
 
 NO_LEVEL = np.iinfo(np.int64).max
 
 
 def run(instance: Instance, incumbent: Incumbent) -> None:
-    """Solve to proof; refuses costs that join groups, and more than one resource."""
+    """Solve to proof; refuses costs and values that join groups, and more than one resource."""
     try:
-        solve_separable(instance, separable_costs(instance, "dp"), incumbent)
+        solve_separable(separable(instance, "dp"), incumbent)
     except TooManyStatesError:
         incumbent.note("more undominated states than may be kept ended the search")
 
 
-def solve_separable(instance: Instance, separable: SeparableCosts, incumbent: Incumbent) -> None:
+def solve_separable(parts: Separable, incumbent: Incumbent) -> None:
     """Bring the incumbent to proof.
 
     Args:
-        instance: with one resource.
-        separable: its costs.
+        parts: values and costs of the incumbent's instance, which has one resource.
         incumbent: is told of choices and bounds.
 
     Raises:
@@ -41,14 +40,14 @@ def solve_separable(instance: Instance, separable: SeparableCosts, incumbent: In
             pairs, which are few where many groups have one level left within the bound.
         OutOfTimeError: the limit is reached.
     """
-    if separable.budget < 0:
-        (resource,) = instance.resources
-        raise over_budget(resource, resource.budget - separable.budget)
-    highest = [int(g.values.argmax()) for g in instance.groups]
-    if incumbent.offer(highest) and incumbent.value == instance.trivial_bound():
-        incumbent.prove(instance.trivial_bound())
+    if parts.budget < 0:
+        (resource,) = incumbent.instance.resources
+        raise over_budget(resource, resource.budget - parts.budget)
+    highest = sum(int(v.max()) for v in parts.values)
+    if incumbent.offer([int(v.argmax()) for v in parts.values]) and incumbent.value == highest:
+        incumbent.prove(highest)
         return
-    _ListSearch(instance, separable, incumbent).run()
+    _ListSearch(parts, incumbent).run()
 
 
 @dataclass(frozen=True)
@@ -70,15 +69,15 @@ class _Relaxed:
 class _ListSearch:
     """All levels of all groups in a row, N of them: value, cost and group of each."""
 
-    def __init__(self, instance: Instance, separable: SeparableCosts, incumbent: Incumbent) -> None:
-        self.incumbent, self.budget = incumbent, separable.budget
-        self.value = np.concatenate([g.values for g in instance.groups])
-        self.cost = np.concatenate(separable.costs)
-        self.sizes = np.array([g.levels.size for g in instance.groups], dtype=np.int64)
+    def __init__(self, parts: Separable, incumbent: Incumbent) -> None:
+        self.incumbent, self.budget = incumbent, parts.budget
+        self.value = np.concatenate(parts.values)
+        self.cost = np.concatenate(parts.costs)
+        self.sizes = np.array([v.size for v in parts.values], dtype=np.int64)
         self.starts = np.concatenate([[0], np.cumsum(self.sizes)[:-1]]).astype(np.int64)
         self.group = np.repeat(np.arange(self.sizes.size), self.sizes)
-        self.worth = sum(int(np.abs(g.values).max()) for g in instance.groups) + 1
-        self.most = sum(int(c.max()) for c in separable.costs) + abs(separable.budget) + 1
+        self.worth = sum(int(np.abs(v).max()) for v in parts.values) + 1
+        self.most = sum(int(c.max()) for c in parts.costs) + abs(parts.budget) + 1
 
     def _relaxed(self, value: IntArray, multiplier: float) -> _Relaxed:
         """The relaxed problem for levels of that value (N,) at one multiplier; O(N)."""

@@ -17,31 +17,32 @@ from ..errors import UnsupportedInstanceError
 from ..incumbent import Incumbent
 from ..problem.evaluate import Evaluator
 from ..problem.instance import Instance, IntArray
-from ..problem.separable import separable_costs
+from ..problem.separable import separable, separable_values
 
 
 def run(instance: Instance, incumbent: Incumbent) -> None:
-    """Solve by fixed unit costs; takes one resource without tables of two groups."""
+    """Solve by fixed unit costs; takes one resource without tables of two groups, and values that join none."""
     if len(instance.resources) != 1:
         raise UnsupportedInstanceError(
             f"knapsack: takes one resource, not {len(instance.resources)}; use exact"
         )
     if any(len(t.groups) > 1 for t in instance.resources[0].tables):
         raise UnsupportedInstanceError("knapsack: takes no tables over two groups; use exact")
+    values = separable_values(instance, "knapsack")
     incumbent.version = f"ortools {version('ortools')}"
     try:
-        separate = separable_costs(instance, "knapsack")
+        parts = separable(instance, "knapsack")
     except UnsupportedInstanceError:
-        _bisect(instance, incumbent)
+        _bisect(instance, values, incumbent)
         return
-    items = _Items(instance, separate.costs)
-    choice, proven = items.solve(separate.budget, incumbent.remaining)
+    items = _Items(values, parts.costs)
+    choice, proven = items.solve(parts.budget, incumbent.remaining)
     incumbent.offer(choice)
     if proven and all(g.levels.size <= 2 for g in instance.groups) and incumbent.value is not None:
         incumbent.prove(incumbent.value)
 
 
-def _bisect(instance: Instance, incumbent: Incumbent) -> None:
+def _bisect(instance: Instance, values: list[IntArray], incumbent: Incumbent) -> None:
     """Search for the largest linear budget whose allocation meets the real one."""
     evaluator = Evaluator(instance)
     top = np.array([g.levels.size - 1 for g in instance.groups], dtype=np.int64)
@@ -52,7 +53,7 @@ def _bisect(instance: Instance, incumbent: Incumbent) -> None:
     costs = [units[g] * (levels_ - levels_[0]) for g, levels_ in enumerate(evaluator.levels)]
     for table in instance.resources[0].tables:
         costs[table.groups[0]] = costs[table.groups[0]] + np.maximum(0, table.costs - table.costs[0])
-    items = _Items(instance, costs)
+    items = _Items(values, costs)
     low, high = 0, sum(int(c[-1]) for c in costs)
     for k in range(tuning.UNIT_COST_BISECTIONS):
         if incumbent.remaining <= 0:
@@ -72,16 +73,16 @@ def _bisect(instance: Instance, incumbent: Incumbent) -> None:
 class _Items:
     """The steps from level to level of all groups as items of a 0/1 knapsack."""
 
-    def __init__(self, instance: Instance, costs: list[IntArray]) -> None:
+    def __init__(self, values: list[IntArray], costs: list[IntArray]) -> None:
         self.base = [int(np.argmin(c)) for c in costs]
         self.steps: list[tuple[int, int]] = []
         self.positions: dict[int, list[int]] = {}  # per group, where its steps lead, in order
         self.profits: list[int] = []
         self.weights: list[int] = []
-        for g, (group, cost) in enumerate(zip(instance.groups, costs, strict=True)):
+        for g, (value, cost) in enumerate(zip(values, costs, strict=True)):
             last = self.base[g]
-            for i in range(last + 1, group.levels.size):
-                gain, weight = int(group.values[i] - group.values[last]), int(cost[i] - cost[last])
+            for i in range(last + 1, value.size):
+                gain, weight = int(value[i] - value[last]), int(cost[i] - cost[last])
                 if gain > 0 and weight >= 0:  # a step that gains nothing joins the next one that does
                     self.steps.append((g, i))
                     self.positions.setdefault(g, []).append(i)

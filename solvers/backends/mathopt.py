@@ -74,7 +74,7 @@ def _solve(instance: Instance, incumbent: Incumbent, kind: str) -> None:
 
 
 def _check_size(instance: Instance, solver: str) -> None:
-    worth = sum(int(abs(g.values).max()) for g in instance.groups)
+    worth = instance.largest_magnitude()
     most = max([r.budget for r in instance.resources], default=0)
     if max(worth, most) > LARGEST_EXACT:
         raise UnsupportedInstanceError(
@@ -149,13 +149,21 @@ def _build(instance: Instance, incumbent: Incumbent) -> tuple[mathopt.Model, lis
                 model.add_linear_constraint(y >= above - float(most - least) * (1.0 - x))
                 cost.extend([y, float(least) * x])
         model.add_linear_constraint(mathopt.fast_sum(cost) <= float(resource.budget))
-    model.maximize(
-        mathopt.fast_sum(
-            [
-                float(v) * x
-                for group, row in zip(instance.groups, choices, strict=True)
-                for v, x in zip(group.values.tolist(), row, strict=True)
-            ]
-        )
-    )
+    value = [
+        float(v) * x
+        for group, row in zip(instance.groups, choices, strict=True)
+        for v, x in zip(group.values.tolist(), row, strict=True)
+    ]
+    for pair in instance.pair_values:
+        first, second = (choices[g] for g in pair.groups)
+        for row, x in zip(pair.values.tolist(), first, strict=True):
+            # As for tables of costs, from above: the row's value over its least entry, none unless its level is chosen.
+            incumbent.check()
+            least, most = min(row), max(row)
+            y = model.add_variable(lb=0.0, ub=float(most - least))
+            above = [float(v - least) * z for v, z in zip(row, second, strict=True) if v > least]
+            model.add_linear_constraint(y <= mathopt.fast_sum(above))
+            model.add_linear_constraint(y <= float(most - least) * x)
+            value.extend([y, float(least) * x])
+    model.maximize(mathopt.fast_sum(value))
     return model, choices

@@ -32,7 +32,7 @@ def branch(state: SolveState, root: Subproblem) -> None:
     if incumbent.closed:
         return
     until = incumbent.seconds + tuning.BRANCHING_SHARE * incumbent.remaining
-    terms = Counter(v for pair in state.costs.pairs for v in pair)
+    terms = Counter(v for pair in (*state.costs.pairs, *state.costs.pair_values) for v in pair)
     numbers = count()
     bound = incumbent.bound
     nodes: list[tuple[int, int, Subproblem]] = [(-bound, next(numbers), root)]

@@ -5,9 +5,15 @@ import numpy as np
 from .. import tuning
 from ..errors import TooManyStatesError
 from ..lagrangian.buckets import EliminationOrder
-from ..lagrangian.coarsening import coarse_grids, linear_in_level, raised_values, refined_positions
+from ..lagrangian.coarsening import (
+    coarse_grids,
+    linear_in_level,
+    raised_pair_values,
+    raised_values,
+    refined_positions,
+)
 from ..lagrangian.elimination_order import elimination_order
-from ..lagrangian.factor_graph import FactorGraph, factor_graph
+from ..lagrangian.factor_graph import FactorGraph, allowed_values, factor_graph
 from ..lagrangian.max_marginals import max_marginals
 from ..lagrangian.multipliers import minimise_dual
 from ..problem.instance import IntArray
@@ -30,19 +36,19 @@ def coarse_to_fine(state: SolveState) -> Subproblem | None:
     start: list[float] | None = None
     points = tuning.FIRST_GRID_LEVELS
     while True:
-        grids = coarse_grids(
-            [g.levels[p] for g, p in zip(groups, left, strict=True)],
-            [g.values[p] for g, p in zip(groups, left, strict=True)],
-            points,
-        )
+        levels = [g.levels[p] for g, p in zip(groups, left, strict=True)]
+        own, pairs = allowed_values(state.costs, left)
+        grids = coarse_grids(levels, _typical_values(own, pairs), points)
         kept = [t if f else np.arange(p.size) for t, p, f in zip(grids, left, linear, strict=True)]
-        values = [
-            raised_values(g.levels[p], g.values[p], k) for g, p, k in zip(groups, left, kept, strict=True)
-        ]
+        values = [raised_values(x, v, k) for x, v, k in zip(levels, own, kept, strict=True)]
+        pair_values = {
+            (u, v): raised_pair_values((levels[u], levels[v]), table, (kept[u], kept[v]))
+            for (u, v), table in pairs.items()
+        }
         positions = [p[k] for p, k in zip(left, kept, strict=True)]
         # Partial sums are rounded down on the first grid, which only has to tell where to look.
         sums = tuning.MOST_SUM_VALUES if start else tuning.FIRST_SUM_VALUES
-        graph = factor_graph(state.costs, positions, values=values, most_sums=sums)
+        graph = factor_graph(state.costs, positions, values=(values, pair_values), most_sums=sums)
         rough = graph.rounded and sums < tuning.MOST_SUM_VALUES
         whole = all(k.size == p.size for k, p in zip(kept, left, strict=True)) and not rough
         order = elimination_order(graph, incumbent.check)
@@ -82,6 +88,15 @@ def coarse_to_fine(state: SolveState) -> Subproblem | None:
                             left[v] = left[v][refined_positions(kept[v], np.unique(rows.at[v]), left[v].size)]
         if points == tuning.FIRST_GRID_LEVELS or sum(p.size for p in left) > 0.6 * before:
             points *= 2
+
+
+def _typical_values(values: list[IntArray], pairs: dict[tuple[int, int], IntArray]) -> list[IntArray]:
+    """Per group, values with the mean over its partners' levels of what it is worth beside them."""
+    typical = list(values)
+    for (u, v), table in pairs.items():
+        typical[u] = typical[u] + (table // table.shape[1]).sum(axis=1)
+        typical[v] = typical[v] + (table // table.shape[0]).sum(axis=0)
+    return typical
 
 
 def _note_weakness(state: SolveState, graph: FactorGraph, order: EliminationOrder) -> None:

@@ -149,7 +149,7 @@ class ParetoSearch:
                     cost[r] += amount * int(graph.domains[fixed][0]) * level
             if v < costs.count:
                 position = graph.positions[v][rows.at[v]]
-                value += instance.groups[v].values[position]
+                value += graph.values[v][rows.at[v]]
                 for r, resource in enumerate(instance.resources):
                     for table in resource.tables:
                         if table.groups == (v,):
@@ -161,6 +161,8 @@ class ParetoSearch:
                     if amount:
                         cost[r] += amount * product
         for pair in bucket.tables:
+            if pair in graph.pair_values:
+                value += graph.pair_values[pair][rows.at[pair[0]], rows.at[pair[1]]]
             for r, resource in enumerate(instance.resources):
                 for table in resource.tables:
                     if len(table.groups) == 2 and set(table.groups) == set(pair):

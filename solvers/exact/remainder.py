@@ -6,7 +6,7 @@ import numpy as np
 
 from ..backends.cp_sat import build, optimise
 from ..incumbent import Incumbent
-from ..problem.instance import Group, Instance, IntArray, Resource, Table
+from ..problem.instance import Group, Instance, IntArray, PairValues, Resource, Table
 
 
 def solve_remainder(positions: Sequence[IntArray], incumbent: Incumbent, share: float = 1.0) -> bool:
@@ -46,4 +46,8 @@ def restricted(instance: Instance, positions: Sequence[IntArray]) -> Instance:
         )
         for r in instance.resources
     ]
-    return Instance(instance.name, groups, resources, instance.value_scale)
+    pairs = [
+        PairValues(p.groups, p.values[np.ix_(*(positions[g] for g in p.groups))])
+        for p in instance.pair_values
+    ]
+    return Instance(instance.name, groups, resources, instance.value_scale, pairs)

@@ -1,6 +1,6 @@
 """The default solver: Lagrangian bound by elimination, then exact search on the little that it leaves open.
 
-0. Where no cost joins groups, the lists of `dp` mostly prove the optimum at once. Else:
+0. Where no cost or value joins groups, the lists of `dp` mostly prove the optimum at once. Else:
 1. Multipliers: minimise the dual function, first on coarse grids of levels, then on all left (`coarse_to_fine`).
 2. Primal: repair, fill and exchange from the relaxed problem's choices (`heuristics.repair`).
 3. Reduce: drop every level that its max-marginal shows in no better choice (`coarse_to_fine.reduce_levels`).
@@ -25,7 +25,7 @@ from ..lagrangian.factor_graph import factor_graph
 from ..lagrangian.relaxation import Relaxation
 from ..problem.cost_bounds import over_budget
 from ..problem.instance import Instance
-from ..problem.separable import separable_costs
+from ..problem.separable import separable
 from .branching import branch, has_wide_gap
 from .coarse_to_fine import coarse_to_fine, reduce_levels
 from .remainder import solve_remainder
@@ -65,9 +65,9 @@ def run(instance: Instance, incumbent: Incumbent) -> None:
 
 
 def _solve_separable(instance: Instance, incumbent: Incumbent) -> bool:
-    """Where no cost joins groups, dynamic programming is the better way; returns whether it came to a proof."""
+    """Where nothing joins groups, dynamic programming is the better way; returns whether it came to a proof."""
     with suppress(UnsupportedInstanceError, TooManyStatesError):  # what it proved until then is kept
-        solve_separable(instance, separable_costs(instance, "exact"), incumbent)
+        solve_separable(separable(instance, "exact"), incumbent)
     return incumbent.closed
 
 

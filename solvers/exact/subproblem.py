@@ -21,7 +21,7 @@ class SolveState:
         self.repair = Repair(instance)
         self.costs = factor_costs(instance)
         # Below every choice's value: the threshold of last resort while no choice is known.
-        self.bottom = sum(int(g.values.min()) for g in instance.groups) - 1
+        self.bottom = instance.least_value() - 1
 
     @property
     def value(self) -> int:

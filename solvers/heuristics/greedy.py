@@ -29,17 +29,18 @@ def run(instance: Instance, incumbent: Incumbent) -> None:
         gradients = evaluator.gradients(levels)
         best, best_ratio, best_change = (-1, -1), 0.0, None
         for group in list(alive):
-            step = _next_step(evaluator, group, choice, stride)
+            values = evaluator.values_along(group, choice)
+            step = _next_step(values, int(choice[group]), stride)
             if step is None:
                 alive.discard(group)
                 continue
             change = evaluator.changes(group, choice, int(levels[group]), gradients, step)
-            gain = int(evaluator.values[group][step] - evaluator.values[group][choice[group]])
+            gain = int(values[step] - values[choice[group]])
             if np.any(change > slack):
                 if step > choice[group] + 1:  # a long step that does not fit: the next level alone may
                     step = int(choice[group]) + 1
                     change = evaluator.changes(group, choice, int(levels[group]), gradients, step)
-                    gain = int(evaluator.values[group][step] - evaluator.values[group][choice[group]])
+                    gain = int(values[step] - values[choice[group]])
                 if np.any(change > slack) or gain <= 0:
                     continue
             price = float(weight @ change)
@@ -52,12 +53,12 @@ def run(instance: Instance, incumbent: Incumbent) -> None:
         choice[group] = step
         levels[group] = evaluator.levels[group][step]
         slack = slack - best_change
+        alive.update(other for other, _, _ in evaluator.pairs[group])  # may gain beside the new level
     incumbent.offer(choice.tolist())
 
 
-def _next_step(evaluator: Evaluator, group: int, choice: IntArray, stride: int) -> int | None:
+def _next_step(values: IntArray, here: int, stride: int) -> int | None:
     """The position `stride` ahead, or the next one beyond it that gains value; None at the top."""
-    values, here = evaluator.values[group], int(choice[group])
     if here + 1 >= values.size:
         return None
     step = min(here + stride, values.size - 1)

@@ -70,6 +70,10 @@ class Repair:
                 row = costs if other < 0 else np.take(costs, int(choice[other]), axis=axis)
                 change[r, self.starts[g] : self.starts[g] + self.sizes[g]] += row - row[int(choice[g])]
         gain = self.value - self.value[self.starts + choice][self.group]
+        for g, pairs in enumerate(evaluator.pairs):
+            if pairs:
+                along = evaluator.values_along(g, choice)
+                gain[self.starts[g] : self.starts[g] + self.sizes[g]] = along - along[int(choice[g])]
         return gain, change
 
     def _apply(self, choice: IntArray, move: int) -> IntArray:
@@ -128,13 +132,15 @@ class Repair:
             if not fits.any() or late():
                 break
             merit = np.where(fits, gain, 0).astype(np.float64)
-            room = float((slack * weight).min())
+            room = float((slack * weight).min(initial=np.inf))
             if room > (1e-3 if merit.size < tuning.MANY_MOVES else 1e-6):
                 taken = weight @ np.maximum(change, 0)
-                filled = choice
-                for move in self._best(merit / (taken + 1e-9), taken, room / 2):
+                filled, moves = choice, self._best(merit / (taken + 1e-9), taken, room / 2)
+                for move in moves:
                     filled = self._apply(filled, move)
-                if (self.evaluator.costs(filled) <= budgets).all():
+                # Moves that gain one by one may lose together where pairs of groups have values.
+                gains = len(moves) == 1 or self.evaluator.value(filled) > self.evaluator.value(choice)
+                if gains and (self.evaluator.costs(filled) <= budgets).all():
                     choice = filled
                     continue
             choice = self._apply(choice, int(np.argmax(merit)))

@@ -18,7 +18,7 @@ class Bucket:
             `sum`: base and part of a partial sum go together, their combinations scattered onto the sum's values;
             `substitute`: a partial sum goes, replaced by what its base and part add up to.
         products: bilinear terms of the variables that leave, as pairs of variables.
-        tables: cost tables over two groups that are used up here, as pairs of groups.
+        tables: pairs of groups whose tables of costs and values are used up here.
         relation: the partial sum of a `sum` or `substitute`.
         children: buckets whose messages are received here.
         parent: the bucket that receives the message; -1 for a root, whose message is one number.

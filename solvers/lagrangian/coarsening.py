@@ -88,26 +88,52 @@ def raised_values(levels: IntArray, values: IntArray, kept: IntArray) -> IntArra
     """Values for the kept levels that bound all levels between them.
 
     Args:
-        levels, values: (L,) of one group.
+        levels: (L,) of one group.
+        values: (L,), or (L, M) for M such functions at once.
         kept: positions (K,) of the kept levels, first and last among them.
 
     Returns:
-        (K,) at least the values there, such that for every price p, the best `value - p * level` of the kept levels is
-        at least that of all levels.
+        (K,) or (K, M), at least the values there, such that the chords between them are nowhere below the values: for
+        every price p, the best `value - p * level` of the kept levels is at least that of all levels.
     """
     own = values[kept].copy()
     if kept.size == levels.size:
         return own
     block = np.minimum(np.searchsorted(kept, np.arange(levels.size), side="right") - 1, kept.size - 2)
     left, right = kept[block], kept[block + 1]
-    run, rise = levels[right] - levels[left], values[right] - values[left]
+    column = (-1, *(1,) * (values.ndim - 1))
+    run, step = (levels[right] - levels[left]).reshape(column), (levels - levels[left]).reshape(column)
+    rise = values[right] - values[left]
     most = max(int(np.abs(values).max()) * 2, 1) * int(run.max())
     if most >= 2**62:  # exact integers of any size, slowly
         run, rise = run.astype(object), rise.astype(object)
-    above_chord = (values - values[left]) * run - rise * (levels - levels[left])
+    above_chord = (values - values[left]) * run - rise * step
     raises = np.asarray(-(-above_chord // run)).astype(np.int64)
-    per_block = np.maximum(np.maximum.reduceat(raises, np.searchsorted(block, np.arange(kept.size - 1))), 0)
-    return np.asarray(own + np.maximum(np.append(per_block, 0), np.append(0, per_block)))
+    starts = np.searchsorted(block, np.arange(kept.size - 1))
+    per_block = np.maximum(np.maximum.reduceat(raises, starts, axis=0), 0)
+    none = np.zeros_like(per_block[:1])
+    return np.asarray(own + np.maximum(np.append(per_block, none, 0), np.append(none, per_block, 0)))
+
+
+def raised_pair_values(
+    levels: tuple[IntArray, IntArray], values: IntArray, kept: tuple[IntArray, IntArray]
+) -> IntArray:
+    """Values for the kept levels of two groups that bound those of all levels between them.
+
+    Raised along one group for every level of the other, then along the other: interpolated between kept levels in both,
+    the result is nowhere below the values. Rounding each group to one of its two kept neighbours at random, by how near
+    they are, keeps costs the same on average, and values at least: so some rounding is as good.
+
+    Args:
+        levels: (L0,) and (L1,).
+        values: (L0, L1).
+        kept: positions (K0,) and (K1,), as for `raised_values`.
+
+    Returns:
+        (K0, K1).
+    """
+    along_first = raised_values(levels[0], values, kept[0])
+    return raised_values(levels[1], along_first.T, kept[1]).T
 
 
 def refined_positions(kept: IntArray, surviving: IntArray, count: int) -> IntArray:

@@ -35,6 +35,7 @@ class FactoredCosts:
 
     Per resource r: cost = constants[r] + sum linear[v][r] x_v + sum squares[v][r] x_v^2
     + sum pairs[u, v][r] x_u x_v (u < v) + tables, at most largest[r].
+    `pair_values` holds, per pair of groups (u < v), the sum of the value tables over them.
     """
 
     instance: Instance
@@ -45,6 +46,7 @@ class FactoredCosts:
     linear: dict[int, list[int]] = field(default_factory=dict)
     squares: dict[int, list[int]] = field(default_factory=dict)
     pairs: dict[tuple[int, int], list[int]] = field(default_factory=dict)
+    pair_values: dict[tuple[int, int], IntArray] = field(default_factory=dict)
 
 
 def factor_costs(instance: Instance) -> FactoredCosts:
@@ -54,6 +56,10 @@ def factor_costs(instance: Instance) -> FactoredCosts:
     """
     constants, largest = [r.constant for r in instance.resources], largest_costs(instance)
     costs = FactoredCosts(instance, len(instance.groups), constants, largest)
+    for table in instance.pair_values:
+        pair = (min(table.groups), max(table.groups))
+        values = table.values if table.groups == pair else table.values.T
+        costs.pair_values[pair] = costs.pair_values.get(pair, np.int64(0)) + values
     highest = instance.highest_levels()
     forms = {
         f
@@ -133,6 +139,7 @@ class FactorGraph:
     Attributes:
         positions: per group, its allowed level positions in the instance, increasing.
         values: per group, the value of each allowed level (raised ones on a coarse grid).
+        pair_values: per pair of groups (u < v) with several levels each, what their levels are worth together.
         domains: per variable, its possible values (levels or sums), increasing.
         sum_positions: per partial sum's head, an array (base, part): where in the head's domain each combination's sum
             lies; -1 where the sum is not allowed.
@@ -142,6 +149,7 @@ class FactorGraph:
     costs: FactoredCosts
     positions: list[IntArray]
     values: list[IntArray]
+    pair_values: dict[tuple[int, int], IntArray]
     domains: list[IntArray]
     sum_positions: dict[int, IntArray]
     rounded: bool = False
@@ -156,11 +164,31 @@ class FactorGraph:
         return sum(p.size for p in self.positions)
 
 
+def allowed_values(
+    costs: FactoredCosts, positions: list[IntArray]
+) -> tuple[list[IntArray], dict[tuple[int, int], IntArray]]:
+    """Values per group and pair at the allowed level positions.
+
+    Pair values with a group that has one level left join nothing: they are part of the other group's own values.
+    """
+    values = [g.values[p] for g, p in zip(costs.instance.groups, positions, strict=True)]
+    pair_values = {}
+    for (u, v), whole in costs.pair_values.items():
+        table = whole[np.ix_(positions[u], positions[v])]
+        if positions[v].size == 1:
+            values[u] = values[u] + table[:, 0]
+        elif positions[u].size == 1:
+            values[v] = values[v] + table[0]
+        else:
+            pair_values[u, v] = table
+    return values, pair_values
+
+
 def factor_graph(
     costs: FactoredCosts,
     positions: list[IntArray] | None = None,
     sums: dict[int, IntArray] | None = None,
-    values: list[IntArray] | None = None,
+    values: tuple[list[IntArray], dict[tuple[int, int], IntArray]] | None = None,
     most_sums: int | None = None,
 ) -> FactorGraph:
     """The factor graph over allowed levels.
@@ -169,7 +197,7 @@ def factor_graph(
         costs: the instance's costs.
         positions: per group, the allowed level positions; all by default.
         sums: per partial sum, the only values that matter; all that can be reached by default.
-        values: per group, other values than the instance's for the allowed levels.
+        values: per group and per pair, other values for the allowed levels than `allowed_values`.
         most_sums: distinct values of a partial sum, beyond which they are rounded down to a grid.
 
     Time and memory grow with the product of the domains of each partial sum's base and part.
@@ -190,8 +218,8 @@ def factor_graph(
             rounded = True
         domains.append(domain)
     where = {s.head: _positions_in(domains[s.head], reached.pop(s.head), rounded) for s in costs.sums}
-    own = [g.values[p] for g, p in zip(groups, kept, strict=True)] if values is None else values
-    return FactorGraph(costs, kept, own, domains, where, rounded)
+    own, pair_values = allowed_values(costs, kept) if values is None else values
+    return FactorGraph(costs, kept, own, pair_values, domains, where, rounded)
 
 
 def _positions_in(domain: IntArray, sums: IntArray, rounded: bool) -> IntArray:

@@ -45,8 +45,8 @@ class GreedyOrder:
                 continue
             self.partners[u].add(v)
             self.partners[v].add(u)
-        pairs = {t.groups for r in graph.instance.resources for t in r.tables if len(t.groups) == 2}
-        for pair in sorted({(min(p), max(p)) for p in pairs}):
+        joined = {t.groups for r in graph.instance.resources for t in r.tables if len(t.groups) == 2}
+        for pair in sorted({(min(p), max(p)) for p in (*joined, *graph.pair_values)}):
             self.pair_of[self._add_function(frozenset(pair))] = pair
         for relation in graph.costs.sums:
             for v in (relation.head, relation.base, relation.part):

@@ -133,17 +133,19 @@ def minimise_dual(
 class _MultiplierSearch:
     """Where to evaluate next.
 
-    One resource: where the planes from both sides meet. Several: first along equal shares of the budgets (`line`), then
-    in a box around the best point (`centre`), whose `width` follows how true the planes' promises were.
+    One resource: where the planes from both sides meet. Several: first along equal shares of the budgets that are
+    exceeded when nothing has a price (`line`, in the `direction`), then in a box around the best point (`centre`),
+    whose `width` follows how true the planes' promises were.
     """
 
     def __init__(self, graph: FactorGraph, planes: CuttingPlanes, start: Sequence[float] | None) -> None:
         instance = graph.instance
-        worth = sum(int(g.values.max()) - int(g.values.min()) for g in instance.groups) + 1
+        worth = instance.trivial_bound() - instance.least_value() + 1
         self.planes = planes
         self.most = float(worth)  # all value for one unit of cost: beyond, nothing pays
         self.count = len(instance.resources)
         self.shares = [1.0 / max(1, r.budget) for r in instance.resources]
+        self.direction = self.shares
         self.centre = None if start is None else list(start)
         self.fresh = start is not None
         self.step = 1e-3
@@ -166,11 +168,11 @@ class _MultiplierSearch:
         if self.count == 1:
             return [self._near() if self.centre is not None else _meeting_point(self.planes, self.most)]
         if self.line is not None:
-            point = _meeting_point(self.line, self.most / min(self.shares))
+            point = _meeting_point(self.line, self.most / min(s for s in self.direction if s))
             below = self.line.envelope([point])
             early = len(self.line.heights) < tuning.LINE_ROUNDS
             if self.centre is None or (early and best - below > 1e-4 * abs(best)):
-                return [point * s for s in self.shares]
+                return [point * s for s in self.direction]
             self.line = None
         assert self.centre is not None
         return _least_point_in_box(self.planes, self.centre, self.width, self.shares)
@@ -189,8 +191,13 @@ class _MultiplierSearch:
     def learn(self, at: list[float], promised: float, gained: float) -> None:
         """Move the centre to a better point, and fit the width of the box to how true the promise was."""
         if self.line is not None:
+            slopes = self.planes.slopes[-1]
+            if not self.line.heights and min(slopes) < 0:
+                self.direction = [
+                    s if slope < 0 else 0.0 for s, slope in zip(self.shares, slopes, strict=True)
+                ]
             self.line.heights.append(self.planes.heights[-1])
-            self.line.slopes.append([_dot(self.shares, self.planes.slopes[-1])])
+            self.line.slopes.append([_dot(self.direction, slopes)])
         if self.count > 1 and (gained > 0 or self.centre is None):
             self.centre = at
         if math.isfinite(promised):

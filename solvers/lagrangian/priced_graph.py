@@ -23,7 +23,8 @@ def scaled_multipliers(graph: FactorGraph, multipliers: Sequence[float]) -> tupl
         `tuning.LARGEST_SUM`; 0 when they leave no room.
     """
     instance = graph.instance
-    worth = sum(int(np.abs(v).max()) for v in graph.values if v.size) + 1
+    tables = (*graph.values, *graph.pair_values.values())
+    worth = sum(int(np.abs(v).max()) for v in tables if v.size) + 1
     whole = worth + sum(
         math.ceil(m * (c + r.budget))
         for m, c, r in zip(multipliers, graph.costs.largest, instance.resources, strict=True)
@@ -74,7 +75,7 @@ class PricedGraph:
         for u, fixed in order.linear_terms:
             q = self.products.pop((min(u, fixed), max(u, fixed)))
             self.unary[u] -= q * int(domains[fixed][0]) * domains[u]
-        self.tables: dict[tuple[int, int], IntArray] = {}
+        self.tables = {pair: scale * values for pair, values in graph.pair_values.items()}
         for p, resource in zip(numerators, instance.resources, strict=True):
             for cost_table in resource.tables:
                 self._add_table(p, cost_table.groups, cost_table.costs)

@@ -1,4 +1,4 @@
-"""Exact costs, and exact costs of changing one group, with NumPy: what the heuristics stand on."""
+"""Exact values and costs, and how they change along one group, with NumPy: what the heuristics stand on."""
 
 from typing import Any
 
@@ -33,6 +33,11 @@ class Evaluator:
                 right.append(pair[1] if len(pair) == 2 else 0)
             terms.append((_array(coefficients), _array(left), _array(right)))
         self._terms = terms
+        self.pairs: list[list[tuple[int, int, IntArray]]] = [[] for _ in range(self.count)]
+        for joint in instance.pair_values:
+            first, second = joint.groups
+            self.pairs[first].append((second, 1, joint.values))
+            self.pairs[second].append((first, 0, joint.values))
         self._constants = _array([f.constant for f in numbers])
         rows = [k for f, k in numbers.items() for _ in f.groups]
         columns = [g for f in numbers for g in f.groups]
@@ -66,7 +71,14 @@ class Evaluator:
 
     def value(self, choice: IntArray) -> int:
         """The value of a choice."""
-        return sum(int(values[i]) for values, i in zip(self.values, choice, strict=True))
+        return self.instance.value(choice.tolist())
+
+    def values_along(self, group: int, choice: IntArray) -> IntArray:
+        """What each level (L,) of one group is worth beside the chosen levels of all others."""
+        values = self.values[group]
+        for other, axis, table in self.pairs[group]:
+            values = values + np.take(table, int(choice[other]), axis=axis)
+        return values
 
     def costs(self, choice: IntArray) -> IntArray:
         """Costs (R,) of a choice (G,)."""

@@ -7,6 +7,9 @@ A *resource* costs `constant + sum of terms + sum of tables` and must stay withi
 - a *factor* is `constant + sum weights[i] * level of groups[i]`;
 - a *table* is indexed by the positions of the chosen levels of its one or two groups.
 
+What two groups are worth together, beyond their own values, stands in *pair values*: a table over both, added to the
+objective. The entries may have any sign; several tables over the same two groups add up.
+
 Every number is an integer of at most 2**53 in magnitude (so that all JSON readers agree), costs are not
 negative, and no sum or product that an assignment can reach exceeds 2**62: this is checked once, when the
 instance is built, so that every later 64-bit computation is exact.
@@ -28,7 +31,7 @@ from .validation import LARGEST_TOTAL, IntSequence, check_integer, check_integer
 from .validation import IntArray as IntArray
 
 FORMAT = "grouped-knapsack"
-VERSION = 1
+VERSIONS = (1, 2)  # version 2 has `pair_values`; an instance without them is written as version 1
 
 
 class _ComparedByContent:
@@ -154,9 +157,27 @@ class Resource:
         object.__setattr__(self, "constant", check_integer(constant, f"resource {name!r}, constant"))
 
 
+@dataclass(frozen=True, init=False, eq=False, slots=True)
+class PairValues(_ComparedByContent):
+    """What the levels of two different groups are worth together: (L0, L1) by level position, of any sign."""
+
+    groups: tuple[int, int]
+    values: IntArray
+
+    def __init__(self, groups: Sequence[int], values: IntArray | Sequence[Sequence[int]]) -> None:
+        given = tuple(check_integer(g, "pair values, groups") for g in groups)
+        place = f"pair values over groups {given}"
+        if len(given) != 2 or given[0] == given[1]:
+            raise SolverError(f"{place}: pair values are over two different groups")
+        object.__setattr__(self, "groups", given)
+        object.__setattr__(self, "values", check_integers(values, f"{place}, values", minimum=None))
+        if self.values.ndim != 2:
+            raise SolverError(f"{place}: values have {self.values.ndim} dimensions; give one row per level")
+
+
 @dataclass(frozen=True, init=False, slots=True)
 class Instance(JsonDocument):
-    """Maximise the sum of the chosen levels' values, every resource's cost at most its budget.
+    """Maximise the values of the chosen levels and of pairs of them, every resource's cost at most its budget.
 
     A *choice* is a level position per group. `value_scale` is what values were multiplied by to make them integers:
     the score of a choice is its value divided by it.
@@ -166,13 +187,20 @@ class Instance(JsonDocument):
     value_scale: float = field(default=1.0, kw_only=True)
     groups: tuple[Group, ...]
     resources: tuple[Resource, ...]
+    pair_values: tuple[PairValues, ...] = ()
 
     def __init__(
-        self, name: str, groups: Sequence[Group], resources: Sequence[Resource], value_scale: float = 1.0
+        self,
+        name: str,
+        groups: Sequence[Group],
+        resources: Sequence[Resource],
+        value_scale: float = 1.0,
+        pair_values: Sequence[PairValues] = (),
     ) -> None:
         object.__setattr__(self, "name", name)
         object.__setattr__(self, "groups", tuple(groups))
         object.__setattr__(self, "resources", tuple(resources))
+        object.__setattr__(self, "pair_values", tuple(pair_values))
         if not (isinstance(value_scale, int | float) and math.isfinite(value_scale) and value_scale > 0):
             raise SolverError(f"value_scale: {value_scale!r} is not a finite number above 0")
         object.__setattr__(self, "value_scale", float(value_scale))
@@ -197,7 +225,8 @@ class Instance(JsonDocument):
 
     def value(self, choice: Sequence[int]) -> int:
         """The exact value of a choice."""
-        return sum(int(g.values[i]) for g, i in zip(self.groups, choice, strict=True))
+        single = sum(int(g.values[i]) for g, i in zip(self.groups, choice, strict=True))
+        return single + sum(int(p.values[choice[p.groups[0]], choice[p.groups[1]]]) for p in self.pair_values)
 
     def costs(self, choice: Sequence[int]) -> tuple[int, ...]:
         """The exact cost of a choice, one integer per resource."""
@@ -220,8 +249,19 @@ class Instance(JsonDocument):
         return all(c <= r.budget for c, r in zip(self.costs(choice), self.resources, strict=True))
 
     def trivial_bound(self) -> int:
-        """The sum of each group's largest value: no choice is worth more."""
-        return sum(int(g.values.max()) for g in self.groups)
+        """The sum of each group's and pair's largest value: no choice is worth more."""
+        return sum(int(v.max()) for v in self._value_arrays())
+
+    def least_value(self) -> int:
+        """The sum of each group's and pair's least value: no choice is worth less."""
+        return sum(int(v.min()) for v in self._value_arrays())
+
+    def largest_magnitude(self) -> int:
+        """The sum of each group's and pair's value largest in magnitude: no part of a value is beyond it."""
+        return sum(max(abs(int(v.max())), abs(int(v.min()))) for v in self._value_arrays())
+
+    def _value_arrays(self) -> list[IntArray]:
+        return [*(g.values for g in self.groups), *(p.values for p in self.pair_values)]
 
     def lowest_levels(self) -> list[int]:
         """The least level of every group."""
@@ -232,27 +272,46 @@ class Instance(JsonDocument):
         return [int(g.levels[-1]) for g in self.groups]
 
     def to_json(self) -> str:
-        """The instance in the format `grouped-knapsack`, version 1: one line without spaces."""
-        document = {"format": FORMAT, "version": VERSION} | encode(self)
+        """The instance in the format `grouped-knapsack`, version 1 where there are no pair values: one line."""
+        document = {"format": FORMAT, "version": 2 if self.pair_values else 1} | encode(self)
+        if not self.pair_values:
+            del document["pair_values"]
         return json.dumps(document, separators=(",", ":"), ensure_ascii=False)
 
     @classmethod
     def from_json(cls, text: str) -> Instance:
-        """Read the format `grouped-knapsack`, version 1; `SolverError` names the place of what is wrong."""
+        """Read the format `grouped-knapsack`, version 1 or 2; `SolverError` names the place of what is wrong."""
         document = parse_object(text)
-        for key, expected in (("format", FORMAT), ("version", VERSION)):
+        header = {}
+        for key, allowed in (("format", (FORMAT,)), ("version", VERSIONS)):
             if key not in document:
                 raise SolverError(f"{key}: is missing")
-            value = document.pop(key)
-            if type(value) is not type(expected) or value != expected:
-                raise SolverError(f"{key}: {value!r} cannot be read; this release reads {key} {expected!r}")
+            header[key] = value = document.pop(key)
+            if type(value) is not type(allowed[0]) or value not in allowed:
+                known = " or ".join(map(repr, allowed))
+                raise SolverError(f"{key}: {value!r} cannot be read; this release reads {key} {known}")
+        if header["version"] == 1 and "pair_values" in document:
+            raise SolverError("pair_values: version 1 has none; write version 2")
         return decode(cls, document)
 
 
 def _check_values(instance: Instance) -> None:
-    total = sum(max(abs(int(g.values.max())), abs(int(g.values.min()))) for g in instance.groups)
+    count = len(instance.groups)
+    for index, pair in enumerate(instance.pair_values):
+        for k, g in enumerate(pair.groups):
+            if g >= count:
+                raise SolverError(
+                    f"pair_values[{index}].groups[{k}]: {g} is no group; there are {count}, from 0 on"
+                )
+        expected = tuple(instance.groups[g].levels.size for g in pair.groups)
+        if pair.values.shape != expected:
+            raise SolverError(
+                f"pair_values[{index}].values: shape {pair.values.shape}, but its groups ask for {expected}"
+            )
+    total = instance.largest_magnitude()
     if total > LARGEST_TOTAL:
-        raise SolverError(f"groups: values add up to {total}, beyond 2**62; scale the values down")
+        where = "groups and pair_values" if instance.pair_values else "groups"
+        raise SolverError(f"{where}: values add up to {total}, beyond 2**62; scale the values down")
 
 
 def _check_resource(instance: Instance, index: int, resource: Resource) -> None:

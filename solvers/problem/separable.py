@@ -1,4 +1,4 @@
-"""Instances with one resource whose cost is a sum of one table per group: the multiple-choice knapsack problem."""
+"""Instances with one resource whose cost and value are sums of one table per group: multiple-choice knapsacks."""
 
 from dataclasses import dataclass
 
@@ -9,27 +9,47 @@ from .instance import Instance, IntArray
 
 
 @dataclass(frozen=True)
-class SeparableCosts:
-    """Cost (L,) of each level per group, the least of each group 0, and the budget left for them."""
+class Separable:
+    """Value and cost (L,) of each level per group, the least cost of each group 0, and the budget left for them."""
 
+    values: list[IntArray]
     costs: list[IntArray]
     budget: int
 
 
-def separable_costs(instance: Instance, solver: str) -> SeparableCosts:
-    """The costs of an instance in which no cost joins two groups.
+def separable_values(instance: Instance, solver: str) -> list[IntArray]:
+    """Values (L,) per group of an instance in which no value joins two groups that both have a choice.
+
+    Raises:
+        UnsupportedInstanceError: pair values over two groups of several levels each.
+    """
+    values = [g.values for g in instance.groups]
+    for index, pair in enumerate(instance.pair_values):
+        (a, b), table = pair.groups, pair.values
+        if min(table.shape) > 1:
+            raise UnsupportedInstanceError(
+                f"{solver}: pair values {index} join groups {[a, b]}, and both have several levels; use exact"
+            )
+        g = a if table.shape[1] == 1 else b
+        values[g] = values[g] + table.ravel()
+    return values
+
+
+def separable(instance: Instance, solver: str) -> Separable:
+    """The values and costs of an instance in which nothing joins two groups.
 
     Args:
         instance: any instance.
         solver: the name that the refusal begins with.
 
     Raises:
-        UnsupportedInstanceError: not exactly one resource, or a term or table that joins groups.
+        UnsupportedInstanceError: not exactly one resource, or a term, a table or pair values that join groups.
     """
     if len(instance.resources) != 1:
         raise UnsupportedInstanceError(
             f"{solver}: takes one resource, not {len(instance.resources)}; use exact"
         )
+    values = separable_values(instance, solver)
     (resource,) = instance.resources
     highest = instance.highest_levels()
     costs = [np.zeros(g.levels.size, dtype=np.int64) for g in instance.groups]
@@ -67,4 +87,4 @@ def separable_costs(instance: Instance, solver: str) -> SeparableCosts:
     for c in costs:
         budget -= int(c.min())
         c -= c.min()
-    return SeparableCosts(costs, budget)
+    return Separable(values, costs, budget)

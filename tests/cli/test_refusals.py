@@ -15,8 +15,8 @@ from .conftest import Ended, Run
 def refused(ended: Ended, *words: str) -> None:
     assert ended.code == 2, ended
     assert "Traceback" not in ended.err + ended.out
-    # Rich folds and frames the messages of wrong options.
-    message = " ".join(ended.err.replace("│", " ").split())
+    message = " ".join(ended.err.split())
+    assert message.count("error: ") == 1
     for word in words:
         assert word in message, message
 
@@ -28,7 +28,7 @@ def refused(ended: Ended, *words: str) -> None:
         (["--flops-budget", "1.5"], ["no whole number", "1.2G"]),
         (["--flops-budget", "NaN"], ["not a number"]),
         (["--flops-budget", "abc"], ["'abc' is not a number"]),
-        ([], ["no budget is given", "--flops-budget 0.3"]),
+        ([], ["no budget is given", "--flops-budget", "0.3"]),
         (["--flops-budget", "0.3", "--round-to", "0"], ["--round-to 0", "at least 1"]),
         (["--flops-budget", "0.3", "--min-channels", "0"], ["--min-channels 0", "at least 1"]),
         (["--flops-budget", "0.3", "--keep", "layer9.*"], ["--keep 'layer9.*' matches none of the"]),
@@ -36,13 +36,12 @@ def refused(ended: Ended, *words: str) -> None:
         (["--flops-budget", "0.0001"], ["324", "smallest feasible"]),
         (["--flops-budget", "0.3", "--min-channels", "72"], ["below 3,245,616"]),
         (["--flops-budget", "0.3", "--solver", "oracle"], ["oracle"]),
-        (["--flops-budget", "0.3", "--time-limit", "0"], ["time limit", "above 0"]),
+        (["--flops-budget", "0.3", "--time-limit", "0"], ["--time-limit 0", "above 0"]),
         (["--flops-budget", "0.3", "--model", "resent50"], ["did you mean resnet50"]),
         (["--flops-budget", "0.3", "--input-shape", "3,8,8"], ["3, 8, 8", "--input-shape"]),
         (["--flops-budget", "0.3", "--input-shape", "1,8,x"], ["'1,8,x'", "3,224,224"]),
         (["--flops-budget", "0.3", "--checkpoint", "absent.pt"], ["absent.pt cannot be read"]),
-        (["--flops-budget", "0.3", "--importance", "magic"], ["'magic' is none of the", "taylor"]),
-        (["--flops-budget", "0.3", "--data", "digits"], ["not read by --importance l1"]),
+        (["--flops-budget", "0.3", "--importance", "magic"], ['"magic" for --importance', "taylor"]),
         (["--flops-budget", "0.3", "--num-classes", "7"], ["10 classes"]),
         (["--flops-budget", "0.3", "--num-classes", "0"], ["--num-classes 0", "at least 1"]),
         (["--flops-budget", "0.3", "--seed", "-1"], ["--seed -1", "at least 0"]),

@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 
 from knapsack_prune.data import Normalisation, Preparation, open_source, require_classes
-from knapsack_prune.data.augment import Augmentation
 from knapsack_prune.data.batches import Delivery, evaluation_batches, training_data
 from knapsack_prune.data.source import IMAGENET
 from knapsack_prune.errors import RequestError
+from knapsack_prune.settings import AugmentationSettings
 
 CPU = torch.device("cpu")
 
@@ -69,7 +69,7 @@ def test_an_unreadable_training_image_is_replaced_by_one_of_its_class(
     _break(folder / "train" / "class1" / "2.png")
     source = open_source(str(folder))
     preparation = Preparation.to_shape((3, 8, 8), source.normalisation)
-    still = Augmentation(crop=False, mirror=False)
+    still = AugmentationSettings(crop=False, mirror=False)
     data = training_data(source.train, preparation, still, True, Delivery(CPU, cache, workers), 8, 1, 0)
     (images, labels), *_ = data.batches.epoch(0)
     grey = (images[:, 0, 0, 0] * 0.229 + 0.485) * 255
@@ -87,7 +87,7 @@ def test_a_folder_of_unreadable_images_is_refused(folder: Path, cache: bool, wor
 
     def deliver() -> None:
         where = Delivery(CPU, cache, workers)
-        data = training_data(source.train, preparation, Augmentation(), True, where, 8, 1, 0)
+        data = training_data(source.train, preparation, AugmentationSettings(), True, where, 8, 1, 0)
         list(data.batches.epoch(0))
 
     with pytest.raises(RequestError, match="can be read") as caught:
@@ -111,13 +111,15 @@ def test_cached_and_streamed_images_are_the_same(folder: Path) -> None:
 @pytest.mark.parametrize(
     "augmentation",
     [
-        Augmentation(),
-        Augmentation(rand_augment=5, erasing=0.5),
-        Augmentation(crop=False),
-        Augmentation(crop=False, mirror=False),
+        AugmentationSettings(),
+        AugmentationSettings(rand_augment=5, erasing=0.5),
+        AugmentationSettings(crop=False),
+        AugmentationSettings(crop=False, mirror=False),
     ],
 )
-def test_cached_and_streamed_training_images_are_the_same(folder: Path, augmentation: Augmentation) -> None:
+def test_cached_and_streamed_training_images_are_the_same(
+    folder: Path, augmentation: AugmentationSettings
+) -> None:
     # Both used to draw in their own way: a run continued under another cache saw other crops.
     generator = np.random.default_rng(0)
     for path in sorted((folder / "train").rglob("*.png")):
@@ -141,7 +143,9 @@ def test_cached_and_streamed_training_images_are_the_same(folder: Path, augmenta
 def test_cached_crops_are_windows_of_the_padded_image() -> None:
     source = open_source("digits")
     preparation = Preparation.to_shape((1, 8, 8), source.normalisation)
-    data = training_data(source.train, preparation, Augmentation(), False, Delivery(CPU, True), 16, 1, 0)
+    data = training_data(
+        source.train, preparation, AugmentationSettings(), False, Delivery(CPU, True), 16, 1, 0
+    )
     images, _ = next(iter(data.batches.epoch(0)))
     chosen = next(iter(data.schedule.batches(0)))
     padded = torch.nn.functional.pad(source.train.images[chosen].float() / 16, (1, 1, 1, 1))  # type: ignore[attr-defined]

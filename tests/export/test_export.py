@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from knapsack_prune.errors import RequestError
-from knapsack_prune.export.exporting import ExportFormat, export_network, load_exported
+from knapsack_prune.export.exporting import export_network, load_exported
+from knapsack_prune.settings.export import ExportFormat
 
 
 def _network() -> nn.Module:
@@ -19,7 +20,7 @@ def _network() -> nn.Module:
 @pytest.mark.parametrize("kind", ["onnx", "pt2"])
 def test_exported_files_agree_with_pytorch(tmp_path: Path, kind: ExportFormat) -> None:
     network = _network()
-    found = export_network(network, (3, 8, 8), tmp_path / f"net.{kind}", kind, batches=(1, 3), seconds=0.01)
+    found = export_network(network, (3, 8, 8), tmp_path / f"net.{kind}", kind, batch=(1, 3), seconds=0.01)
     assert found.max_error < 1e-5
     assert found.bytes == found.path.stat().st_size
     assert set(found.timings) == {1, 3}

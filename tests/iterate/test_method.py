@@ -19,17 +19,13 @@ from safetensors.torch import load_file
 
 import knapsack_prune as kp
 from knapsack_prune.data import ImageSource, open_source
-from knapsack_prune.data.augment import Augmentation
 from knapsack_prune.errors import RequestError
 from knapsack_prune.iterate.budgets import geometric_budgets
-from knapsack_prune.iterate.method import DistillationSettings, iterate
-from knapsack_prune.iterate.settings import Pruning, distillation, retraining
-from knapsack_prune.training.distillation.objective import ObjectiveSettings
-from knapsack_prune.training.settings import Conduct, OptimizerSettings
+from knapsack_prune.iterate.method import iterate
+from knapsack_prune.settings import ExecutionSettings, IterateSettings
 from tests.cli.conftest import Run, run  # noqa: F401
 
-CONDUCT = Conduct("cpu", cache=True, progress=False)
-PLAIN = Augmentation(crop=False, mirror=False)
+EXECUTION = ExecutionSettings(device="cpu", progress=False)
 
 
 @pytest.fixture(autouse=True)
@@ -51,12 +47,8 @@ def go(output: Path, source: ImageSource | None = None, **more: Any) -> dict[str
         kp.load_network(),
         source or open_source("digits"),
         output,
-        Pruning(**given),
-        retraining(1, batch_size=64, augmentation=PLAIN),
-        DistillationSettings(
-            distillation(1, batch_size=64, augmentation=PLAIN, **more.pop("distil", {})), **more
-        ),
-        CONDUCT,
+        execution=EXECUTION,
+        **{"epochs": 1, "importance": "l1", "crop": False, "mirror": False, **given, **more},
     )
 
 
@@ -130,7 +122,7 @@ def test_a_finished_run_is_found_again_and_another_request_refused(done: Path, t
     stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("model.safetensors")}
     assert go(tmp_path / "run")["accuracy"] == json.loads((done / "result.json").read_text())["accuracy"]
     assert stamps == {path: path.stat().st_mtime_ns for path in stamps}
-    with pytest.raises(RequestError, match=r"1 settings differ: pruning\.flops_budget was 0\.4 and is 0\.5"):
+    with pytest.raises(RequestError, match=r"1 settings differ: settings\.flops_budget was 0\.4 and is 0\.5"):
         go(tmp_path / "run", pruning={"flops_budget": 0.5})
 
 
@@ -163,11 +155,10 @@ def test_kill_at_any_moment_ends_in_the_same_weights(done: Path, tmp_path: Path,
 
 
 def test_exclusion_labels_and_inner_distillation(tmp_path: Path) -> None:
-    objective = ObjectiveSettings(0.5, 0.0, "kept", 1.0, True, 1.0, 5.0)
-    go(tmp_path, exclude_start=True, distil={"objective": objective})
+    go(tmp_path, exclude_start=True, distill="kept", label_weight=0.5)
     record = json.loads((tmp_path / "final" / "result.json").read_text())
-    assert record["teachers"] == 2
-    assert record["stages"]
+    assert (record["teachers"], bool(record["stages"])) == (2, True)
+    assert (record["settings"]["label_weight"], record["settings"]["temperature"]) == (0.5, 5.0)
 
 
 def test_finished_rounds_without_their_record_are_not_taken_for_its_own(done: Path, tmp_path: Path) -> None:
@@ -205,18 +196,15 @@ def test_a_refused_request_leaves_the_directory_free(tmp_path: Path) -> None:
 
 
 def test_settings_out_of_range_are_refused_where_they_are_made() -> None:
-    with pytest.raises(RequestError, match="logit weight 0"):
-        DistillationSettings(distillation(1, objective=ObjectiveSettings(distill="none")))
     for wrong, words in (
-        ({"rate": float("nan")}, "learning rate nan"),
-        ({"rate": 0.01, "start_rate": 0.1}, "start rate 0.1"),
-        ({"end_rate": 5.0}, "end rate 5.0"),
-        ({"weight_decay": float("nan")}, "weight decay nan"),
+        ({"lr": float("nan")}, "`lr` nan"),
+        ({"lr": 0.01, "start_lr": 0.1}, "`start_lr` 0.1"),
+        ({"end_lr": 5.0}, "`end_lr` 5.0"),
+        ({"weight_decay": float("nan")}, "`weight_decay` nan"),
+        ({"batch_size": 0}, "`batch_size` 0"),
     ):
         with pytest.raises(RequestError, match=words):
-            OptimizerSettings(**wrong)
-    with pytest.raises(RequestError, match="batch size 0"):
-        retraining(1, batch_size=0)
+            IterateSettings(**wrong)
 
 
 def test_a_start_that_an_unclaimed_request_left_is_not_used(tmp_path: Path) -> None:
@@ -253,7 +241,7 @@ def test_commands(done: Path, tmp_path: Path, run: Run) -> None:  # noqa: F811
     assert json.loads((tmp_path / "taught" / "result.json").read_text())["teachers"] == 2
     for wrong, words in (
         (("--teacher", "parent"), "give ensemble:DIR"),
-        (("--teacher", f"ensemble:{done}"), "--logit-weight 0"),
+        (("--teacher", f"ensemble:{done}", "--logit-weight", "0"), "--logit-weight 0"),
         (("--teacher", f"ensemble:{tmp_path}", "--logit-weight", "1"), "is no ensemble"),
         (("--teacher-exclude", "round-1"), "no ensemble"),
     ):

@@ -12,6 +12,7 @@ import knapsack_prune as kp
 from knapsack_prune.costs.counting import check_polynomial, count_flops
 from knapsack_prune.networks.example import check_example
 from knapsack_prune.networks.modes import evaluating
+from knapsack_prune.training.evaluation import evaluate
 from tests.zoo import ZOO, enliven, random_plan
 
 EXAMPLE = torch.zeros(1, 3, 8, 8)
@@ -36,8 +37,11 @@ def partly_frozen() -> nn.Module:
         lambda model: kp.slim(model, random_plan(model, kp.trace(model, EXAMPLE), 0, 0.5)),
         lambda model: kp.verify(kp.plan(model, EXAMPLE, flops_budget=0.5), model),
         lambda model: check_example(model, (3, 8, 8)),
+        lambda model: evaluate(
+            [model], [(torch.randn(2, 3, 8, 8), torch.tensor([0, 1]))], torch.device("cpu")
+        ),
     ],
-    ids=["trace", "count", "check", "score", "slim", "verify", "example"],
+    ids=["trace", "count", "check", "score", "slim", "verify", "example", "evaluate"],
 )
 def test_frozen_batch_norms_of_a_training_network_stay_frozen(use: Callable[[nn.Module], object]) -> None:
     # Tracing once put the mode of the root into every module: a frozen batch norm began to learn its statistics.

@@ -51,11 +51,11 @@ def test_absolute_and_double_budgets() -> None:
 @pytest.mark.parametrize(
     ("budget", "message"),
     [
-        (0.0, "flops budget 0.0: must be above 0"),
-        (-3, "flops budget -3: must be above 0"),
-        (float("nan"), "flops budget nan: must be above 0"),
-        (float("inf"), "flops budget inf: must be above 0"),
-        (1.5, "flops budget 1.5: above 1 a budget is an absolute number and must be whole"),
+        (0.0, "`flops_budget`: budget '0.0' is not above 0"),
+        (-3, "budget '-3' is not above 0"),
+        (float("nan"), "budget 'nan' is not a number"),
+        (float("inf"), "budget 'inf' is not a number"),
+        (1.5, "budget '1.5' is 1.5, which is above 1 .* and is no whole number"),
         (None, "no budget is given"),
     ],
 )

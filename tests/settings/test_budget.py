@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from knapsack_prune.errors import RequestError
-from knapsack_prune.settings.budget import parse_budget, parse_budgets
+from knapsack_prune.settings.budget import parse_budget, read_budgets
 
 
 @pytest.mark.parametrize(
@@ -59,6 +59,7 @@ def test_wrong_budgets_are_refused_with_the_rule_and_a_remedy(text: str, words: 
 
 
 def test_lists_are_split_at_commas() -> None:
-    assert parse_budgets("0.2, 0.5,1G") == (0.2, 0.5, 10**9)
-    with pytest.raises(RequestError, match="no number"):
-        parse_budgets(" ,")
+    assert read_budgets("0.2, 0.5,1G") == (0.2, 0.5, 10**9)
+    assert read_budgets([0.2, 2]) == (0.2, 2)
+    with pytest.raises(ValueError, match="not a number"):
+        read_budgets(" ,")

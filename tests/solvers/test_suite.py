@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -12,12 +13,14 @@ from solvers import (
     Group,
     Instance,
     Limits,
+    PairValues,
     Resource,
     SolverError,
     Status,
     Table,
     Term,
     solve,
+    tuning,
     verify,
 )
 
@@ -75,12 +78,34 @@ def separate() -> Instance:
     return Instance("separate", groups, [Resource("flops", 12, [Term(1, [Factor([0, 1], [2, 3])])])])
 
 
+def pairs() -> Instance:
+    """a b <= 4 with a, b in 1, 2, 4; values 0, 4, 7 of both; two tables over them, the second transposed, add up.
+
+    (1, 4): 7 - 9 = -2; (2, 2): 8 - 3 - 2 = 3; (2, 1) = 4 + 1 = 5; (4, 1): 7 - 4 = 3; (1, 2): 4. The optimum is 5.
+    Without pair values it would be 8.
+    """
+    groups = [Group("a", [1, 2, 4], [0, 4, 7]), Group("b", [1, 2, 4], [0, 4, 7])]
+    first = PairValues([0, 1], [[0, 0, -9], [1, -3, 0], [-4, 0, 0]])
+    second = PairValues([1, 0], [[0, 0, 0], [0, -2, 0], [0, 0, 50]])
+    resource = Resource("flops", 4, [Term(1, [Factor([0]), Factor([1])])])
+    return Instance("pairs", groups, [resource], pair_values=[first, second])
+
+
+def fixed_pair() -> Instance:
+    """a is fixed, so its pair values are b's own: b is worth 1 + 3, 2 - 5, 3 + 0; 2 b <= 6. The optimum is 4."""
+    groups = [Group("a", [2], [0]), Group("b", [1, 2, 3], [1, 2, 3])]
+    resource = Resource("flops", 6, [Term(2, [Factor([1])])])
+    return Instance("fixed", groups, [resource], pair_values=[PairValues([1, 0], [[3], [-5], [0]])])
+
+
 CASES = {
     "bilinear": (bilinear, 28),
     "concatenation": (concatenation, 20),
     "tables": (tables, 10),
     "two_budgets": (two_budgets, 9),
     "separate": (separate, 12),
+    "pairs": (pairs, 5),
+    "fixed_pair": (fixed_pair, 4),
 }
 REFUSES = {
     ("dp", "bilinear"),
@@ -89,6 +114,8 @@ REFUSES = {
     ("dp", "two_budgets"),
     ("knapsack", "tables"),
     ("knapsack", "two_budgets"),
+    ("dp", "pairs"),
+    ("knapsack", "pairs"),
 }
 
 
@@ -107,7 +134,7 @@ def test_suite(solver: str, case: str) -> None:
     assert result.value <= optimum
     assert result.bound is not None
     assert result.bound >= optimum
-    if solver in PROVING or (solver, case) == ("dp", "separate"):
+    if solver in PROVING or (solver, case) in (("dp", "separate"), ("dp", "fixed_pair")):
         assert result.status is Status.OPTIMAL
         assert result.value == optimum
 
@@ -162,6 +189,35 @@ def instances(draw: st.DrawFn) -> Instance:
     return Instance("small", groups, [draw(resources(f"r{k}", groups)) for k in range(count)])
 
 
+@st.composite
+def instances_with_pairs(draw: st.DrawFn) -> Instance:
+    """The same with values of pairs, of either sign, rough or smooth, some over one pair twice or a fixed group.
+
+    Some have few groups of many levels, so that coarse grids leave levels out.
+    """
+    plain = draw(instances())
+    random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    groups, resources_ = list(plain.groups), plain.resources
+    if draw(st.booleans()):
+        groups = []
+        for index in range(draw(st.integers(2, 4))):
+            levels = np.cumsum(random.integers(1, 4, draw(st.integers(7, 10))))
+            values = np.cumsum(np.sort(random.integers(-3, 40, levels.size))[::-1])
+            groups.append(Group(f"g{index}", levels, values))
+        count = draw(st.sampled_from([0, 1, 1, 1, 2]))
+        resources_ = tuple(draw(resources(f"r{k}", groups)) for k in range(count))
+    tables = []
+    for _ in range(draw(st.integers(1, 4)) if len(groups) > 1 else 0):
+        over = draw(st.lists(st.integers(0, len(groups) - 1), min_size=2, max_size=2, unique=True))
+        shape = [groups[g].levels.size for g in over]
+        if draw(st.booleans()):
+            table = random.integers(-60, 61, shape)
+        else:
+            table = draw(st.sampled_from([-2, -1, 1])) * np.outer(*(np.arange(size) for size in shape))
+        tables.append(PairValues(over, table))
+    return Instance("small", groups, resources_, pair_values=tables)
+
+
 def _agrees(instance: Instance, names: tuple[str, ...]) -> None:
     truth = solve(instance, "brute_force")
     for name in names:
@@ -196,6 +252,33 @@ def test_random_instances_agree_with_brute_force(instance: Instance) -> None:
 @given(instances())
 def test_many_random_instances_agree_with_brute_force(instance: Instance) -> None:
     _agrees(instance, ("exact", "cp_sat", "highs", "scip", "dp"))
+
+
+@pytest.fixture
+def coarse(monkeypatch: pytest.MonkeyPatch) -> None:
+    """First grids of so few levels that small instances are coarsened, too."""
+    monkeypatch.setattr(tuning, "FIRST_GRID_LEVELS", 3)
+    monkeypatch.setattr(tuning, "LEAST_GRID_LEVELS", 2)
+
+
+@pytest.mark.usefixtures("coarse")
+@settings(max_examples=300, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(instances_with_pairs())
+def test_random_pair_values_agree_with_brute_force(instance: Instance) -> None:
+    _agrees(instance, ("exact", "cp_sat", "highs", "dp", "knapsack", "lagrangian", "greedy", "uniform"))
+    if all(g.levels.size <= 4 for g in instance.groups):  # else SCIP takes half a second
+        _agrees(instance, ("scip",))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("coarse")
+@settings(max_examples=5000, deadline=None, suppress_health_check=list(HealthCheck))
+@given(instances_with_pairs())
+def test_many_random_pair_values_agree_with_brute_force(instance: Instance) -> None:
+    # Not HiGHS: `backends/test_mathopt.py` says why.
+    _agrees(instance, ("exact", "cp_sat", "dp", "knapsack", "lagrangian"))
+    if all(g.levels.size <= 4 for g in instance.groups):
+        _agrees(instance, ("scip",))
 
 
 def test_unknown_solver() -> None:

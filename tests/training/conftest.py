@@ -16,8 +16,8 @@ from torch.nn import functional as F
 from knapsack_prune.data import ImageSource, Normalisation, from_tensors
 from knapsack_prune.planning.plan_file import Plan
 from knapsack_prune.planning.planner import plan
+from knapsack_prune.settings import ExecutionSettings, TrainingSettings
 from knapsack_prune.training.finetune import FinetuneResult, finetune
-from knapsack_prune.training.settings import Conduct, RunSettings
 
 CLASSES = 4
 
@@ -49,11 +49,13 @@ class Lab:
     source: ImageSource
 
     def finetune(
-        self, output: Path, settings: RunSettings, *, parent: nn.Module | None = None, **more: Any
+        self, output: Path, settings: TrainingSettings, *, parent: nn.Module | None = None, **more: Any
     ) -> FinetuneResult:
-        """Fine-tune on the CPU with decoded images; keywords go to `Conduct` or to `finetune`."""
-        conduct = {name: more.pop(name) for name in ("resume", "checkpoint_every", "cache") if name in more}
-        where = Conduct(device="cpu", progress=False, **{"cache": True, **conduct})
+        """Fine-tune on the CPU with decoded images; keywords go to `ExecutionSettings` or to `finetune`."""
+        execution = {name: more.pop(name) for name in ("resume", "checkpoint_every", "cache") if name in more}
+        where = ExecutionSettings(
+            device="cpu", progress=False, **{"cache": "device", "workers": 0, **execution}
+        )
         return finetune(parent or self.parent, self.plan, self.source, output, settings, where, **more)
 
 

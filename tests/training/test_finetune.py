@@ -14,14 +14,15 @@ from torch import nn
 
 import knapsack_prune as kp
 from knapsack_prune.data import Normalisation, from_tensors
-from knapsack_prune.data.augment import Augmentation
 from knapsack_prune.errors import RequestError
 from knapsack_prune.narrowing.equivalence import masked
-from knapsack_prune.training.distillation import NetworkTeacher, ObjectiveSettings
+from knapsack_prune.settings import (
+    TrainingSettings,
+)
+from knapsack_prune.training.distillation import NetworkTeacher
 from knapsack_prune.training.masks import hold_masks
-from knapsack_prune.training.settings import OptimizerSettings, RunSettings
 
-SHORT = RunSettings(epochs=2, batch_size=32, optimizer=OptimizerSettings(rate=0.05))
+SHORT = TrainingSettings(epochs=2, batch_size=32, lr=0.05)
 
 
 def _outputs(network: nn.Module) -> torch.Tensor:
@@ -38,7 +39,7 @@ def _untrained(lab: Any) -> nn.Module:
 
 
 def test_it_learns_and_writes_what_it_found(lab: Any, tmp_path: Path) -> None:
-    settings = replace(SHORT, epochs=8)
+    settings = TrainingSettings.of(SHORT, epochs=8)
     found = lab.finetune(tmp_path, settings, start=_untrained(lab))
     record = json.loads((tmp_path / "result.json").read_text())
     assert record["accuracy"]["before"] < 0.5 < 0.9 < record["accuracy"]["after"]
@@ -64,10 +65,8 @@ def test_the_parent_is_left_as_it_was(lab: Any, tmp_path: Path) -> None:
 
 def test_distillation_brings_the_features_nearer(lab: Any, tmp_path: Path) -> None:
     # Nothing but inner distillation, towards the parent's own kept channels: the loss must fall.
-    alone = ObjectiveSettings(label_weight=0.0, distill="kept", gamma=1.0)
-    still = Augmentation(crop=False, mirror=False)
-    settings = RunSettings(
-        epochs=6, batch_size=32, objective=alone, augmentation=still, optimizer=OptimizerSettings(rate=0.05)
+    settings = TrainingSettings(
+        epochs=6, batch_size=32, label_weight=0.0, logit_weight=0.0, crop=False, mirror=False, lr=0.05
     )
     found = lab.finetune(tmp_path, settings, start=_untrained(lab))
     assert found.losses[-1][1] < 0.5 * found.losses[0][1]
@@ -76,7 +75,7 @@ def test_distillation_brings_the_features_nearer(lab: Any, tmp_path: Path) -> No
 def test_the_chosen_epoch_is_the_best_on_held_out_images(lab: Any, tmp_path: Path) -> None:
     from safetensors.torch import load_file
 
-    wild = RunSettings(epochs=4, batch_size=32, optimizer=OptimizerSettings(rate=0.5, warmup=0.0))
+    wild = TrainingSettings(epochs=4, batch_size=32, lr=0.5, warmup=0.0)
     found = lab.finetune(tmp_path, wild)
     lines = [line.split(",") for line in (tmp_path / "summary.csv").read_text().splitlines()]
     column = lines[0].index("held_out_top1")
@@ -90,9 +89,7 @@ def test_the_chosen_epoch_is_the_best_on_held_out_images(lab: Any, tmp_path: Pat
 
 def test_masks_hold_against_momentum_and_weight_decay(lab: Any, tmp_path: Path) -> None:
     # Strong decay and momentum on a parent that starts far from its masked self.
-    settings = RunSettings(
-        epochs=2, batch_size=32, optimizer=OptimizerSettings(rate=0.05, weight_decay=0.1, warmup=0.0)
-    )
+    settings = TrainingSettings(epochs=2, batch_size=32, lr=0.05, weight_decay=0.1, warmup=0.0)
     found = lab.finetune(tmp_path, settings, mask=True)
     assert found.record["accuracy"]["after"] > 0.8
     assert found.record["mask"]
@@ -106,7 +103,7 @@ def test_masks_hold_against_momentum_and_weight_decay(lab: Any, tmp_path: Path) 
     torch.testing.assert_close(_outputs(held), _outputs(found.network), rtol=1e-4, atol=1e-5)
 
 
-def test_a_masked_parent_is_the_masked_parent_of_the_gate(lab: Any) -> None:
+def test_a_parent_with_masks_held_is_that_of_the_equivalence_check(lab: Any) -> None:
     held = type(lab.parent)()
     held.load_state_dict(lab.parent.state_dict())
     hold_masks(held, lab.plan)
@@ -116,13 +113,15 @@ def test_a_masked_parent_is_the_masked_parent_of_the_gate(lab: Any) -> None:
 
 
 def test_training_masks_and_training_slim_see_the_same_gradients(lab: Any, tmp_path: Path) -> None:
-    still = Augmentation(crop=False, mirror=False)
-    settings = RunSettings(
+    settings = TrainingSettings(
         epochs=1,
         batch_size=32,
-        augmentation=still,
-        objective=ObjectiveSettings(distill="kept"),
-        optimizer=OptimizerSettings(rate=0.01, weight_decay=0.0, warmup=0.0),
+        crop=False,
+        mirror=False,
+        logit_weight=0.0,
+        lr=0.01,
+        weight_decay=0.0,
+        warmup=0.0,
     )
     # `down` stays whole, so that dropout draws for features of the same width in both.
     plan = kp.plan(lab.parent, torch.zeros(1, 3, 8, 8), flops_budget=0.7, keep=["down*"], name="small")
@@ -136,10 +135,10 @@ def test_training_masks_and_training_slim_see_the_same_gradients(lab: Any, tmp_p
 
 
 def test_named_layers_instead_of_stages(lab: Any, tmp_path: Path) -> None:
-    learned = RunSettings(epochs=1, batch_size=32, objective=ObjectiveSettings(distill="learned"))
+    learned = TrainingSettings(epochs=1, batch_size=32, distill="learned")
     found = lab.finetune(tmp_path, learned, distill_layers=["inner", "head"])
     assert found.record["stages"] == ["inner", "head"]
-    kept = RunSettings(epochs=1, batch_size=32)
+    kept = TrainingSettings(epochs=1, batch_size=32)
     with pytest.raises(
         RequestError, match=r"`distill_layers` inner: .* use these, or set `distill` to learned"
     ):
@@ -147,10 +146,12 @@ def test_named_layers_instead_of_stages(lab: Any, tmp_path: Path) -> None:
 
 
 def test_further_teachers_teach_the_logits(lab: Any, tmp_path: Path) -> None:
-    settings = RunSettings(
+    settings = TrainingSettings(
         epochs=1,
         batch_size=32,
-        objective=ObjectiveSettings(label_weight=0.0, distill="none", logit_weight=1.0),
+        label_weight=0.0,
+        distill="none",
+        logit_weight=1.0,
     )
     alone = lab.finetune(tmp_path / "alone", settings)
     twin = lab.finetune(tmp_path / "twin", settings, teachers=[NetworkTeacher(deepcopy(lab.parent))])
@@ -167,7 +168,7 @@ def test_wrong_requests_are_refused_before_anything_is_written(lab: Any, tmp_pat
     with pytest.raises(RequestError, match="the plan was made for small"):
         lab.finetune(tmp_path / "a", SHORT, parent=stranger)
     with pytest.raises(RequestError, match=r"takes 200 images .* but 144 are there"):
-        lab.finetune(tmp_path / "b", RunSettings(batch_size=200))
+        lab.finetune(tmp_path / "b", TrainingSettings(batch_size=200))
     three = torch.zeros(9, 3, 8, 8, dtype=torch.uint8), torch.arange(9) % 3
     source = from_tensors("three", three, three, Normalisation((0.5,) * 3, (0.5,) * 3))
     with pytest.raises(RequestError, match="has 3 classes and the network 4 outputs"):

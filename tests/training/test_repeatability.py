@@ -14,22 +14,28 @@ from torch import nn
 from torch.nn import functional as F
 
 from knapsack_prune.data import Normalisation
-from knapsack_prune.data.augment import Augmentation
 from knapsack_prune.errors import RequestError
+from knapsack_prune.settings import TrainingSettings
 from knapsack_prune.training import checkpoints as checkpoint_module
-from knapsack_prune.training.distillation import ObjectiveSettings
 from knapsack_prune.training.loop import Trainer
-from knapsack_prune.training.settings import OptimizerSettings, RunSettings
 
 # Everything at once that draws random numbers or has a state of its own.
-SETTINGS = RunSettings(
+SETTINGS = TrainingSettings(
     epochs=3,
     batch_size=16,
     accumulate=2,
     held_out=0.2,
-    optimizer=OptimizerSettings(kind="adamw", rate=0.01, clip=1.0, ema=0.9),
-    objective=ObjectiveSettings(distill="learned", logit_weight=1.0, label_smoothing=0.1),
-    augmentation=Augmentation(rand_augment=5, erasing=0.3, mixup=0.2, cutmix=0.5),
+    optimizer="adamw",
+    lr=0.01,
+    clip=1.0,
+    ema=0.9,
+    distill="learned",
+    logit_weight=1.0,
+    label_smoothing=0.1,
+    rand_augment=5,
+    erasing=0.3,
+    mixup=0.2,
+    cutmix=0.5,
 )
 
 
@@ -49,8 +55,8 @@ def _interrupt_at(monkeypatch: pytest.MonkeyPatch, epoch: int, step: int, how: A
     monkeypatch.setattr(Trainer, "_step", stepping)
 
 
-@pytest.mark.parametrize("cache", [True, False])
-def test_ctrl_c_and_resume(lab: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: bool) -> None:
+@pytest.mark.parametrize("cache", ["device", "none"])
+def test_ctrl_c_and_resume(lab: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: str) -> None:
     whole = lab.finetune(tmp_path / "whole", SETTINGS, cache=cache)
     with monkeypatch.context() as patch:
         _interrupt_at(patch, 1, 1, lambda: os.kill(os.getpid(), signal.SIGINT))
@@ -95,20 +101,20 @@ def test_a_kill_between_two_checkpoints(lab: Any, tmp_path: Path, monkeypatch: p
 
 
 def test_checkpoints_of_another_run_are_refused(lab: Any, tmp_path: Path) -> None:
-    short = RunSettings(epochs=1, batch_size=32)
+    short = TrainingSettings(epochs=1, batch_size=32)
     lab.finetune(tmp_path, short)
     with pytest.raises(RequestError, match=r"holds 1 checkpoints of a run: continue it with `resume`"):
         lab.finetune(tmp_path, short)
-    other = RunSettings(epochs=2, batch_size=32)
+    other = TrainingSettings(epochs=2, batch_size=32)
     with pytest.raises(
         RequestError, match=r"holds another run; 1 settings differ: settings.epochs was 1 and is 2"
     ):
         lab.finetune(tmp_path, other, resume=True)
 
 
-@pytest.mark.parametrize("cache", [True, False])
+@pytest.mark.parametrize(("cache", "other"), [("device", "none"), ("none", "device")])
 def test_resumed_under_another_cache_it_ends_in_the_same_weights(
-    lab: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: bool
+    lab: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: str, other: str
 ) -> None:
     # Crops and mirrors used to be drawn in another way from the cache, and checkpoints did not know of it.
     whole = lab.finetune(tmp_path / "whole", SETTINGS, cache=cache)
@@ -116,7 +122,7 @@ def test_resumed_under_another_cache_it_ends_in_the_same_weights(
         _interrupt_at(patch, 1, 1, lambda: os.kill(os.getpid(), signal.SIGINT))
         with pytest.raises(KeyboardInterrupt):
             lab.finetune(tmp_path / "parts", SETTINGS, cache=cache)
-    rest = lab.finetune(tmp_path / "parts", SETTINGS, cache=not cache, resume=True)
+    rest = lab.finetune(tmp_path / "parts", SETTINGS, cache=other, resume=True)
     assert rest.record["resumed_at_step"] > 0
     assert rest.losses == whole.losses[-len(rest.losses) :]
     assert _same(whole.network, rest.network)
@@ -124,13 +130,13 @@ def test_resumed_under_another_cache_it_ends_in_the_same_weights(
 
 def test_other_data_is_another_run(lab: Any, tmp_path: Path) -> None:
     # Larger images are the exception: the cache holds a canvas of them, from which crops have one scale.
-    short = RunSettings(epochs=1, batch_size=32)
+    short = TrainingSettings(epochs=1, batch_size=32)
     train, test = lab.source.train, lab.source.test
     images = F.interpolate(train.images.float(), (12, 12)).to(torch.uint8)
     large = replace(lab, source=replace(lab.source, train=replace(train, images=images), test=test))
-    large.finetune(tmp_path / "large", short, cache=False)
+    large.finetune(tmp_path / "large", short, cache="none")
     with pytest.raises(RequestError, match="crops was at random scales and is from a cached canvas"):
-        large.finetune(tmp_path / "large", short, cache=True, resume=True)
+        large.finetune(tmp_path / "large", short, cache="device", resume=True)
     lab.finetune(tmp_path / "dark", short)
     dark = replace(lab.source, normalisation=Normalisation((0.1,) * 3, (0.2,) * 3))
     with pytest.raises(RequestError, match=r"data\.normalisation\.mean was \[0.4"):
@@ -138,7 +144,7 @@ def test_other_data_is_another_run(lab: Any, tmp_path: Path) -> None:
 
 
 def test_a_damaged_checkpoint_is_not_used(lab: Any, tmp_path: Path) -> None:
-    settings = RunSettings(epochs=3, batch_size=32)
+    settings = TrainingSettings(epochs=3, batch_size=32)
     whole = lab.finetune(tmp_path, settings)
     newest = tmp_path / "checkpoints" / "step-000000012"
     weights = (newest / "model.safetensors").read_bytes()
@@ -149,7 +155,7 @@ def test_a_damaged_checkpoint_is_not_used(lab: Any, tmp_path: Path) -> None:
 
 
 def test_checkpoints_without_a_record_are_nobodys(lab: Any, tmp_path: Path) -> None:
-    short = RunSettings(epochs=1, batch_size=32)
+    short = TrainingSettings(epochs=1, batch_size=32)
     lab.finetune(tmp_path, short)
     (tmp_path / "run.json").unlink()
     with pytest.raises(RequestError, match=r"holds checkpoints/step-000000004 and no run\.json"):
@@ -157,7 +163,7 @@ def test_checkpoints_without_a_record_are_nobodys(lab: Any, tmp_path: Path) -> N
 
 
 def test_a_finished_run_is_not_trained_again(lab: Any, tmp_path: Path) -> None:
-    short = RunSettings(epochs=1, batch_size=32)
+    short = TrainingSettings(epochs=1, batch_size=32)
     first = lab.finetune(tmp_path, short)
     again = lab.finetune(tmp_path, short, resume=True)
     assert again.losses == ()
@@ -167,7 +173,7 @@ def test_a_finished_run_is_not_trained_again(lab: Any, tmp_path: Path) -> None:
 def test_a_loss_that_is_not_finite_stops_the_run(
     lab: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = RunSettings(epochs=3, batch_size=32)
+    settings = TrainingSettings(epochs=3, batch_size=32)
     original = Trainer._step
 
     def stepping(self: Trainer, epoch: int, step: int, batches: Any) -> Any:
@@ -187,7 +193,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(
 def test_a_full_disk_loses_nothing(lab: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import errno
 
-    settings = RunSettings(epochs=2, batch_size=32)
+    settings = TrainingSettings(epochs=2, batch_size=32)
     original = checkpoint_module.Checkpoints._put_in_place
 
     def place(self: Any, waiting: Path, final: Path) -> None:

@@ -9,7 +9,6 @@ import json
 import os
 import shutil
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -19,9 +18,6 @@ from torch.nn import functional as F
 
 import knapsack_prune as kp
 from knapsack_prune.data import ImageSource, Normalisation, calibration_loader, from_tensors
-from knapsack_prune.data.augment import Augmentation
-from knapsack_prune.training.distillation import ObjectiveSettings
-from knapsack_prune.training.settings import OptimizerSettings
 
 
 class Net(nn.Module):
@@ -54,8 +50,8 @@ def again_from_the_middle(
     parent: nn.Module,
     plan: kp.Plan,
     source: ImageSource,
-    settings: kp.RunSettings,
-    conduct: kp.Conduct,
+    settings: kp.TrainingSettings,
+    execution: kp.ExecutionSettings,
 ) -> tuple[tuple[float, ...], ...]:
     """Lose the last epoch's checkpoint, resume from the one before, and return the losses of the epoch run twice."""
     from accelerate.state import PartialState
@@ -67,7 +63,9 @@ def again_from_the_middle(
         assert len(paths) > 1, paths
         shutil.rmtree(paths[-1])
     state.wait_for_everyone()
-    found = kp.finetune(parent, plan, source, output, settings, replace(conduct, resume=True))
+    found = kp.finetune(
+        parent, plan, source, output, settings, kp.ExecutionSettings.of(execution, resume=True)
+    )
     return found.losses
 
 
@@ -86,20 +84,23 @@ def main() -> None:
     images = torch.randint(0, 256, (96, 3, 8, 8), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
     source = from_tensors("noise", (images, labels), (images, labels), Normalisation((0.5,) * 3, (0.25,) * 3))
     plan = kp.plan(parent.eval(), torch.zeros(1, 3, 8, 8), flops_budget=0.6, name="net")
-    settings = kp.RunSettings(
+    settings = kp.TrainingSettings(
         epochs=2,
         batch_size=batch,
         accumulate=accumulate,
         held_out=0.0,
-        objective=ObjectiveSettings(distill="learned", logit_weight=1.0),
-        optimizer=OptimizerSettings(rate=0.05, clip=1.0, ema=0.0 if sharded else 0.9),
-        augmentation=Augmentation(rand_augment=3),
+        distill="learned",
+        logit_weight=1.0,
+        lr=0.05,
+        clip=1.0,
+        ema=0.0 if sharded else 0.9,
+        rand_augment=3,
     )
-    conduct = kp.Conduct(device="cpu", cache=norm, progress=False)
-    found = kp.finetune(parent, plan, source, Path(output), settings, conduct)
+    execution = kp.ExecutionSettings(device="cpu", cache="device" if norm else "none", progress=False)
+    found = kp.finetune(parent, plan, source, Path(output), settings, execution)
     tail: tuple[tuple[float, ...], ...] = ()
     if sharded:
-        tail = again_from_the_middle(Path(output), parent, plan, source, settings, conduct)
+        tail = again_from_the_middle(Path(output), parent, plan, source, settings, execution)
     graph = kp.trace(parent, torch.zeros(1, 3, 8, 8))
     scores = kp.score(graph, parent, "taylor", data=calibration_loader(source, 40, 0, 16))
     rank = os.environ.get("RANK", "0")

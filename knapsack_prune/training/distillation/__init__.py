@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from knapsack_prune.training.distillation.features import StageMatch as StageMatch
 from knapsack_prune.training.distillation.objective import Objective as Objective
-from knapsack_prune.training.distillation.objective import ObjectiveSettings as ObjectiveSettings
 from knapsack_prune.training.distillation.teacher import EnsembleTeacher as EnsembleTeacher
 from knapsack_prune.training.distillation.teacher import NetworkTeacher as NetworkTeacher
 from knapsack_prune.training.distillation.teacher import Teacher as Teacher

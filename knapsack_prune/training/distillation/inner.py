@@ -7,16 +7,15 @@ Aflalo, Noy, Lin, Friedman, Zelnik-Manor 2020, "Knapsack Pruning with Inner Dist
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from knapsack_prune.settings.objective import InnerKind
 from knapsack_prune.training.distillation.features import StageMatch
 from knapsack_prune.training.distillation.teacher import TeacherOutput
-
-InnerKind = Literal["kept", "learned"]
 
 
 class ChannelProjection(nn.Module):

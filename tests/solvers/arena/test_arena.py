@@ -112,7 +112,7 @@ def test_solve_and_bench_commands(tmp_path: Path) -> None:
     assert "| exact | 1 | 1 (100.0 %)" in done.stdout
     for arguments, message in (
         (["solve", str(path), "--solver", "magic"], "solver: 'magic' is unknown"),
-        (["solve", str(path), "--time-limit", "0"], "seconds: 0.0 is not a time limit above 0"),
+        (["solve", str(path), "--time-limit", "0"], "--time-limit 0: it must be above 0"),
         (["solve", str(path), "--solver", "dp"], "dp: takes one resource, not 2; use exact"),
         (["solve", str(path), "-o", str(tmp_path / "no" / "r.json")], "cannot be written"),
         (["bench", str(tmp_path / "none"), "--solvers", "exact"], "no such file or folder"),

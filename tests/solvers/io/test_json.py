@@ -66,10 +66,61 @@ def _set(document: dict[str, object], path: str, value: object) -> str:
     return json.dumps(document)
 
 
+def with_pair_values(**changes: object) -> str:
+    pairs = {"groups": [1, 0], "values": [[-7, 1], [2, 3], [0, 5]]} | changes
+    return json.dumps(example() | {"version": 2, "pair_values": [pairs]})
+
+
+def test_pair_values_make_version_2() -> None:
+    """Group 1 comes first in the table: its position 2 beside position 1 of group 0 is worth 5 more."""
+    instance = Instance.from_json(with_pair_values())
+    assert instance.value((1, 2)) == 5 + 4 + 5
+    assert instance.value((0, 0)) == 3 + 1 - 7
+    written = json.loads(instance.to_json())
+    assert list(written)[:2] == ["format", "version"]
+    assert written["version"] == 2
+    assert written["pair_values"] == [{"groups": [1, 0], "values": [[-7, 1], [2, 3], [0, 5]]}]
+    again = Instance.from_json(instance.to_json())
+    assert again == instance
+    assert again != Instance.from_json(with_pair_values(values=[[-7, 1], [2, 3], [0, 6]]))
+
+
+def test_without_pair_values_version_1_is_written() -> None:
+    """Byte for byte, whichever version was read."""
+    text = json.dumps(example(), separators=(",", ":"))
+    assert Instance.from_json(text).to_json() == text
+    assert Instance.from_json(json.dumps(example() | {"version": 2})).to_json() == text
+    assert Instance.from_json(json.dumps(example() | {"version": 2, "pair_values": []})).to_json() == text
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"groups": [1, 1]}, r"pair_values\[0\]: pair values over groups \(1, 1\): .* two different groups"),
+        ({"groups": [1]}, r"pair_values\[0\].groups: 1 entries; 2 are needed here"),
+        ({"groups": [1, 2]}, r"pair_values\[0\].groups\[1\]: 2 is no group; there are 2"),
+        ({"groups": [0, 1]}, r"pair_values\[0\].values: shape \(3, 2\), but its groups ask for \(2, 3\)"),
+        ({"values": [1, 2]}, r"pair_values\[0\]: .*values have 1 dimensions; give one row per level"),
+        ({"values": [[1, 2], [3, 4], [5]]}, r"pair_values\[0\]: .*rows of different lengths"),
+        ({"values": [[1, 2], [3, 4], [5, 2**54]]}, r"pair_values\[0\]: .* is beyond 2\*\*53"),
+        ({"costs": []}, r"pair_values\[0\].costs: unknown entry; allowed are groups, values"),
+    ],
+)
+def test_wrong_pair_values_are_named(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(SolverError, match=message):
+        Instance.from_json(with_pair_values(**changes))
+
+
+def test_pair_values_need_version_2() -> None:
+    text = with_pair_values().replace('"version": 2', '"version": 1')
+    with pytest.raises(SolverError, match="pair_values: version 1 has none; write version 2"):
+        Instance.from_json(text)
+
+
 TERM = "resources.0.terms.0"
 WRONG = [
     ("format", "other", "format: 'other' cannot be read; this release reads format 'grouped-knapsack'"),
-    ("version", 2, "version: 2 cannot be read; this release reads version 1"),
+    ("version", 3, "version: 3 cannot be read; this release reads version 1 or 2"),
     ("version", True, "version: True cannot be read"),
     ("extra", 1, "extra: unknown entry"),
     ("groups.0.extra", 1, r"groups\[0\].extra: unknown entry; allowed are name, levels, values"),

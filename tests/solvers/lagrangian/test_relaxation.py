@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 
-from solvers import Factor, Group, Instance, Limits, Resource, Status, Term, solve, tuning
+from solvers import Factor, Group, Instance, Limits, PairValues, Resource, Status, Term, solve, tuning
 from solvers.arena.shapes import Shape
 from solvers.incumbent import Incumbent
 from solvers.lagrangian.elimination_order import elimination_order
@@ -85,6 +85,31 @@ def test_products_with_a_fixed_variable_are_linear_terms() -> None:
     assert relaxed.total == max(
         scale * instance.value(c) + numerators[0] * (resource.budget - instance.costs(c)[0]) for c in choices
     )
+
+
+def test_pair_values_are_part_of_the_relaxation() -> None:
+    """The hub of a star and a leaf, two leaves, and the hub again the other way round: the maximum by enumeration.
+
+    With the hub fixed, two of the three tables are values of single groups and join nothing.
+    """
+    plain = _hub()
+    random = np.random.default_rng(0)
+    tables = [PairValues(pair, random.integers(-20, 21, (3, 3))) for pair in ([0, 2], [3, 1], [2, 0])]
+    instance = Instance("hub", plain.groups, plain.resources, pair_values=tables)
+    costs = factor_costs(instance)
+    (resource,) = instance.resources
+    for allowed in (np.arange(3), np.array([1])):
+        graph = factor_graph(costs, [allowed, *(np.arange(3) for _ in range(3))])
+        assert set(graph.pair_values) == ({(0, 2), (1, 3)} if allowed.size == 3 else {(1, 3)})
+        for multiplier in (0.0, 0.7, 5.0):
+            numerators, scale = scaled_multipliers(graph, [multiplier])
+            relaxed = Relaxation(graph, elimination_order(graph), numerators, scale)
+            worth = {
+                c: scale * instance.value(c) + numerators[0] * (resource.budget - instance.costs(c)[0])
+                for c in np.ndindex(3, 3, 3, 3)
+                if c[0] in allowed
+            }
+            assert relaxed.total == max(worth.values()) == worth[tuple(relaxed.choice().tolist())]
 
 
 def test_max_marginals_keep_what_is_worth_the_threshold() -> None:

@@ -5,7 +5,19 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from solvers import Factor, Group, Instance, Resource, SolverError, Status, Table, Term, least_costs, solve
+from solvers import (
+    Factor,
+    Group,
+    Instance,
+    PairValues,
+    Resource,
+    SolverError,
+    Status,
+    Table,
+    Term,
+    least_costs,
+    solve,
+)
 from solvers.problem.cost_bounds import largest_costs
 from solvers.problem.evaluate import Evaluator
 
@@ -20,6 +32,9 @@ def test_overflow_is_detected_not_wrapped() -> None:
         Instance("wide", [wide], [product])
     with pytest.raises(SolverError, match=r"values add up to .*, beyond 2\*\*62"):
         Instance("rich", [Group(str(g), [1], [2**53]) for g in range(513)], [])
+    pairs = [PairValues([0, 1], [[-(2**53)]])] * 513
+    with pytest.raises(SolverError, match=r"groups and pair_values: values add up to .*, beyond 2\*\*62"):
+        Instance("rich", [Group(name, [1], [0]) for name in "ab"], [], pair_values=pairs)
 
 
 def test_large_numbers_stay_exact() -> None:
@@ -51,6 +66,21 @@ def test_least_and_largest_costs_enclose_every_choice() -> None:
     assert costs == [7, 5, 7, 10]
     assert least_costs(instance)[0] <= min(costs)
     assert largest_costs(instance)[0] >= max(costs)
+
+
+def test_values_along_one_group() -> None:
+    """Two tables over one pair, one of them the other way round: values along a group are those of the choices."""
+    groups = [Group(name, [1, 2, 4], [0, 5, 6]) for name in "abc"]
+    pairs = [PairValues(over, np.arange(9).reshape(3, 3) ** 2 % 7 - 3) for over in ([0, 1], [1, 0], [2, 1])]
+    instance = Instance("small", groups, [], pair_values=pairs)
+    evaluator = Evaluator(instance)
+    for choice in np.ndindex(3, 3, 3):
+        assert instance.least_value() <= instance.value(choice) <= instance.trivial_bound()
+        for group in range(3):
+            moved = [(*choice[:group], position, *choice[group + 1 :]) for position in range(3)]
+            along = evaluator.values_along(group, np.array(choice))
+            values = [instance.value(c) for c in moved]
+            assert np.diff(along).tolist() == np.diff(values).tolist()
 
 
 def test_changes_of_one_group() -> None:

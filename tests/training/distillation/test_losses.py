@@ -10,11 +10,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from knapsack_prune.errors import RequestError
+from knapsack_prune.settings import ObjectiveSettings
 from knapsack_prune.training.distillation import (
     EnsembleTeacher,
     NetworkTeacher,
     Objective,
-    ObjectiveSettings,
     StageMatch,
     TeacherOutput,
 )
@@ -138,10 +138,10 @@ def test_a_student_gives_logits_and_projected_features() -> None:
 @pytest.mark.parametrize(
     ("wrong", "rule"),
     [
-        ({"gamma": -1.0}, "gamma -1.0 .* at least 0"),
-        ({"temperature": 0.0}, "temperature 0.0 .* above 0"),
-        ({"label_smoothing": 1.0}, "label smoothing 1.0 .* under 1"),
-        ({"label_weight": 0.0, "gamma": 0.0}, "all weights of the loss are 0"),
+        ({"gamma": -1.0}, "`gamma` -1.0: .* at least 0"),
+        ({"temperature": 0.0}, "`temperature` 0.0: .* above 0"),
+        ({"label_smoothing": 1.0}, "`label_smoothing` 1.0: .* under 1"),
+        ({"label_weight": 0.0, "gamma": 0.0, "logit_weight": 0.0}, "all weights of the loss are 0"),
     ],
 )
 def test_numbers_out_of_range_are_refused(wrong: dict[str, float], rule: str) -> None:

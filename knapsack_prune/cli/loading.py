@@ -1,0 +1,166 @@
+"""What commands do before their own work: load networks, plans and slim directories, trace and score. Imports torch."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from knapsack_prune.cli.console import Stages, notes
+from knapsack_prune.data import calibration_loader, open_data
+from knapsack_prune.errors import RequestError
+from knapsack_prune.graph.channel_graph import ChannelGraph
+from knapsack_prune.networks import DEFAULT_NETWORK, Network, load_network
+from knapsack_prune.planning.plan_file import Plan
+from knapsack_prune.planning.preparation import prepare as trace_and_score
+from knapsack_prune.settings import DataSettings, DeviceSettings, NetworkSettings
+from knapsack_prune.settings.importance import DATA_CRITERIA
+from knapsack_prune.settings.plan import PlanningSettings
+from knapsack_prune.slimming.slim import load_slim, slim
+from knapsack_prune.values.criteria import Batches, Scores
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A network that is ready to be planned."""
+
+    network: Network
+    graph: ChannelGraph
+    scores: Scores
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A plan, its parent, and the slim network to start from where a directory was given."""
+
+    plan: Plan
+    parent: Network
+    start: nn.Module | None
+
+    def slim(self) -> nn.Module:
+        """The slim network: the directory's, or the parent slimmed by the plan."""
+        return slim(self.parent.model, self.plan, check=False) if self.start is None else self.start
+
+
+def load(settings: NetworkSettings, seed: int = 0) -> Network:
+    """Build a network and tell on standard error where its weights come from."""
+    network = load_network(settings, seed=seed)
+    style = "yellow" if "UNTRAINED" in network.note else "dim"
+    notes().print(f"{network.name}: {network.note}", style=style, markup=False)
+    return network
+
+
+def load_parent(settings: NetworkSettings, plan: Plan) -> Network:
+    """Build a plan's parent: what the settings leave open is as the plan says."""
+    model = plan.model
+    told: dict[str, object] = {"model": model.name, "input_shape": model.input_shape}
+    if settings.checkpoint is None and settings.model in (None, model.name):
+        told["weights"] = model.weights
+    given = {name: value for name, value in settings if value is not None}
+    # An untrained parent was initialised with the plan's seed.
+    return load(NetworkSettings(**{**told, **given}), plan.importance.seed)
+
+
+def load_target(target: Path, settings: NetworkSettings, parent_weights: bool = True) -> Subject:
+    """Load a plan, or the directory of a slim network, with its parent.
+
+    Args:
+        target: a plan file or a slim directory.
+        settings: of the parent; the plan's where left out.
+        parent_weights: whether a slim directory needs its parent's weights, or only its architecture.
+    """
+    folder = target.is_dir()
+    plan = Plan.load(target / "plan.json" if folder else target)
+    came_from_file = (plan.model.weights or "").startswith("checkpoint:")
+    described = plan
+    if folder and not parent_weights and settings.checkpoint is None and (settings.weights or came_from_file):
+        described = plan.model_copy(update={"model": plan.model.model_copy(update={"weights": None})})
+    parent = load_parent(settings, described)
+    return Subject(plan, parent, load_slim(target, lambda: parent.model) if folder else None)
+
+
+def prepare(
+    network_settings: NetworkSettings,
+    settings: PlanningSettings,
+    data: DataSettings,
+    stages: Stages,
+) -> Prepared:
+    """Load, trace and score.
+
+    Raises:
+        RequestError: wrong network, weights or data; nothing that can be pruned.
+    """
+    stages.enter("loading the network")
+    network = load(network_settings, settings.seed)
+    criterion = settings.criterion(images=data.data is not None or network.name == DEFAULT_NETWORK)
+
+    def batches() -> Batches | None:
+        if criterion not in DATA_CRITERIA:
+            if data.data is not None:
+                notes().print(
+                    f"importance {criterion} reads no images: {data.data} is not used", style="yellow"
+                )
+            return None
+        if data.data is None and network.name != DEFAULT_NETWORK:
+            raise RequestError(
+                f"`importance` {criterion} needs labelled images: give `data` (an image folder, torch/cifar10 or "
+                "digits), or choose l1, l2, bn_scale or random"
+            )
+        source = open_data(data, network)
+        stages.enter(f"scoring on {source.name}", total=settings.samples)
+        return calibration_loader(
+            source, settings.samples, settings.seed, settings.batch_size, network.input_shape
+        )
+
+    with quiet_libraries():
+        graph, scores = trace_and_score(
+            network.model,
+            torch.zeros(1, *network.input_shape),
+            settings,
+            criterion,
+            data=batches,
+            enter=stages.enter,
+            progress=stages.done,
+        )
+    return Prepared(network, graph, scores)
+
+
+def set_threads(execution: DeviceSettings, network_name: str | None) -> None:
+    """Limit torch to the CPU threads that are asked for."""
+    threads = execution.cpu_threads(embedded=network_name in (None, DEFAULT_NETWORK))
+    if threads:
+        torch.set_num_threads(threads)
+
+
+def check_writable(path: Path, *, directory: bool = False) -> None:
+    """Refuse a place that cannot be written before the work is done, not after.
+
+    Raises:
+        RequestError: the path, or the first of its parents that exists, cannot be written.
+    """
+    if not directory and path.is_dir():
+        raise RequestError(f"cannot write {path}: it is a directory; give a file name with -o")
+    if directory and path.exists() and not path.is_dir():
+        raise RequestError(f"cannot write into {path}: it is a file; give a directory with -o")
+    existing = next(place for place in (path, *path.absolute().parents) if place.exists())
+    if existing != path and not existing.is_dir():
+        raise RequestError(
+            f"cannot write {path}: {existing} is not a directory; choose another place with -o"
+        )
+    if not os.access(existing, os.W_OK):
+        raise RequestError(f"cannot write {path}: no permission for {existing}; choose another place with -o")
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Tracing and counting run library code that warns of its own deprecations: no concern of the user."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore", FutureWarning)
+        yield

@@ -1,0 +1,148 @@
+"""What training, evaluation and export found, as tables."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from knapsack_prune.export.exporting import Exported
+from knapsack_prune.training.evaluation import Accuracy
+
+
+def show_result(console: Console, record: Mapping[str, Any], directory: Path) -> None:
+    """Accuracy before and after, beside what was kept."""
+    accuracy, flops, parameters = record["accuracy"], record["flops"], record["parameters"]
+    table = Table(title=f"Accuracy on {record['test_images']} test images")
+    for column in ("", "top-1 %", "FLOPs (multiply-adds)", "parameters"):
+        table.add_column(column, justify="right" if column else "left")
+    table.add_row(
+        "parent", f"{100 * accuracy['parent']:.2f}", f"{flops['parent']:,}", f"{parameters['parent']:,}"
+    )
+    for name, label in (("before", "slim, before"), ("after", "slim, trained")):
+        table.add_row(
+            label, f"{100 * accuracy[name]:.2f}", f"{flops['student']:,}", f"{parameters['student']:,}"
+        )
+    console.print(table)
+    kept = flops["student"] / flops["parent"]
+    console.print(
+        f"FLOPs: {100 * kept:.2f} % kept, {100 * (1 - kept):.2f} % removed. "
+        f"{record['training_seconds']} s of training, {record['images_per_second']} images/s on "
+        f"{record['device']}.",
+        markup=False,
+    )
+    if record["unreadable"]:
+        console.print(record["unreadable"], style="yellow", markup=False)
+    console.print(f"Written: {directory}", markup=False)
+
+
+def show_accuracy(console: Console, name: str, data: str, accuracy: Accuracy, as_json: bool) -> None:
+    """Top-1, top-5 and cross-entropy."""
+    if as_json:
+        record = {
+            "network": name,
+            "data": data,
+            "top1": accuracy.top1,
+            "top5": accuracy.top5,
+            "loss": accuracy.loss,
+            "images": accuracy.images,
+        }
+        console.print(json.dumps(record, indent=1), markup=False, soft_wrap=True)
+        return
+    console.print(
+        f"{name} on {accuracy.images} test images of {data}: top-1 {100 * accuracy.top1:.2f} %, "
+        f"top-5 {100 * accuracy.top5:.2f} %, cross-entropy {accuracy.loss:.4f}",
+        markup=False,
+    )
+
+
+def show_exports(console: Console, result: Mapping[str, Sequence[Exported]]) -> None:
+    """Size, agreement and time of every exported file."""
+    table = Table(title="Exports (milliseconds per batch on the CPU: median)")
+    table.add_column("file")
+    table.add_column("KiB", justify="right")
+    table.add_column("largest difference", justify="right")
+    batches = list(next(iter(result.values()))[0].timings)
+    for batch in batches:
+        table.add_column(f"batch {batch}", justify="right")
+        table.add_column(f"PyTorch, batch {batch}", justify="right")
+    for entries in result.values():
+        for entry in entries:
+            times = []
+            for batch in batches:
+                times += [f"{entry.timings[batch].median_ms:.3f}", f"{entry.pytorch[batch].median_ms:.3f}"]
+            table.add_row(entry.path.name, f"{entry.bytes / 1024:.0f}", f"{entry.max_error:.1e}", *times)
+    console.print(table)
+
+
+def show_run(console: Console, report: Mapping[str, Any]) -> None:
+    """The test accuracy of the network on disk, and how fast student and parent run once exported."""
+    evaluation = report["evaluation"]
+    console.print(
+        f"Loaded again from disk: top-1 {100 * evaluation['top1']:.2f} % on {evaluation['images']} test "
+        f"images.",
+        markup=False,
+    )
+    for student, parent in zip(
+        *(report.get("export", {}).get(name, ()) for name in ("model", "parent")), strict=True
+    ):
+        for batch, timing in student["timings"].items():
+            before = parent["timings"][batch]["median_ms"]
+            console.print(
+                f"{student['format']}, batch {batch}: {timing['median_ms']:.3f} ms, parent {before:.3f} ms "
+                f"({before / timing['median_ms']:.2f} times as fast)",
+                markup=False,
+            )
+
+
+def show_ensemble(
+    console: Console, name: str, data: str, names: Sequence[str], accuracy: Accuracy, as_json: bool
+) -> None:
+    """Accuracy of the summed softmax and of each member, and pairwise disagreement."""
+    if as_json:
+        record = {"ensemble": name, "data": data, **accuracy.record(names)}
+        console.print(json.dumps(record, indent=1), markup=False, soft_wrap=True)
+        return
+    table = Table(title=f"{name} on {accuracy.images} test images of {data}", title_justify="left")
+    table.add_column("member")
+    table.add_column("top-1 %", justify="right")
+    for member in names:
+        table.add_column(f"differs from {member} %", justify="right")
+    for member, top1, row in zip(names, accuracy.members, accuracy.disagreement, strict=True):
+        table.add_row(member, f"{100 * top1:.2f}", *(f"{100 * value:.2f}" for value in row))
+    console.print(table)
+    console.print(
+        f"Summed softmax: top-1 {100 * accuracy.top1:.2f} %, top-5 {100 * accuracy.top5:.2f} %, "
+        f"cross-entropy {accuracy.loss:.4f}",
+        markup=False,
+    )
+
+
+def show_iterated(console: Console, record: Mapping[str, Any], directory: Path) -> None:
+    """A row per network: parent, snapshots, their ensemble, and the final one."""
+    accuracy, parent = record["accuracy"], record["parent"]
+    table = Table(title=f"Accuracy on {record['test_images']} test images", title_justify="left")
+    for column in ("", "top-1 %", "FLOPs (multiply-adds)", "kept %", "removed %", "parameters"):
+        table.add_column(column, justify="right" if column else "left")
+
+    def row(name: str, top1: float, flops: int, parameters: int) -> None:
+        kept = 100 * flops / parent["flops"]
+        table.add_row(
+            name, f"{100 * top1:.2f}", f"{flops:,}", f"{kept:.2f}", f"{100 - kept:.2f}", f"{parameters:,}"
+        )
+
+    row("parent", accuracy["parent"], parent["flops"], parent["parameters"])
+    costs = list(zip(record["flops"], record["parameters"], strict=True))
+    for number, (top1, cost) in enumerate(zip(accuracy["rounds"], costs, strict=True), 1):
+        row(f"round {number}", top1, *cost)
+    table.add_row("ensemble of all above", f"{100 * accuracy['ensemble']:.2f}", "", "", "", "")
+    row("final, distilled", accuracy["final"], *costs[-1])
+    console.print(table)
+    console.print(
+        f"{record['training_seconds']} s of training on {record['device']}. Written: {directory}",
+        markup=False,
+    )

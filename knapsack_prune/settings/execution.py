@@ -1,0 +1,71 @@
+"""How a run is carried out; none of it changes the outcome beyond rounding."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from knapsack_prune.settings.base import INT_LIMIT, Settings
+
+
+class DeviceSettings(Settings):
+    """Where to run, and how images get there."""
+
+    device: Annotated[Literal["auto", "cpu", "cuda"], Field(description="Where to train.")] = "auto"
+    cache: Annotated[
+        Literal["auto", "none", "device"],
+        Field(
+            description="device keeps all images decoded on the device, none reads them anew; auto keeps those that "
+            "are in memory anyway."
+        ),
+    ] = "auto"
+    workers: Annotated[
+        int | None,
+        Field(
+            ge=0,
+            lt=INT_LIMIT,
+            description="Processes that read images where they are not cached; by default one per core, at most 8.",
+        ),
+    ] = None
+    threads: Annotated[
+        int | None,
+        Field(
+            ge=0,
+            lt=INT_LIMIT,
+            description="CPU threads per process; 0 leaves torch's choice. By default 1 for the embedded network, "
+            "whose images are too small to be worth sharing out, else 0.",
+        ),
+    ] = None
+
+    progress: Annotated[
+        bool | None, Field(description="Show progress bars; by default where standard error is a terminal.")
+    ] = None
+
+    @property
+    def shows_progress(self) -> bool:
+        """Whether bars are shown."""
+        return sys.stderr.isatty() if self.progress is None else self.progress
+
+    def cpu_threads(self, embedded: bool) -> int:
+        """CPU threads, for the embedded default network or another; 0 leaves torch's choice."""
+        return int(embedded) if self.threads is None else self.threads
+
+    @property
+    def loading_processes(self) -> int:
+        """Processes that read images."""
+        return min(8, os.cpu_count() or 1) if self.workers is None else self.workers
+
+
+class ExecutionSettings(DeviceSettings):
+    """How a training run is carried out."""
+
+    resume: Annotated[bool, Field(description="Continue the run in the output directory.")] = False
+    checkpoint_every: Annotated[
+        int,
+        Field(
+            ge=0, lt=INT_LIMIT, description="Optimiser steps between checkpoints, besides every epoch's end."
+        ),
+    ] = 0

@@ -1,0 +1,59 @@
+"""How units are scored."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, get_args
+
+from pydantic import Field
+
+from knapsack_prune.settings.base import INT_LIMIT, Settings
+
+WeightCriterion = Literal["l1", "l2", "bn_scale", "random"]
+DataCriterion = Literal["taylor", "taylor_abs", "fisher"]
+Criterion = Literal[WeightCriterion, DataCriterion]
+Normalization = Literal["none", "layer"]
+
+WEIGHT_CRITERIA: tuple[WeightCriterion, ...] = get_args(WeightCriterion)
+"""Criteria that need no data."""
+
+DATA_CRITERIA: tuple[DataCriterion, ...] = get_args(DataCriterion)
+"""Criteria that need labelled batches."""
+
+
+class CriterionSettings(Settings):
+    """The criterion, and the images that it reads."""
+
+    importance: Annotated[
+        Literal["auto", Criterion],
+        Field(
+            description="l1, l2, bn_scale, random; or with data: taylor, taylor_abs, fisher; auto is taylor where "
+            "images are at hand, else l1."
+        ),
+    ] = "auto"
+    normalize: Annotated[
+        Normalization,
+        Field(
+            description="layer: divide each layer's scores by their mean, so that layers weigh alike; none: compare "
+            "as they are."
+        ),
+    ] = "none"
+    samples: Annotated[
+        int,
+        Field(
+            ge=1,
+            lt=INT_LIMIT,
+            description="Training images to score with: shuffled, seeded, balanced over the classes.",
+        ),
+    ] = 512
+
+    def criterion(self, images: bool) -> Criterion:
+        """The criterion itself: what `auto` stands for, with images at hand or without."""
+        if self.importance != "auto":
+            return self.importance
+        return "taylor" if images else "l1"
+
+
+class ImportanceSettings(CriterionSettings):
+    """How units are scored, batch by batch."""
+
+    batch_size: Annotated[int, Field(ge=1, lt=INT_LIMIT, description="Images per batch when scoring.")] = 64

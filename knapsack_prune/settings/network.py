@@ -1,0 +1,45 @@
+"""Which network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BeforeValidator, Field
+
+from knapsack_prune.settings.base import INT_LIMIT, Settings, split
+
+Side = Annotated[int, Field(ge=1, lt=INT_LIMIT)]
+
+
+class NetworkSettings(Settings):
+    """The parent network and its weights."""
+
+    model: Annotated[
+        str | None,
+        Field(
+            description="A torchvision classification network, timm:NAME, module:callable, or one of the project's "
+            "own (cifar_resnet56, …). Without it, the trained digits network that is shipped with the package."
+        ),
+    ] = None
+    weights: Annotated[
+        str | None,
+        Field(
+            description="Pretrained weights of torchvision (IMAGENET1K_V2) or timm (a1_in1k); DEFAULT for the best."
+        ),
+    ] = None
+    checkpoint: Annotated[
+        Path | None,
+        Field(description="Your own trained weights: safetensors, or a torch file with a state_dict."),
+    ] = None
+    input_shape: Annotated[
+        tuple[Side, ...] | None,
+        BeforeValidator(split),
+        Field(
+            description="Shape of one input: channels, height and width, as in 3,224,224; by default the one the "
+            "network is made for."
+        ),
+    ] = None
+    num_classes: Annotated[
+        int | None, Field(ge=1, lt=INT_LIMIT, description="Outputs of the classifier; by default its own.")
+    ] = None

@@ -1,0 +1,26 @@
+"""Everything that a plan is asked for."""
+
+from __future__ import annotations
+
+from knapsack_prune.settings.base import Seed
+from knapsack_prune.settings.budgets import BudgetSettings, SweepBudgets, WidthConstraints
+from knapsack_prune.settings.importance import ImportanceSettings
+from knapsack_prune.settings.solver import SolverSettings
+
+
+class AllocationSettings(WidthConstraints, SolverSettings):
+    """Allowed widths, and how the choice among them is solved."""
+
+    seed: Seed = 0
+
+
+class PlanningSettings(ImportanceSettings, AllocationSettings):
+    """What a plan and a sweep share."""
+
+
+class PlanSettings(BudgetSettings, PlanningSettings):
+    """A plan: budgets, importance, allowed widths and the solver."""
+
+
+class SweepSettings(SweepBudgets, PlanningSettings):
+    """Many budgets from one tracing and one scoring."""

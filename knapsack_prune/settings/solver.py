@@ -1,0 +1,48 @@
+"""How the problem is solved."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BeforeValidator, Field
+
+from knapsack_prune.settings.base import INT_LIMIT, Seed, Settings, split
+
+
+class TimeSettings(Settings):
+    """How long."""
+
+    time_limit: Annotated[float, Field(gt=0, description="Seconds for the solver.")] = 10.0
+
+
+class SolverSettings(TimeSettings):
+    """The solver and its time."""
+
+    solver: Annotated[str, Field(description="How the problem is solved; exact is the best there is.")] = (
+        "exact"
+    )
+
+
+class ThreadSettings(TimeSettings):
+    """Time and threads of a solver."""
+
+    threads: Annotated[int, Field(ge=1, lt=INT_LIMIT, description="Threads of the solver.")] = 2
+
+
+class SolveSettings(SolverSettings, ThreadSettings):
+    """One instance, one solver."""
+
+    seed: Seed = 0
+
+
+class BenchSettings(ThreadSettings):
+    """Many instances, many solvers."""
+
+    solvers: Annotated[
+        tuple[str, ...],
+        BeforeValidator(split),
+        Field(min_length=1, description="Names, separated by commas."),
+    ] = ("exact", "cp_sat")
+    seeds: Annotated[
+        int, Field(ge=1, lt=INT_LIMIT, description="Runs per instance and solver, with seeds 0, 1, …")
+    ] = 1
