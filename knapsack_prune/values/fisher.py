@@ -1,0 +1,113 @@
+"""Values by the joint Fisher information of unit masks.
+
+With G the derivative of each example's loss by a mask on each unit, removing the units S is predicted to cost
+D(S) = 1_S^T F 1_S / 2, F = G^T G / examples: a unit that repeats another one costs more once that one is gone. One
+backward pass gives every table, and the tables of pairs of groups too (see `JointFisher.pair`). The diagonal of F
+alone is the Fisher criterion of Theis et al. 2018 (arXiv 1801.05787) and of Liu et al. 2021 (arXiv 2108.00708).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from torch import nn
+
+from knapsack_prune.errors import RequestError
+from knapsack_prune.graph.channel_graph import ChannelGraph, IntArray
+from knapsack_prune.values.cutting import CuttableNetwork
+from knapsack_prune.values.losses import Batches, Loss
+from knapsack_prune.values.moments import collect_moments
+from knapsack_prune.values.tables import GroupValues, Provenance, ValueTables, value_tables
+
+FloatArray = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class JointFisher:
+    """Tables by joint Fisher information, and what they were made of.
+
+    Attributes:
+        tables: the values of single groups.
+        derivatives: per group, shape (examples, size): column n - 1 sums, for each example, the derivatives by the
+            masks of the units that go when n stay.
+    """
+
+    tables: ValueTables
+    derivatives: tuple[FloatArray, ...]
+
+    def pair(self, first: int, second: int) -> FloatArray:
+        """Values of two groups beyond the sum of their own: entry (n - 1, m - 1) when they keep n and m units."""
+        one, other = self.derivatives[first], self.derivatives[second]
+        return -(one.T @ other) / len(one)
+
+
+def joint_fisher(
+    graph: ChannelGraph,
+    model: nn.Module,
+    data: Batches,
+    *,
+    orders: tuple[IntArray, ...] | None = None,
+    loss: Loss | None = None,
+    seed: int = 0,
+    progress: Callable[[int], None] | None = None,
+) -> JointFisher:
+    """Minus the loss that removing units costs, to second order.
+
+    Args:
+        graph: the traced network.
+        model: its weights; left as they are.
+        data: batches; labels are not needed.
+        orders: per group, its units, the most valuable first; by default the one that removes, one unit at a time,
+            what raises D least.
+        loss: whose derivatives; by default minus the log-probability of classes drawn from the parent's output.
+        seed: of the classes drawn.
+        progress: called with the number of examples after every batch.
+
+    F has at most the rank of the number of examples: take more examples than a group has units.
+
+    Raises:
+        RequestError: no data, or a group that no matrix reads.
+    """
+    network = CuttableNetwork(graph, model)
+    moments = collect_moments(network, data, derivatives=True, loss=loss, seed=seed, progress=progress)
+    groups, cumulated = [], []
+    for index, group in enumerate(graph.groups):
+        derivatives = moments.derivatives[index].numpy()
+        if not len(derivatives):
+            raise RequestError(
+                f"group {group.name}: no convolution or linear layer reads it, so that nothing tells what its units "
+                "are worth; choose `measured` values, or pin it with `keep`"
+            )
+        if not np.isfinite(derivatives).all():
+            raise RequestError(
+                f"group {group.name}: derivatives are not finite: check the weights and the data"
+            )
+        order = _order(derivatives) if orders is None else orders[index]
+        # Column n - 1: what goes is order[n:].
+        gone = np.cumsum(derivatives[:, order[::-1]], axis=1)[:, ::-1]
+        gone = np.concatenate([gone[:, 1:], np.zeros((len(gone), 1))], axis=1)
+        losses = np.square(gone).mean(axis=0) / 2
+        # Fewer units cannot be worth more: a larger cut has all that the smaller one lost to make up for.
+        groups.append(GroupValues(order, -np.maximum.accumulate(losses[::-1])[::-1]))
+        cumulated.append(gone)
+    name = "divergence" if loss is None else "user"
+    tables = value_tables(graph, groups, Provenance("joint_fisher", moments.examples, seed, name))
+    return JointFisher(tables, tuple(cumulated))
+
+
+def _order(derivatives: FloatArray) -> IntArray:
+    """Units from the most to the least valuable: the cheapest to remove next goes last."""
+    information = derivatives.T @ derivatives / len(derivatives)
+    size = len(information)
+    costs = information.diagonal() / 2
+    left = np.ones(size, dtype=np.bool_)
+    removed = []
+    for _ in range(size):
+        unit = int(np.argmin(np.where(left, costs, np.inf)))
+        left[unit] = False
+        removed.append(unit)
+        costs = costs + information[unit]
+    return np.array(removed[::-1], dtype=np.int64)

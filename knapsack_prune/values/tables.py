@@ -1,0 +1,113 @@
+"""What keeping units is worth: per group an order of its units, and a value for every number of kept ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from knapsack_prune.errors import RequestError
+from knapsack_prune.graph.channel_graph import ChannelGraph, IntArray
+from knapsack_prune.values.criteria import Scores
+
+FloatArray = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """How values were made, so that they can be made again.
+
+    Attributes:
+        method: the value model or the additive criterion.
+        samples: examples that were read.
+        seed: of the calibration set and of everything drawn.
+        loss: what the values count, e.g. `kl` or `user`; None for sums of scores.
+        options: further settings of the method, as plain data.
+    """
+
+    method: str
+    samples: int
+    seed: int
+    loss: str | None = None
+    options: Mapping[str, str | int | float | bool] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class GroupValues:
+    """The values of one group.
+
+    Attributes:
+        order: the units that may stay, the most valuable first; a plan that keeps n units keeps the first n.
+        values: one per unit of the order: `values[n - 1]` is the value of keeping n units. Any finite numbers:
+            neither monotone nor concave by need.
+    """
+
+    order: IntArray
+    values: FloatArray
+
+    def kept(self, count: int) -> IntArray:
+        """The units that stay when `count` do, sorted."""
+        return np.sort(self.order[:count])
+
+
+@dataclass(frozen=True, eq=False)
+class ValueTables:
+    """The values of all groups of a network; a plan maximises their sum.
+
+    Attributes:
+        groups: one per group of the graph, in its order.
+        provenance: where they come from.
+    """
+
+    groups: tuple[GroupValues, ...]
+    provenance: Provenance
+
+    def total(self, counts: Sequence[int]) -> float:
+        """The value of keeping `counts[g]` units of every group g."""
+        return float(sum(group.values[n - 1] for group, n in zip(self.groups, counts, strict=True)))
+
+
+def value_tables(graph: ChannelGraph, groups: Sequence[GroupValues], provenance: Provenance) -> ValueTables:
+    """Values that were checked against the network.
+
+    Raises:
+        RequestError: a group's order names a unit twice or one that it does not have, or a value is missing or not
+            finite.
+    """
+    if len(groups) != len(graph.groups):
+        raise RequestError(
+            f"values for {len(groups)} groups, the network has {len(graph.groups)}: give one each"
+        )
+    for group, found in zip(graph.groups, groups, strict=True):
+        units = np.unique(found.order)
+        if (
+            not len(units) == len(found.order) == len(found.values) > 0
+            or units[0] < 0
+            or units[-1] >= group.size
+        ):
+            raise RequestError(
+                f"values of group {group.name}: {len(found.values)} values and {len(found.order)} ordered units for "
+                f"{group.size} units; there must be one value for every width and every unit at most once in the order"
+            )
+        bad = np.flatnonzero(~np.isfinite(found.values))
+        if len(bad):
+            raise RequestError(
+                f"values of group {group.name}: keeping {bad[0] + 1} of {len(found.order)} units is worth "
+                f"{found.values[bad[0]]}; values must be finite: the weights or the data hold NaN or infinity"
+            )
+    return ValueTables(tuple(groups), provenance)
+
+
+def additive_tables(graph: ChannelGraph, scores: Scores) -> ValueTables:
+    """Sums of scores: the n highest scores are the value of keeping n units."""
+    groups = []
+    for index, scored in enumerate(scores.values):
+        best = np.argsort(-scored, kind="stable").astype(np.int64)
+        order = best if scores.units is None else scores.units[index][best]
+        groups.append(GroupValues(order, np.cumsum(scored[best])))
+    options = {"normalize": scores.normalize}
+    return value_tables(
+        graph, groups, Provenance(scores.criterion, scores.samples, scores.seed, None, options)
+    )
