@@ -87,7 +87,7 @@ def measure(name: str, budgets: list[float], time_limit: float) -> dict[str, Any
     from knapsack_prune.narrowing.equivalence import check_equivalence
     from knapsack_prune.networks import load_network
     from knapsack_prune.planning.allocation import build_instance
-    from knapsack_prune.planning.planner import plan_from_scores
+    from knapsack_prune.planning.planner import plan_from_values
     from knapsack_prune.tracing.trial import trace
     from knapsack_prune.values.criteria import score
 
@@ -122,7 +122,7 @@ def measure(name: str, budgets: list[float], time_limit: float) -> dict[str, Any
         (least,) = solvers.least_costs(build_instance(graph, scores, {"flops": limit}))
         limit = max(limit, least)
         started = time.perf_counter()
-        plan = plan_from_scores(graph, scores, {"flops": limit}, name=name, time_limit=time_limit)
+        plan = plan_from_values(graph, scores, {"flops": limit}, name=name, time_limit=time_limit)
         planned = time.perf_counter() - started
         # Before anything is slimmed: later peaks are the equivalence check's.
         record.setdefault("planning_peak_bytes", peak() - base)

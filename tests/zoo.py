@@ -9,14 +9,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import knapsack_prune as kp
-from knapsack_prune.planning.planner import plan_from_scores
+from knapsack_prune.planning.planner import plan_from_values
 from knapsack_prune.planning.preparation import budget_limits
 
 
 def random_plan(model: nn.Module, graph: kp.ChannelGraph, seed: int, budget: float) -> kp.Plan:
     """A plan from random scores: every seed prunes other units."""
     scores = kp.score(graph, model, "random", seed=seed)
-    return plan_from_scores(graph, scores, budget_limits(graph, {"flops": budget}), solver="greedy")
+    return plan_from_values(graph, scores, budget_limits(graph, {"flops": budget}), solver="greedy")
 
 
 def enliven(model: nn.Module, seed: int = 0) -> nn.Module:

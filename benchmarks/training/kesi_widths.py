@@ -23,7 +23,7 @@ from knapsack_prune.graph.channel_graph import ChannelGraph
 from knapsack_prune.networks import Network, load_network
 from knapsack_prune.planning.allocation import fixed_levels
 from knapsack_prune.planning.plan_file import Plan
-from knapsack_prune.planning.planner import plan_from_scores
+from knapsack_prune.planning.planner import plan_from_values
 from knapsack_prune.settings import AllocationSettings
 from knapsack_prune.tracing.trial import trace
 from knapsack_prune.values.criteria import DATA_CRITERIA, Scores, score
@@ -74,13 +74,13 @@ def main() -> None:
     rows = []
     for number in range(1, 6):
         fixed = schedule_of_round([group.name for group in inner.groups], number)
-        by_hand = plan_from_scores(inner, inner_scores, {"flops": parent}, levels=fixed_levels(fixed))
+        by_hand = plan_from_values(inner, inner_scores, {"flops": parent}, levels=fixed_levels(fixed))
         limit = {"flops": by_hand.budgets[0].planned}
         free = AllocationSettings(min_channels=options.min_channels, time_limit=options.time_limit)
         chosen = {
             "by hand, inner": (by_hand, outside),
-            "knapsack, inner": (plan_from_scores(inner, inner_scores, limit, free), outside),
-            "knapsack, all": (plan_from_scores(graph, scores, limit, free), 0.0),
+            "knapsack, inner": (plan_from_values(inner, inner_scores, limit, free), outside),
+            "knapsack, all": (plan_from_values(graph, scores, limit, free), 0.0),
         }
         for name, (plan, whole) in chosen.items():
             rows.append(row(number, name, plan, plan.solver.value + whole, everything, graph))

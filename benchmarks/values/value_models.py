@@ -21,6 +21,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from knapsack_prune.repair import repair
+from knapsack_prune.training.files import write_json
+from knapsack_prune.training.settings import Conduct, OptimizerSettings, RunSettings
 from torch import Tensor, nn
 
 import solvers
@@ -37,10 +39,8 @@ from knapsack_prune.planning.preparation import budget_limits
 from knapsack_prune.slimming.slim import slim
 from knapsack_prune.tracing.trial import trace
 from knapsack_prune.training.distillation import ObjectiveSettings
-from knapsack_prune.training.files import write_json
 from knapsack_prune.training.finetune import finetune
 from knapsack_prune.training.session import Session
-from knapsack_prune.training.settings import Conduct, OptimizerSettings, RunSettings
 from knapsack_prune.values.criteria import Scores
 from knapsack_prune.values.energy import energy_values
 from knapsack_prune.values.estimate import estimate_values

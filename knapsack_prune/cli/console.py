@@ -43,9 +43,9 @@ class Steps:
         """Begin a step; with `total` known its progress is a bar."""
         self._progress.reset(self._task, total=total, description=name)
 
-    def done(self, completed: int) -> None:
-        """How much of the step's total is done."""
-        self._progress.update(self._task, completed=completed)
+    def count(self, completed: int, total: int | None = None) -> None:
+        """How much is done, of a total that may show only now."""
+        self._progress.update(self._task, completed=completed, total=total)
 
     def say(self, name: str) -> None:
         """Another description of the same step."""

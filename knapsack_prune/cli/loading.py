@@ -12,18 +12,20 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from knapsack_prune.cli.app import with_flags
 from knapsack_prune.cli.console import Steps, notes
 from knapsack_prune.data import calibration_loader, open_data
 from knapsack_prune.errors import RequestError
 from knapsack_prune.graph.channel_graph import ChannelGraph
 from knapsack_prune.networks import DEFAULT_NETWORK, Network, load_network
 from knapsack_prune.planning.plan_file import Plan
-from knapsack_prune.planning.preparation import prepare as trace_and_score
+from knapsack_prune.planning.preparation import prepare as trace_and_value
 from knapsack_prune.settings import DataSettings, DeviceSettings, NetworkSettings
-from knapsack_prune.settings.importance import DATA_CRITERIA
+from knapsack_prune.settings.importance import IMAGE_CRITERIA
 from knapsack_prune.settings.plan import PlanningSettings
 from knapsack_prune.slimming.slim import load_slim, slim
-from knapsack_prune.values.criteria import Batches, Scores
+from knapsack_prune.values.losses import Batches
+from knapsack_prune.values.tables import ValueTables
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +34,7 @@ class Prepared:
 
     network: Network
     graph: ChannelGraph
-    scores: Scores
+    values: ValueTables
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ def load(settings: NetworkSettings, seed: int = 0) -> Network:
     """Build a network and tell on standard error where its weights come from."""
     network = load_network(settings, seed=seed)
     style = "yellow" if "UNTRAINED" in network.note else "dim"
-    notes().print(f"{network.name}: {network.note}", style=style, markup=False)
+    notes().print(with_flags(f"{network.name}: {network.note}"), style=style, markup=False)
     return network
 
 
@@ -101,7 +103,7 @@ def prepare(
     criterion = settings.criterion(images=data.data is not None or network.name == DEFAULT_NETWORK)
 
     def batches() -> Batches | None:
-        if criterion not in DATA_CRITERIA:
+        if criterion not in IMAGE_CRITERIA:
             if data.data is not None:
                 notes().print(
                     f"importance {criterion} reads no images: {data.data} is not used", style="yellow"
@@ -109,8 +111,8 @@ def prepare(
             return None
         if data.data is None and network.name != DEFAULT_NETWORK:
             raise RequestError(
-                f"`importance` {criterion} needs labelled images: give `data` (an image folder, torch/cifar10 or "
-                "digits), or choose l1, l2, bn_scale or random"
+                f"`importance` {criterion} needs images: give `data` (an image folder, torch/cifar10 or "
+                "digits), or choose energy, l1, l2, bn_scale or random"
             )
         source = open_data(data, network)
         steps.enter(f"scoring on {source.name}", total=settings.samples)
@@ -119,16 +121,16 @@ def prepare(
         )
 
     with quiet_libraries():
-        graph, scores = trace_and_score(
+        graph, values = trace_and_value(
             network.model,
             torch.zeros(1, *network.input_shape),
             settings,
             criterion,
             data=batches,
             enter=steps.enter,
-            progress=steps.done,
+            progress=steps.count,
         )
-    return Prepared(network, graph, scores)
+    return Prepared(network, graph, values)
 
 
 def set_threads(execution: DeviceSettings, network_name: str | None) -> None:

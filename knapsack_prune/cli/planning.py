@@ -56,9 +56,9 @@ def plan(
         prepared = prepare(network, plan, data, progress)
         limits = budget_limits(prepared.graph, plan.requested())
         if export_instance is not None:
-            name = f"{prepared.network.name}-{prepared.scores.criterion}-r{plan.round_to}"
+            name = f"{prepared.network.name}-{prepared.values.provenance.method}-r{plan.round_to}"
             levels = allowed_levels(plan)
-            build_instance(prepared.graph, prepared.scores, limits, levels=levels, name=name).save(
+            build_instance(prepared.graph, prepared.values, limits, levels=levels, name=name).save(
                 export_instance
             )
         made = _solve(prepared, limits, plan, progress)
@@ -100,7 +100,7 @@ def sweep(
     params = {} if sweep.params_budget is None else {"params": sweep.params_budget}
     with steps() as progress:
         prepared = prepare(network, sweep, data, progress)
-        whole = float(sum(values.sum() for values in prepared.scores.values))
+        whole = prepared.values.whole
         for budget in sweep.flops_budgets:
             limits = budget_limits(prepared.graph, {"flops": budget} | params)
             try:
@@ -120,7 +120,7 @@ def sweep(
 
 
 def _solve(prepared: Prepared, limits: dict[str, int], settings: AllocationSettings, progress: Steps) -> Plan:
-    from knapsack_prune.planning.planner import plan_from_scores
+    from knapsack_prune.planning.planner import plan_from_values
 
     progress.enter("solving")
 
@@ -129,9 +129,9 @@ def _solve(prepared: Prepared, limits: dict[str, int], settings: AllocationSetti
             progress.say(f"solving, gap {(bound - value) / value:.2g}")
 
     network = prepared.network
-    return plan_from_scores(
+    return plan_from_values(
         prepared.graph,
-        prepared.scores,
+        prepared.values,
         limits,
         settings,
         name=network.name,

@@ -32,6 +32,13 @@ def show_plan(console: Console, plan: Plan, *, layers: bool = False) -> None:
     console.print(Text(f"{model.name}, {weights}, input {shape}, {scored}"))
     console.print(budget_table(plan.budgets))
     console.print(Text(proof(plan.solver)))
+    if importance.predicted_loss is not None:
+        console.print(
+            Text(
+                f"Predicted loss: {importance.predicted_loss:.3g} ({importance.loss}, before any training), if the losses "
+                "of single cuts add up."
+            )
+        )
     console.print(group_table(plan.groups))
     if layers:
         console.print(layer_table(plan))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,10 @@ from knapsack_prune.networks import Network
 from knapsack_prune.planning.allocation import Levels, fixed_levels
 from knapsack_prune.planning.identity import kept_units
 from knapsack_prune.planning.plan_file import Plan
-from knapsack_prune.planning.planner import plan_from_scores
+from knapsack_prune.planning.planner import plan_from_values
 from knapsack_prune.planning.preparation import budget_limits, trace_checked
 from knapsack_prune.settings import ImportanceSettings, TrainingSettings
-from knapsack_prune.settings.importance import DATA_CRITERIA
+from knapsack_prune.settings.importance import IMAGE_CRITERIA
 from knapsack_prune.settings.iterate import PruningSettings
 from knapsack_prune.slimming.slim import load_slim, save_slim, slim
 from knapsack_prune.training.ensemble.manifest import Manifest, MemberEntry
@@ -33,6 +33,8 @@ from knapsack_prune.training.finetune import finetune
 from knapsack_prune.training.run_directory import RECORD, RunDirectory
 from knapsack_prune.training.session import Session
 from knapsack_prune.values.criteria import Scores, score
+from knapsack_prune.values.estimate import estimate_values
+from knapsack_prune.values.tables import ValueTables
 
 PARENT = "parent"
 RESULTS = ("parent", "ensemble.json", "rounds/*/result.json", "final")
@@ -128,7 +130,7 @@ class Rounds:
 
     def one_shot(self) -> Plan:
         """The plan that prunes the parent to the last round's budget at once; what does not fit is refused."""
-        return self._plan(self._scores(1, None), self.budgets[-1])
+        return self._plan(self._values(1, None), self.budgets[-1])
 
     def _round(self, number: int, before: Snapshot | None) -> Snapshot:
         folder = self._output / "rounds" / str(number)
@@ -170,33 +172,33 @@ class Rounds:
         """The round's plan of the parent, and the network that it leaves of the one before."""
         parent, limit = self._network.model, self.budgets[number - 1]
         levels = None if self._schedule is None else self._schedule(number)
-        scores = self._scores(number, before)
+        values = self._values(number, before)
         if before is None:
             # A final budget that cannot be met is refused before anything is trained.
-            self._plan(scores, self.budgets[-1])
-        plan = self._plan(scores, limit, levels)
+            self._plan(values, self.budgets[-1])
+        plan = self._plan(values, limit, levels)
         return plan, slim(parent if before is None else widen(before.network, parent, before.plan), plan)
 
-    def _scores(self, number: int, before: Snapshot | None) -> Scores:
-        """Importance of the units that the round before has left, in its network; of all, in the parent's."""
+    def _values(self, number: int, before: Snapshot | None) -> ValueTables:
+        """Values of the units that the round before has left, in its network; of all, in the parent's."""
         pruning = self._pruning
         seed = pruning.seed if number == 1 else derive_seed(pruning.seed, 8, number) % 2**31
         criterion = pruning.criterion(images=True)
         data = None
-        if criterion in DATA_CRITERIA:
+        if criterion in IMAGE_CRITERIA:
             batch, shape = ImportanceSettings.of(pruning).batch_size, self._network.input_shape
             data = calibration_loader(self._source, pruning.samples, seed, batch, shape)
         given: dict[str, Any] = {"data": data, "seed": seed, "normalize": pruning.normalize}
         if before is None:
-            return score(self._graph, self._network.model, criterion, **given)
+            return estimate_values(self._graph, self._network.model, criterion, **given)
         units = kept_units(self._graph, before.plan)
-        scores = score(surviving_graph(self._graph, units), before.network, criterion, **given)
-        return replace(scores, units=tuple(units), round=number)
+        alive = surviving_graph(self._graph, units)
+        return estimate_values(alive, before.network, criterion, **given).of_units(units, number)
 
-    def _plan(self, scores: Scores, limit: int, levels: Levels | None = None) -> Plan:
-        return plan_from_scores(
+    def _plan(self, values: ValueTables | Scores, limit: int, levels: Levels | None = None) -> Plan:
+        return plan_from_values(
             self._graph,
-            scores,
+            values,
             {"flops": limit},
             self._pruning,
             levels=levels,

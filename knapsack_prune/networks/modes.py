@@ -27,3 +27,14 @@ def evaluating(model: nn.Module, *, fused_attention: bool = True) -> Iterator[No
         torch.backends.mha.set_fastpath_enabled(fused)
         for module, training in modes:
             module.training = training
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """One CPU thread for torch: sums are split among threads, so that their last bit depends on the number."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

@@ -17,7 +17,7 @@ from knapsack_prune.files import file_digest, read_json, write_json
 from knapsack_prune.networks import Network, load_network
 from knapsack_prune.planning.plan_file import Plan
 from knapsack_prune.settings import ExecutionSettings, RunSettings
-from knapsack_prune.settings.importance import DATA_CRITERIA
+from knapsack_prune.settings.importance import IMAGE_CRITERIA
 from knapsack_prune.slimming.slim import load_slim, save_slim, slim
 from knapsack_prune.training.run_directory import RunDirectory
 
@@ -124,7 +124,7 @@ class Run:
 
         settings, parent = self._config.plan, self.parent()
         images = None
-        if settings.criterion(images=True) in DATA_CRITERIA:
+        if settings.criterion(images=True) in IMAGE_CRITERIA:
             images = calibration_loader(
                 self.source(), settings.samples, settings.seed, settings.batch_size, parent.input_shape
             )

@@ -7,14 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 
 import solvers
 from knapsack_prune.errors import RequestError
 from knapsack_prune.graph.channel_graph import ChannelGraph, Form, Group, IntArray, TabulatedTerm, Terms
 from knapsack_prune.planning.plan_parts import SolverPart
 from knapsack_prune.settings import SolverSettings, WidthConstraints
-from knapsack_prune.values.criteria import Scores
+from knapsack_prune.values.tables import ValueTables
 
 TOTAL_VALUE = 10**9
 """The value of keeping everything. Values are integers: rounding moves a plan's value by at most half a unit per
@@ -70,15 +69,9 @@ class Allocation:
         return tuple(len(units) for units in self.kept)
 
 
-def ranked(values: npt.NDArray[np.float64]) -> IntArray:
-    """Units from the most to the least important; equal ones by index."""
-    order: IntArray = np.argsort(-values, kind="stable").astype(np.int64)
-    return order
-
-
 def build_instance(
     graph: ChannelGraph,
-    scores: Scores,
+    values: ValueTables,
     budgets: Mapping[str, int],
     *,
     terms: Mapping[str, Terms] | None = None,
@@ -89,37 +82,35 @@ def build_instance(
 
     Args:
         graph: the traced network.
-        scores: importance of its units.
+        values: of its units.
         budgets: per resource, the most that may be kept.
         terms: per resource, its cost; by default those of the graph (`flops`, `params`).
         levels: allowed widths; every width by default.
         name: of the instance.
 
     Raises:
-        RequestError: no group, all scores zero.
+        RequestError: no group, all values are the same.
     """
     levels = levels or allowed_levels(WidthConstraints())
     terms = terms or graph.cost_terms()
-    whole = float(sum(values.sum() for values in scores.values))
-    if not whole > 0:
+    if not values.whole > 0:
         raise RequestError(
-            f"importance {scores.criterion!r}: all scores are zero, so that nothing tells units apart"
+            f"importance {values.provenance.method!r}: all values are the same, so that nothing tells units apart"
         )
-    scale = TOTAL_VALUE / whole
+    scale = TOTAL_VALUE / values.whole
     groups = []
-    for group, values in zip(graph.groups, scores.values, strict=True):
-        # A group of which only some units are scored is one of these units.
-        allowed = levels(replace(group, size=len(values)))
-        cumulated = np.cumsum(values[ranked(values)])
-        groups.append(
-            solvers.Group(group.name, allowed, np.rint(cumulated[allowed - 1] * scale).astype(np.int64))
-        )
+    for group, valued in zip(graph.groups, values.groups, strict=True):
+        # A group of which only some units may stay is one of these units.
+        allowed = levels(replace(group, size=len(valued.order)))
+        # Losses are counted from the largest: values of an instance are not negative.
+        worth = (valued.values - min(0.0, float(valued.values.min())))[allowed - 1]
+        groups.append(solvers.Group(group.name, allowed, np.rint(worth * scale).astype(np.int64)))
     resources = [_resource(resource, budget, terms[resource], groups) for resource, budget in budgets.items()]
     return solvers.Instance(name, groups, resources, value_scale=scale)
 
 
 def allocate(
-    scores: Scores,
+    values: ValueTables,
     instance: solvers.Instance,
     settings: SolverSettings,
     seed: int,
@@ -144,12 +135,12 @@ def allocate(
             "`solver` exact"
         )
     assert result.value is not None and result.bound is not None and result.gap is not None
-    kept = []
-    for index, (group, values) in enumerate(zip(instance.groups, scores.values, strict=True)):
-        best = np.sort(ranked(values)[: int(group.levels[result.choice[index]])])
-        kept.append(best if scores.units is None else scores.units[index][best])
+    kept = tuple(
+        valued.kept(int(group.levels[position]))
+        for group, valued, position in zip(instance.groups, values.groups, result.choice, strict=True)
+    )
     return Allocation(
-        tuple(kept),
+        kept,
         SolverPart(
             name=result.solver,
             version=result.version,

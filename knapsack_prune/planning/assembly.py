@@ -34,12 +34,12 @@ from knapsack_prune.planning.plan_parts import (
     SlicePart,
     StagePart,
 )
-from knapsack_prune.values.criteria import Scores
+from knapsack_prune.values.tables import ValueTables
 
 
 def assemble(
     graph: ChannelGraph,
-    scores: Scores,
+    values: ValueTables,
     allocation: Allocation,
     limits: Mapping[str, int],
     terms: Mapping[str, Terms],
@@ -50,25 +50,27 @@ def assemble(
 
     Args:
         graph: the traced parent.
-        scores: by which its units were ranked.
+        values: of its units.
         allocation: the units that stay, and what is proved about them.
         limits: per resource with a budget, the most that may be kept.
         terms: per resource, its cost.
         round_to: the multiple that kept channels were asked to be.
         model: what identifies the parent.
     """
-    selection = select(graph, allocation.kept)
+    selection, provenance = select(graph, allocation.kept), values.provenance
     parent_flops = total(graph.flops, graph.sizes)
     return Plan(
         schema_version=1,
         model=model,
         importance=ImportancePart.model_validate(
             {
-                "criterion": scores.criterion,
-                "samples": scores.samples,
-                "seed": scores.seed,
-                "normalize": scores.normalize,
-                "round": scores.round,
+                "criterion": provenance.method,
+                "samples": provenance.samples,
+                "seed": provenance.seed,
+                "normalize": provenance.options.get("normalize", "none"),
+                "round": provenance.round,
+                "loss": provenance.loss,
+                "predicted_loss": values.loss(allocation.counts),
             }
         ),
         budgets=tuple(

@@ -30,7 +30,7 @@ from knapsack_prune.planning.plan_parts import (
 
 SCHEMA_VERSION = 1
 
-OMITTED = ("round", "offset", "step", "block", "indices")
+OMITTED = ("round", "loss", "predicted_loss", "offset", "step", "block", "indices")
 """Keys of `importance` and of slices that are written only where they have a value."""
 
 

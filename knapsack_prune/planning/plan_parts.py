@@ -28,13 +28,18 @@ class ModelPart(Part):
 
 
 class ImportancePart(Part):
-    """How units were scored: on the parent, or on the network that a round of `iterate` (from 2) had left of it."""
+    """How units were valued: on the parent, or on the network that a round of `iterate` (from 2) had left of it.
+
+    Where values count a loss, `loss` names it, and `predicted_loss` is what the plan is expected to cost.
+    """
 
     criterion: str
     samples: Count
     seed: int
     normalize: Literal["none", "layer"] = "none"
     round: Positive | None = None
+    loss: str | None = None
+    predicted_loss: float | None = None
 
 
 class BudgetPart(Part):

@@ -1,4 +1,4 @@
-"""Planning in one call: trace, score, allocate, and write down what follows."""
+"""Planning in one call: trace, value, allocate, and write down what follows."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from knapsack_prune.planning.plan_file import Plan
 from knapsack_prune.planning.plan_parts import ModelPart
 from knapsack_prune.planning.preparation import budget_limits, check_budgets, prepare
 from knapsack_prune.settings import AllocationSettings, PlanSettings
-from knapsack_prune.values.criteria import Batches, Scores
+from knapsack_prune.values.criteria import Scores
+from knapsack_prune.values.losses import Batches, Loss
+from knapsack_prune.values.tables import ValueTables, additive_tables
 
 
 def plan(
@@ -24,6 +26,7 @@ def plan(
     /,
     *,
     data: Batches | None = None,
+    loss: Loss | None = None,
     name: str | None = None,
     weights: str | None = None,
     **given: Any,
@@ -34,7 +37,9 @@ def plan(
         model: the trained parent; left as it was.
         example: an input batch of size 1.
         settings: what is asked for; at least one budget.
-        data: labelled batches, for the criteria that need them.
+        data: batches, for the criteria and value models that read some; iterated more than once.
+        loss: what a cut costs, for `measured`, `reconstruction` and `joint_fisher`: a function of output, the parent's
+            output and the batch to the mean loss; by default the divergence (KL) to the parent's class scores.
         name: the parent's name in the plan; the class name by default.
         weights: where its weights come from, for the plan.
         given: fields of `PlanSettings` by name, as in `flops_budget=0.3, importance="l1"`.
@@ -44,16 +49,15 @@ def plan(
     """
     asked = PlanSettings.of(settings, **given)
     check_budgets(asked.requested())
-    graph, scores = prepare(
-        model, example, asked, asked.criterion(images=data is not None), data=lambda: data
-    )
+    criterion = asked.criterion(images=data is not None)
+    graph, values = prepare(model, example, asked, criterion, data=lambda: data, loss=loss)
     limits = budget_limits(graph, asked.requested())
-    return plan_from_scores(graph, scores, limits, asked, name=name or type(model).__name__, weights=weights)
+    return plan_from_values(graph, values, limits, asked, name=name or type(model).__name__, weights=weights)
 
 
-def plan_from_scores(
+def plan_from_values(
     graph: ChannelGraph,
-    scores: Scores,
+    values: ValueTables | Scores,
     limits: Mapping[str, int],
     settings: AllocationSettings | None = None,
     *,
@@ -64,10 +68,11 @@ def plan_from_scores(
     report: Callable[[float, int | None, int | None], None] | None = None,
     **given: Any,
 ) -> Plan:
-    """The plan for a network that is traced and scored already.
+    """The plan for a network that is traced and valued already.
 
     Args:
-        graph, scores: of the network.
+        graph: the traced network.
+        values: of its units; scores are added up.
         limits: absolute, per resource.
         settings: allowed widths, solver and seed.
         terms: per resource, its cost; by default those of the graph.
@@ -77,11 +82,12 @@ def plan_from_scores(
         given: fields of `AllocationSettings` by name, instead of the settings' own.
     """
     settings = AllocationSettings.of(settings, **given)
+    tables = additive_tables(graph, values) if isinstance(values, Scores) else values
     terms = terms or graph.cost_terms()
     levels = levels or allowed_levels(settings)
-    instance = build_instance(graph, scores, limits, terms=terms, levels=levels, name=name)
-    allocation = allocate(scores, instance, settings, settings.seed, report)
+    instance = build_instance(graph, tables, limits, terms=terms, levels=levels, name=name)
+    allocation = allocate(tables, instance, settings, settings.seed, report)
     model = ModelPart(
         name=name, weights=weights, input_shape=graph.input_shape, fingerprint=graph.fingerprint
     )
-    return assemble(graph, scores, allocation, limits, terms, settings.round_to, model)
+    return assemble(graph, tables, allocation, limits, terms, settings.round_to, model)

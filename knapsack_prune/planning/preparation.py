@@ -1,4 +1,4 @@
-"""What comes before every plan: trace the network, check what was traced, score its units, read the budgets."""
+"""What comes before every plan: trace the network, check what was traced, value its units, read the budgets."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from knapsack_prune.errors import RequestError
 from knapsack_prune.graph.channel_graph import ChannelGraph
 from knapsack_prune.settings.plan import PlanningSettings
 from knapsack_prune.tracing.trial import trace
-from knapsack_prune.values.criteria import Batches, Scores, score
+from knapsack_prune.values.estimate import estimate_values
+from knapsack_prune.values.losses import Batches, Loss
+from knapsack_prune.values.tables import ValueTables
 
 
 def trace_checked(
@@ -48,27 +50,34 @@ def prepare(
     criterion: str,
     *,
     data: Callable[[], Batches | None] = lambda: None,
+    loss: Loss | None = None,
     enter: Callable[[str], None] = lambda step: None,
-    progress: Callable[[int], None] | None = None,
-) -> tuple[ChannelGraph, Scores]:
-    """Trace, check and score a network.
+    progress: Callable[[int, int | None], None] | None = None,
+) -> tuple[ChannelGraph, ValueTables]:
+    """Trace and check a network, and value its units.
 
     Args:
         model, example, enter: as of `trace_checked`.
         settings: layers to keep whole, seed, and whether scores are divided by their layer's mean.
         criterion: the importance; `auto` is decided by whoever knows of images.
-        data: called once the network is traced; gives the labelled batches for criteria that need them.
-        progress: as of `values.criteria.score`.
+        data: called once the network is traced; gives the batches for values that read some.
+        loss, progress: as of `values.estimate.estimate_values`.
 
     Raises:
-        RequestError: as of `trace_checked` and `score`.
+        RequestError: as of `trace_checked` and `estimate_values`.
     """
     graph = trace_checked(model, example, keep=settings.keep, enter=enter)
     enter("scoring")
     batches = data()
-    seed, normalize = settings.seed, settings.normalize
-    return graph, score(
-        graph, model, criterion, data=batches, seed=seed, normalize=normalize, progress=progress
+    return graph, estimate_values(
+        graph,
+        model,
+        criterion,
+        data=batches,
+        loss=loss,
+        seed=settings.seed,
+        normalize=settings.normalize,
+        progress=progress,
     )
 
 

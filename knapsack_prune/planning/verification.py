@@ -13,12 +13,11 @@ from knapsack_prune.errors import RequestError
 from knapsack_prune.graph.channel_graph import ChannelGraph, IntArray
 from knapsack_prune.narrowing.copying import narrow_copy
 from knapsack_prune.narrowing.equivalence import EquivalenceError, check_equivalence
-from knapsack_prune.planning.allocation import ranked
 from knapsack_prune.planning.identity import check_fingerprint, kept_units
 from knapsack_prune.planning.plan_file import Plan
-from knapsack_prune.settings.importance import DATA_CRITERIA, WEIGHT_CRITERIA
+from knapsack_prune.settings.importance import IMAGE_CRITERIA, WEIGHT_CRITERIA
 from knapsack_prune.tracing.trial import trace
-from knapsack_prune.values.criteria import score
+from knapsack_prune.values.estimate import estimate_values
 
 
 class BrokenPlanError(RequestError):
@@ -125,20 +124,22 @@ def _check_importance(subject: _Subject) -> Check:
         return Check(
             "importance", f"not recomputed: {said.criterion} was scored on the network of round {said.round}"
         )
-    if said.criterion not in WEIGHT_CRITERIA:
-        why = "needs data" if said.criterion in DATA_CRITERIA else "is no criterion known here"
+    if said.criterion not in (*WEIGHT_CRITERIA, "energy"):
+        why = "needs data" if said.criterion in IMAGE_CRITERIA else "is no criterion known here"
         return Check("importance", f"not recomputed: {said.criterion} {why}")
     if not subject.same_weights:
         return Check("importance", f"not recomputed: {said.criterion} belongs to other weights")
-    scores = score(subject.graph, subject.model, said.criterion, seed=said.seed, normalize=said.normalize)
+    tables = estimate_values(
+        subject.graph, subject.model, said.criterion, seed=said.seed, normalize=said.normalize
+    )
     planned = {group.name for group in subject.plan.groups}
     importance = 0.0
-    for group, values, units in zip(subject.graph.groups, scores.values, subject.kept, strict=True):
+    for group, valued, units in zip(subject.graph.groups, tables.groups, subject.kept, strict=True):
         if group.name not in planned:
             continue
-        if sorted(ranked(values)[: len(units)].tolist()) != units.tolist():
+        if valued.kept(len(units)).tolist() != units.tolist():
             raise BrokenPlanError(f"group {group.name} does not keep its {len(units)} most important units")
-        importance += float(values[units].sum())
+        importance += float(valued.values[len(units) - 1]) - min(0.0, float(valued.values.min()))
     if abs(importance - solver.value) > 1e-6 * max(1.0, importance):
         raise BrokenPlanError(f"the importance kept is {importance:.6g}, the plan says {solver.value:.6g}")
     return Check(

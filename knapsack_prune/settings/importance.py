@@ -10,7 +10,8 @@ from knapsack_prune.settings.base import INT_LIMIT, Settings
 
 WeightCriterion = Literal["l1", "l2", "bn_scale", "random"]
 DataCriterion = Literal["taylor", "taylor_abs", "fisher"]
-Criterion = Literal[WeightCriterion, DataCriterion]
+ValueModel = Literal["measured", "reconstruction", "joint_fisher", "energy"]
+Criterion = Literal[WeightCriterion, DataCriterion, ValueModel]
 Normalization = Literal["none", "layer"]
 
 WEIGHT_CRITERIA: tuple[WeightCriterion, ...] = get_args(WeightCriterion)
@@ -19,6 +20,12 @@ WEIGHT_CRITERIA: tuple[WeightCriterion, ...] = get_args(WeightCriterion)
 DATA_CRITERIA: tuple[DataCriterion, ...] = get_args(DataCriterion)
 """Criteria that need labelled batches."""
 
+VALUE_MODELS: tuple[ValueModel, ...] = get_args(ValueModel)
+"""Models of what a cut costs; they need no labels, and `energy` no images either."""
+
+IMAGE_CRITERIA: tuple[str, ...] = (*DATA_CRITERIA, "measured", "reconstruction", "joint_fisher")
+"""Everything that reads images."""
+
 
 class CriterionSettings(Settings):
     """The criterion, and the images that it reads."""
@@ -26,8 +33,9 @@ class CriterionSettings(Settings):
     importance: Annotated[
         Literal["auto", Criterion],
         Field(
-            description="l1, l2, bn_scale, random; or with data: taylor, taylor_abs, fisher; auto is taylor where "
-            "images are at hand, else l1."
+            description="How units are valued. On weights: energy, l1, l2, bn_scale, random; on images: measured, "
+            "reconstruction, joint_fisher; on labelled images: taylor, taylor_abs, fisher. auto is measured where "
+            "images are at hand, else energy."
         ),
     ] = "auto"
     normalize: Annotated[
@@ -50,7 +58,7 @@ class CriterionSettings(Settings):
         """The criterion itself: what `auto` stands for, with images at hand or without."""
         if self.importance != "auto":
             return self.importance
-        return "taylor" if images else "l1"
+        return "measured" if images else "energy"
 
 
 class ImportanceSettings(CriterionSettings):

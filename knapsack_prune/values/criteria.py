@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from knapsack_prune.errors import RequestError
 from knapsack_prune.graph.channel_graph import ChannelGraph, Group, IntArray, Slice
-from knapsack_prune.networks.modes import evaluating
+from knapsack_prune.networks.modes import evaluating, one_thread
 from knapsack_prune.settings.importance import DATA_CRITERIA, WEIGHT_CRITERIA, Normalization
 
 FloatArray = npt.NDArray[np.float64]
@@ -246,17 +246,13 @@ def _gradient_scores(
 def _differentiable(model: nn.Module, tensors: Sequence[Tensor]) -> Iterator[None]:
     """Evaluation mode, with gradients for `tensors` only; everything is put back."""
     wanted = {id(tensor) for tensor in tensors}
-    # On the CPU, sums are split among threads: with one, the last bit of a score does not depend on their number.
-    threads = torch.get_num_threads()
     before = [(tensor, tensor.requires_grad) for tensor in model.parameters()]
     for tensor, _ in before:
         tensor.requires_grad_(id(tensor) in wanted)
-    torch.set_num_threads(1)
     try:
-        with evaluating(model):
+        with evaluating(model), one_thread():
             yield
     finally:
-        torch.set_num_threads(threads)
         for tensor, required in before:
             tensor.requires_grad_(required)
 

@@ -16,7 +16,7 @@ LEAST = 1e-6
 """Smallest share of energy that is told from none."""
 
 
-def energy_values(graph: ChannelGraph, model: nn.Module) -> ValueTables:
+def energy_values(graph: ChannelGraph, model: nn.Module, seed: int = 0) -> ValueTables:
     """Minus the ratio of lost to kept energy, summed over the layers that read a group.
 
     The energy that a layer reads from a unit is the square of the weights that read it, times the squares of the
@@ -27,34 +27,34 @@ def energy_values(graph: ChannelGraph, model: nn.Module) -> ValueTables:
     Args:
         graph: the traced network.
         model: its weights; left as they are.
+        seed: only recorded.
 
     Raises:
-        RequestError: a group that no weights read, or weights that are not finite.
+        RequestError: weights that are not finite.
     """
     squares = {name: tensor.detach().double().square().cpu() for name, tensor in model.named_parameters()}
     norms = {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, NORMS)}
     groups = [_table(group, squares, norms) for group in graph.groups]
-    return value_tables(graph, groups, Provenance("energy", 0, 0))
+    return value_tables(graph, groups, Provenance("energy", 0, seed))
 
 
 def _table(group: Group, squares: dict[str, torch.Tensor], norms: set[str]) -> GroupValues:
     readers: list[FloatArray] = []
+    writers: list[FloatArray] = []
     scales = np.zeros(group.size)
     for part in group.slices:
         tensor = squares.get(part.parameter)
         if tensor is None:
             continue
+        by_channel = tensor.movedim(part.dim, 0).reshape(tensor.shape[part.dim], -1).sum(1).numpy()
         if part.role == "in":
-            by_channel = tensor.movedim(part.dim, 0).flatten(1).sum(1).numpy()
             readers.append(by_channel[part.positions].sum(axis=1))
+        elif part.role == "out" and tensor.dim() > 1:
+            writers.append(by_channel[part.positions].sum(axis=1))
         elif part.parameter in norms:
-            scales += tensor.numpy()[part.positions].sum(axis=1)
-    if not readers:
-        raise RequestError(
-            f"group {group.name}: no weights read it, so that they do not tell what its units are worth; choose "
-            "`measured` values, or pin it with `keep`"
-        )
-    energies = np.stack(readers) * (scales if scales.any() else 1.0)
+            scales += by_channel[part.positions].sum(axis=1)
+    # Units that no weights read, such as queries and keys of attention, count by the weights that make them.
+    energies = np.stack(readers or writers) * (scales if scales.any() else 1.0)
     totals = energies.sum(axis=1, keepdims=True)
     if not np.isfinite(totals).all():
         raise RequestError(f"group {group.name}: its weights hold NaN or infinity; check the checkpoint")

@@ -8,6 +8,8 @@ from torch import nn
 
 from knapsack_prune.errors import RequestError
 from knapsack_prune.graph.channel_graph import ChannelGraph
+from knapsack_prune.networks.modes import one_thread
+from knapsack_prune.settings.importance import VALUE_MODELS
 from knapsack_prune.values.criteria import CRITERIA, score
 from knapsack_prune.values.energy import energy_values
 from knapsack_prune.values.fisher import joint_fisher
@@ -16,9 +18,8 @@ from knapsack_prune.values.measured import Measurements, measured_values
 from knapsack_prune.values.reconstruction import reconstruction_values
 from knapsack_prune.values.tables import ValueTables, additive_tables
 
-MODELS = ("measured", "reconstruction", "joint_fisher", "energy")
-"""Models of what a cut costs. `energy` needs weights alone; the others read images, need no labels, and count in
-units of the loss."""
+MODELS = VALUE_MODELS
+"""Models of what a cut costs. `energy` needs weights alone; the others count in units of the loss."""
 
 
 def estimate_values(
@@ -52,7 +53,8 @@ def estimate_values(
     if loss is not None and (method in CRITERIA or method == "energy"):
         raise RequestError(f"`loss` with importance {method!r}: only {', '.join(MODELS[:-1])} take one")
     if method in CRITERIA:
-        scores = score(graph, model, method, data=data, seed=seed, normalize=normalize)
+        counted = None if progress is None else (lambda done: progress(done, None))
+        scores = score(graph, model, method, data=data, seed=seed, normalize=normalize, progress=counted)
         return additive_tables(graph, scores)
     if method not in MODELS:
         raise RequestError(f"unknown importance {method!r}; choose one of {', '.join((*MODELS, *CRITERIA))}")
@@ -61,14 +63,15 @@ def estimate_values(
             f"`normalize` {normalize!r} with importance {method!r}: losses are compared as they are"
         )
     if method == "energy":
-        return energy_values(graph, model)
+        return energy_values(graph, model, seed)
     if data is None:
         raise RequestError(
             f"importance {method!r} needs images: give `data`, or choose `energy`, which needs none"
         )
-    if method == "measured":
-        return measured_values(graph, model, data, loss=loss, seed=seed, known=known, progress=progress)
-    examples = None if progress is None else (lambda done: progress(done, None))
-    if method == "reconstruction":
-        return reconstruction_values(graph, model, data, loss=loss, seed=seed, progress=examples)
-    return joint_fisher(graph, model, data, loss=loss, seed=seed, progress=examples).tables
+    with one_thread():
+        if method == "measured":
+            return measured_values(graph, model, data, loss=loss, seed=seed, known=known, progress=progress)
+        examples = None if progress is None else (lambda done: progress(done, None))
+        if method == "reconstruction":
+            return reconstruction_values(graph, model, data, loss=loss, seed=seed, progress=examples)
+        return joint_fisher(graph, model, data, loss=loss, seed=seed, progress=examples).tables

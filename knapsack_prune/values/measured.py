@@ -91,7 +91,7 @@ def measured_values(
         "around": around is not None,
     }
     name = "divergence" if loss is None else "user"
-    return value_tables(graph, groups, Provenance("measured", meter.examples, seed, name, options))
+    return value_tables(graph, groups, Provenance("measured", meter.examples, seed, name, options=options))
 
 
 def _spread(size: int, count: int) -> list[int]:

@@ -76,7 +76,9 @@ def reconstruction_values(
         groups.append(_path(group, readers))
     options = {"curvature": curvature}
     name = "divergence" if loss is None else "user"
-    return value_tables(graph, groups, Provenance("reconstruction", moments.examples, seed, name, options))
+    return value_tables(
+        graph, groups, Provenance("reconstruction", moments.examples, seed, name, options=options)
+    )
 
 
 @dataclass(eq=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,7 @@ class Provenance:
         samples: examples that were read.
         seed: of the calibration set and of everything drawn.
         loss: what the values count, e.g. `kl` or `user`; None for sums of scores.
+        round: of `iterate` whose network was read, from 2; None for the parent.
         options: further settings of the method, as plain data.
     """
 
@@ -31,6 +32,7 @@ class Provenance:
     samples: int
     seed: int
     loss: str | None = None
+    round: int | None = None
     options: Mapping[str, str | int | float | bool] = field(default_factory=dict)
 
 
@@ -59,18 +61,37 @@ class ValueTables:
     Attributes:
         groups: one per group of the graph, in its order.
         provenance: where they come from.
+        whole: what keeping all units is worth beyond the least that can be kept.
     """
 
     groups: tuple[GroupValues, ...]
     provenance: Provenance
+    whole: float
+
+    def of_units(self, units: Sequence[IntArray], number: int) -> ValueTables:
+        """The same values where unit i of a group is `units[group][i]` of another network, in a round of `iterate`."""
+        groups = (replace(group, order=units[index][group.order]) for index, group in enumerate(self.groups))
+        return replace(self, groups=tuple(groups), provenance=replace(self.provenance, round=number))
+
+    def loss(self, counts: Sequence[int]) -> float | None:
+        """The predicted loss of keeping `counts[g]` units of every group g; None where values count no loss."""
+        return None if self.provenance.loss is None else -self.total(counts)
 
     def total(self, counts: Sequence[int]) -> float:
         """The value of keeping `counts[g]` units of every group g."""
         return float(sum(group.values[n - 1] for group, n in zip(self.groups, counts, strict=True)))
 
 
-def value_tables(graph: ChannelGraph, groups: Sequence[GroupValues], provenance: Provenance) -> ValueTables:
+def value_tables(
+    graph: ChannelGraph, groups: Sequence[GroupValues], provenance: Provenance, whole: float | None = None
+) -> ValueTables:
     """Values that were checked against the network.
+
+    Args:
+        graph: the traced network.
+        groups: one per group.
+        provenance: where they come from.
+        whole: of `ValueTables`; by default the sum of what the groups are worth beyond their least.
 
     Raises:
         RequestError: a group's order names a unit twice or one that it does not have, or a value is missing or not
@@ -97,7 +118,9 @@ def value_tables(graph: ChannelGraph, groups: Sequence[GroupValues], provenance:
                 f"values of group {group.name}: keeping {bad[0] + 1} of {len(found.order)} units is worth "
                 f"{found.values[bad[0]]}; values must be finite: the weights or the data hold NaN or infinity"
             )
-    return ValueTables(tuple(groups), provenance)
+    if whole is None:
+        whole = float(sum(group.values[-1] - min(0.0, float(group.values.min())) for group in groups))
+    return ValueTables(tuple(groups), provenance, whole)
 
 
 def additive_tables(graph: ChannelGraph, scores: Scores) -> ValueTables:
@@ -108,6 +131,5 @@ def additive_tables(graph: ChannelGraph, scores: Scores) -> ValueTables:
         order = best if scores.units is None else scores.units[index][best]
         groups.append(GroupValues(order, np.cumsum(scored[best])))
     options = {"normalize": scores.normalize}
-    return value_tables(
-        graph, groups, Provenance(scores.criterion, scores.samples, scores.seed, None, options)
-    )
+    provenance = Provenance(scores.criterion, scores.samples, scores.seed, None, scores.round, options)
+    return value_tables(graph, groups, provenance, float(sum(values.sum() for values in scores.values)))

@@ -52,6 +52,8 @@ def _solve(instance: Instance, incumbent: Incumbent, kind: str) -> None:
         relative_gap_tolerance=0.0,
         absolute_gap_tolerance=0.0,
     )
+    if kind == "HIGHS":  # its presolve in OR-Tools 9.15 calls a feasible program infeasible (see its test)
+        parameters.presolve = mathopt.Emphasis.OFF
     if kind == "GSCIP":  # HiGHS refuses a thread count here, and SCIP's branch and cut is sequential
         parameters.threads = 1
     try:

@@ -59,7 +59,7 @@ def test_wrong_plan_requests(
 
 def test_data_criterion_without_data_tells_where_data_comes_from(run: Run) -> None:
     ended = run("plan", "--model", "cifar_resnet20", "--importance", "taylor", "--flops-budget", "0.5")
-    refused(ended, "needs labelled images", "--data")
+    refused(ended, "needs images", "--data")
 
 
 def test_checkpoint_that_does_not_fit(run: Run, tmp_path: Path) -> None:

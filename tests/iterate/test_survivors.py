@@ -16,7 +16,7 @@ from knapsack_prune.graph.channel_graph import ChannelGraph
 from knapsack_prune.iterate.survivors import surviving_graph
 from knapsack_prune.iterate.widen import widen
 from knapsack_prune.planning.identity import kept_units
-from knapsack_prune.planning.planner import plan_from_scores
+from knapsack_prune.planning.planner import plan_from_values
 from tests.zoo import ZOO, enliven
 
 SHAPE = (1, 3, 8, 8)
@@ -35,7 +35,7 @@ def planned(
         cost = total(graph.flops, surviving.sizes)
         scores = kp.score(surviving, model, "random", seed=seed)
         scores = replace(scores, units=tuple(units), round=seed + 1)
-    return plan_from_scores(graph, scores, {"flops": int(fraction * cost)}, solver="greedy")
+    return plan_from_values(graph, scores, {"flops": int(fraction * cost)}, solver="greedy")
 
 
 def same(ours: nn.Module, theirs: nn.Module) -> bool:
@@ -133,10 +133,10 @@ def test_units_that_are_gone_cannot_be_chosen() -> None:
     traced = kp.trace(model, torch.zeros(SHAPE), keep=["stem", "b"])
     units = np.array([1, 4, 7])
     scores = kp.Scores("by hand", 0, 0, (np.array([1.0, 3.0, 2.0]),), units=(units,))
-    plan = plan_from_scores(traced, scores, {"flops": total(traced.flops, [1])})
+    plan = plan_from_values(traced, scores, {"flops": total(traced.flops, [1])})
     assert plan.groups[0].kept == (4,)
     assert plan.groups[0].size == 12
-    assert plan_from_scores(traced, scores, {"flops": 10**9}).groups[0].kept == (1, 4, 7)
+    assert plan_from_values(traced, scores, {"flops": 10**9}).groups[0].kept == (1, 4, 7)
 
 
 def test_a_network_that_the_plan_does_not_describe_cannot_be_widened() -> None:

@@ -15,7 +15,7 @@ from knapsack_prune.narrowing.equivalence import (
     check_equivalence,
     masked,
 )
-from knapsack_prune.planning.planner import plan_from_scores
+from knapsack_prune.planning.planner import plan_from_values
 from knapsack_prune.planning.preparation import budget_limits
 from knapsack_prune.values.criteria import Scores
 from tests.zoo import ZOO, enliven, random_plan
@@ -57,7 +57,7 @@ def test_option_a_pads_by_what_is_kept_on_each_side() -> None:
     index = graph.groups.index(alone)
     values[index][:] = [0, 9, 0, 9, 9, 9, 9, 0]
     scores = Scores("by hand", 0, 0, tuple(values))
-    instance_plan = plan_from_scores(graph, scores, budget_limits(graph, {"flops": 0.75}), solver="exact")
+    instance_plan = plan_from_values(graph, scores, budget_limits(graph, {"flops": 0.75}), solver="exact")
     kept = next(group for group in instance_plan.groups if group.name == "a").kept
     small = kp.slim(model, instance_plan)
     assert small.pad.left == sum(unit < 3 for unit in kept)

@@ -25,7 +25,7 @@ import knapsack_prune as kp
 from knapsack_prune.costs.counting import check_polynomial, total
 from knapsack_prune.narrowing.copying import narrow_copy
 from knapsack_prune.narrowing.equivalence import check_equivalence
-from knapsack_prune.planning.planner import plan_from_scores
+from knapsack_prune.planning.planner import plan_from_values
 from knapsack_prune.planning.preparation import budget_limits
 from tests.zoo import enliven
 
@@ -96,7 +96,7 @@ def test_family(name: str) -> None:
     parent = total(graph.flops, graph.sizes)
     assert sum(frozen.flops for frozen in graph.frozen) <= 0.05 * parent
     scores = kp.score(graph, model, "l1")
-    plan = plan_from_scores(graph, scores, budget_limits(graph, {"flops": 0.4}), time_limit=5)
+    plan = plan_from_values(graph, scores, budget_limits(graph, {"flops": 0.4}), time_limit=5)
     (budget,) = plan.budgets
     assert budget.planned <= budget.limit
     if name not in TRANSFORMERS:

@@ -21,7 +21,7 @@ def network() -> nn.Module:
 
 
 def plan() -> kp.Plan:
-    return kp.plan(network(), EXAMPLE, flops_budget=0.6, params_budget=0.9, keep=["a"])
+    return kp.plan(network(), EXAMPLE, flops_budget=0.6, params_budget=0.9, keep=["a"], importance="l1")
 
 
 def test_every_claim_of_a_plan_is_checked() -> None:

@@ -275,10 +275,9 @@ def test_random_pair_values_agree_with_brute_force(instance: Instance) -> None:
 @settings(max_examples=5000, deadline=None, suppress_health_check=list(HealthCheck))
 @given(instances_with_pairs())
 def test_many_random_pair_values_agree_with_brute_force(instance: Instance) -> None:
-    # Not HiGHS: `backends/test_mathopt.py` says why.
     _agrees(instance, ("exact", "cp_sat", "dp", "knapsack", "lagrangian"))
     if all(g.levels.size <= 4 for g in instance.groups):
-        _agrees(instance, ("scip",))
+        _agrees(instance, ("scip", "highs"))
 
 
 def test_unknown_solver() -> None:

@@ -84,7 +84,7 @@ def test_scores_add_up() -> None:
     np.testing.assert_allclose(tables.groups[1].values[:3], [best[0], best[:2].sum(), best[:3].sum()])
     assert tables.total(graph.sizes) == pytest.approx(sum(v.sum() for v in scores.values))
     assert set(tables.groups[1].kept(3)) == set(np.argsort(-scores.values[1])[:3])
-    assert tables.provenance == Provenance("l1", 0, 0, None, {"normalize": "none"})
+    assert tables.provenance == Provenance("l1", 0, 0, options={"normalize": "none"})
 
 
 def test_a_measured_loss_is_that_of_the_slim_network() -> None:

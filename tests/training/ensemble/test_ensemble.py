@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import knapsack_prune as kp
 from knapsack_prune.errors import RequestError
-from knapsack_prune.planning.planner import plan_from_scores
+from knapsack_prune.planning.planner import plan_from_values
 from knapsack_prune.planning.preparation import budget_limits
 from knapsack_prune.training.ensemble import open_ensemble
 from knapsack_prune.training.ensemble.manifest import Manifest, MemberEntry
@@ -28,7 +28,7 @@ def saved(parent: kp.Network, folder: Path, *budgets: float) -> list[kp.Plan]:
     plans = []
     for number, budget in enumerate(budgets):
         limits = budget_limits(graph, {"flops": budget})
-        plan = plan_from_scores(graph, scores, limits, solver="greedy", name=parent.name)
+        plan = plan_from_values(graph, scores, limits, solver="greedy", name=parent.name)
         kp.save_slim(kp.slim(parent.model, plan, check=False), plan, folder / str(number))
         plans.append(plan)
     return plans
