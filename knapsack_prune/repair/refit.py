@@ -1,0 +1,334 @@
+"""Repair: re-fit every layer of a slim network, in execution order, to what its parent computes. No labels.
+
+Both networks are walked side by side. At each layer the slim network's own inputs (its earlier layers are repaired
+already) are regressed on the parent's outputs at the kept channels. Where the layer's output is added to something
+that is known already (a shortcut), the target is the parent's *sum* less what the slim network adds, so that errors
+of earlier layers are made good instead of adding up. A batch norm is corrected with its layer: its statistics become
+those of the slim network, and its scale and shift such that training mode and evaluation mode give the same function.
+
+Time: each network runs once over the images, each slim layer three times, and rows * columns^2 for each layer's
+Gram matrix. Memory: two Gram matrices of one layer, one batch of activations on the device, and on the host the images
+and the activations that later layers still need, of both networks, for all images of this process; beyond
+`RepairSettings.memory` the latter go to a temporary file.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.fx import Node
+
+from knapsack_prune.errors import RequestError
+from knapsack_prune.planning.plan_file import Plan
+from knapsack_prune.repair.least_squares import STRENGTHS, Fit, Moments, solve
+from knapsack_prune.repair.operators import Convolution, flat_rows
+from knapsack_prune.repair.report import LayerRepair, RepairReport
+from knapsack_prune.repair.sites import Norm, Site, find_sites, scales, short_name, undo_path
+from knapsack_prune.repair.walk import Visit, Walk, distributed, equal_batches
+from knapsack_prune.slimming.slicing import kept_indices
+
+CHUNK = 1 << 23
+"""Numbers of a design matrix in float64 at a time: 64 MB."""
+
+
+@dataclass(frozen=True)
+class RepairSettings:
+    """How a repair is done.
+
+    Attributes:
+        batch_size: images per batch, at most.
+        rows: rows (images times positions) per layer, at most; of more, a seeded sample is used.
+        strengths: ridge strengths to choose from, relative to the variance of each input.
+        held_out: of so many batches one is kept from the fit, to choose the strength by.
+        columns: inputs per Gram matrix; a layer with more is fitted block after block.
+        memory: bytes of activations on the host before they go to a file.
+        sums: fit to the parent's sum where a layer ends in one.
+        seed: of the sampled positions.
+    """
+
+    batch_size: int = 64
+    rows: int = 200_000
+    strengths: tuple[float, ...] = STRENGTHS
+    held_out: int = 5
+    columns: int = 8192
+    memory: int = 4 << 30
+    sums: bool = True
+    seed: int = 0
+
+
+def repair(
+    model: nn.Module,
+    small: nn.Module,
+    plan: Plan,
+    data: Iterable[Any],
+    settings: RepairSettings | None = None,
+) -> RepairReport:
+    """Re-fit the layers of a slim network to its parent; the slim network is changed in place.
+
+    Args:
+        model: the parent; left as it is.
+        small: the plan's slim network, on the parent's device; as it was if an error is raised.
+        plan: what was kept.
+        data: batches of images, or tuples that begin with them; read once. With torch.distributed, the same in every
+            process: each takes its share, and all end with the same weights.
+        settings: see there.
+
+    Raises:
+        RequestError: no images, images of another shape, NaN, or a network that is not the plan's.
+    """
+    settings = settings or RepairSettings()
+    started = time.perf_counter()
+    batches = equal_batches(data, plan.model.input_shape, settings.batch_size, settings.held_out)
+    before = {name: tensor.clone() for name, tensor in small.state_dict().items()}
+    with _evaluating(model, small), torch.no_grad(), TemporaryDirectory() as folder:
+        try:
+            walk = Walk(model, small, batches, settings.memory, Path(folder))
+            layers = _Repair(model, small, plan, walk, settings).run()
+        except BaseException:
+            small.load_state_dict(before)
+            raise
+    held_out = sum(_is_held_out(number, settings) for number in range(len(batches)))
+    size = len(batches[0])
+    seconds = time.perf_counter() - started
+    return RepairReport(layers, size * len(batches), size * held_out, seconds, walk.peak)
+
+
+@dataclass(frozen=True, eq=False)
+class _Task:
+    """One layer to fit: its site in both networks, what to fit to, and in which unit.
+
+    Attributes:
+        mine, theirs: the layer in the slim network and in the parent.
+        goal: the parent's value to reach.
+        reached: the same value of the slim network.
+        is_sum: whether that is the sum in which the layer ends.
+        kept: the parent's output channels that the slim layer has; None for all.
+    """
+
+    mine: Site
+    theirs: Site
+    goal: Node
+    reached: Node
+    is_sum: bool
+    kept: Tensor | None
+
+
+class _Repair:
+    def __init__(
+        self, model: nn.Module, small: nn.Module, plan: Plan, walk: Walk, settings: RepairSettings
+    ) -> None:
+        self._settings = settings
+        self._small = small
+        self._walk = walk
+        named = (*model.named_parameters(), *model.named_buffers())
+        self._shapes = {name: tuple(tensor.shape) for name, tensor in named}
+        self._kept = kept_indices(plan, self._shapes)
+        self._held: set[Node] = set()
+
+    def run(self) -> tuple[LayerRepair, ...]:
+        """All layers, in execution order."""
+        sites, skipped = find_sites(self._walk.student)
+        theirs = {site.weight: site for site in find_sites(self._walk.parent)[0]}
+        tasks = [self._task(site, theirs[site.weight]) for site in sites if site.weight in theirs]
+        skipped |= {s.weight: "the parent computes it in another way" for s in sites if s.weight not in theirs}
+        self._held = {task.goal for task in tasks}
+        layers = [self._fit(task) for task in tasks]
+        return (*layers, *(LayerRepair(name.rpartition(".")[0], "skipped", why) for name, why in skipped.items()))
+
+    def _task(self, mine: Site, theirs: Site) -> _Task:
+        kept = self._kept_outputs(mine)
+        index = self._walk.student.index
+        if self._settings.sums and mine.sum is not None and mine.other is not None and theirs.sum is not None:
+            known = index.get(mine.other, -1) < index[mine.node]
+            same = [short_name(node) for node in mine.path] == [short_name(node) for node in theirs.path]
+            if known and same:
+                return _Task(mine, theirs, theirs.sum, mine.sum, True, kept)
+        return _Task(mine, theirs, theirs.output, mine.output, False, kept)
+
+    def _fit(self, task: _Task) -> LayerRepair:
+        mine, settings = task.mine, self._settings
+        slope = self._slope(task)
+        seen, held_out = self._moments(task, slope)
+        judge = held_out if held_out.rows.item() else seen
+        unit = slope.square().reshape(seen.residuals.shape)
+        intercept = mine.bias is not None or mine.norm is not None
+        fits = solve(seen, settings.strengths, intercept)
+        errors = [float((judge.error(fit.change, fit.shift) * unit).sum()) for fit in fits]
+        before = float((judge.squares * unit).sum())
+        best = min(range(len(fits)), key=errors.__getitem__)
+        total = float((judge.variation() * unit).sum()) or 1.0
+        fitted = errors[best] < before
+        seen.absorb(held_out)
+        if fitted:
+            self._apply(mine, solve(seen, (settings.strengths[best],), intercept)[0])
+        if mine.norm is not None:
+            self._renorm(mine, mine.norm)
+        self._held.discard(task.goal)
+        return LayerRepair(
+            mine.name,
+            "fitted" if fitted else "kept",
+            "" if fitted else "no fit lowers the error on held-out images",
+            "sum" if task.is_sum else "output",
+            before / total,
+            min(errors[best], before) / total,
+            settings.strengths[best] if fitted else None,
+            seen.gram.shape[1] + intercept,
+            int(seen.rows.item()),
+        )
+
+    def _moments(self, task: _Task, slope: Tensor) -> tuple[Moments, Moments]:
+        """Of the batches that the fit sees and of the held-out ones, over all processes."""
+        walk, mine = self._walk, task.mine
+        weight = self._tensor(mine.weight)
+        groups, columns, outputs = mine.operator.shape(tuple(weight.shape))
+        parts = [Moments(groups, columns, outputs, walk.device) for _ in range(2)]
+        after = walk.parent.index[task.goal] + 1
+        for visit in walk.at(after, walk.student.index[mine.node], self._held):
+            part = parts[_is_held_out(visit.number, self._settings)]
+            rows, residuals, targets = self._rows(task, visit, slope)
+            step = max(1, CHUNK // (groups * columns))
+            for at in range(0, len(residuals), step):
+                span = slice(at, at + step)
+                shaped = (tensor[span].unflatten(1, (groups, outputs)) for tensor in (residuals, targets))
+                part.add(rows(span), *shaped)
+        for part in parts:
+            part.share()
+            if not part.finite():
+                raise RequestError(
+                    f"layer {mine.name}: NaN or infinity in the slim network's inputs or the parent's outputs; check "
+                    "the images and the parent's weights"
+                )
+        return parts[0], parts[1]
+
+    def _rows(self, task: _Task, visit: Visit, slope: Tensor) -> Any:
+        """Of one batch: a function from a span to rows of inputs; residuals and targets (rows, channels)."""
+        walk, mine = self._walk, task.mine
+        device, dim = walk.device, mine.operator.channel_dim
+        inputs = walk.student.value(visit.student, mine.input, device)
+        goal = walk.parent.value(visit.parent, task.goal, device)
+        reached = walk.student.evaluate(visit.student, task.reached, device)
+        if task.is_sum:
+            goal, reached = undo_path(task.theirs, goal), undo_path(mine, reached)
+        goals, here = flat_rows(goal, dim), flat_rows(reached, dim)
+        chosen = torch.arange(len(here))
+        most = max(1, self._settings.rows // walk.batches)
+        if len(here) > most:
+            generator = torch.Generator().manual_seed(self._settings.seed * 1_000_003 + visit.number)
+            chosen = torch.randperm(len(here), generator=generator)[:most].sort().values
+        chosen = chosen.to(device)
+        goals = goals[chosen]
+        if task.kept is not None:
+            goals = goals.index_select(1, task.kept.to(device))
+        goals = goals.double() / slope
+        residuals = goals - here[chosen].double() / slope
+        shape = tuple(reached.shape)
+        return (lambda span: mine.operator.rows(inputs, shape, chosen[span])), residuals, goals
+
+    def _slope(self, task: _Task) -> Tensor:
+        """How much of the target one step of the layer's output is, per channel, in float64."""
+        site = task.mine
+        channels = site.tail.meta["val"].shape[site.operator.channel_dim]
+        slope = torch.ones(channels, dtype=torch.float64, device=self._walk.device)
+        if not task.is_sum:
+            return slope
+        if site.norm is not None and not site.is_norm:
+            variance = self._tensor(site.norm.variance).double()
+            slope = self._tensor(site.norm.weight).double() / (variance + site.norm.eps).sqrt()
+        for name in scales(self._walk.student, site):
+            slope = slope * self._tensor(name).double().flatten()
+        # What such a channel does is not felt; its target must stay finite.
+        least = max(1e-3 * float(slope.abs().max()), 1e-30)
+        return torch.where(slope.abs() < least, least, slope)
+
+    def _apply(self, site: Site, fit: Fit) -> None:
+        """Add a fit to the weights."""
+        shift, norm = fit.shift.flatten(), site.norm
+        if norm is not None and site.is_norm:
+            change = fit.change.flatten()
+            scale = (self._tensor(norm.variance).double() + norm.eps).sqrt()
+            self._add(norm.weight, change * scale)
+            self._add(norm.bias, shift + change * self._tensor(norm.mean).double())
+            return
+        self._add(site.weight, site.operator.delta(fit.change, self._tensor(site.weight)))
+        if norm is not None:
+            self._add(norm.mean, -shift)
+        elif site.bias is not None:
+            self._add(site.bias, shift)
+
+    def _renorm(self, site: Site, norm: Norm) -> None:
+        """Statistics of the slim network; scale and shift such that the function stays what it is."""
+        walk = self._walk
+        weight, bias, mean, variance = (
+            self._tensor(name).double() for name in (norm.weight, norm.bias, norm.mean, norm.variance)
+        )
+        sums = torch.zeros(2, len(mean), dtype=torch.float64, device=walk.device)
+        count = torch.zeros(1, dtype=torch.float64, device=walk.device)
+        for visit in walk.at(0, walk.student.index[site.node], self._held):
+            if site.is_norm:
+                output = walk.student.value(visit.student, site.input, walk.device)
+            else:
+                output = walk.student.evaluate(visit.student, site.node, walk.device)
+            # About the old mean, so that the difference of squares keeps its digits.
+            flat = flat_rows(output, 1).double() - mean
+            sums += torch.stack((flat.sum(0), flat.square().sum(0)))
+            count += len(flat)
+        if distributed():
+            dist.all_reduce(sums)
+            dist.all_reduce(count)
+        moved = sums[0] / count
+        new_variance = (sums[1] / count - moved.square()).clamp(min=0)
+        slope = weight / (variance + norm.eps).sqrt()
+        self._tensor(norm.weight).copy_(slope * (new_variance + norm.eps).sqrt())
+        self._tensor(norm.bias).copy_(bias + slope * moved)
+        self._tensor(norm.mean).copy_(mean + moved)
+        self._tensor(norm.variance).copy_(new_variance)
+
+    def _kept_outputs(self, site: Site) -> Tensor | None:
+        """The parent's output channels that the slim layer has; None for all."""
+        operator = site.operator
+        if not (isinstance(operator, Convolution) and operator.transposed):
+            return self._kept.get((site.weight, 0))
+        inputs, outputs = self._shapes[site.weight][:2]
+        columns = self._kept.get((site.weight, 1), torch.arange(outputs))
+        rows = self._kept.get((site.weight, 0), torch.arange(inputs))
+        if operator.groups == 1:
+            return columns
+        width = len(rows) // operator.groups
+        return (rows[::width, None] // width * outputs + columns).flatten()
+
+    def _tensor(self, name: str) -> Tensor:
+        owner, _, leaf = name.rpartition(".")
+        found: Tensor = getattr(self._small.get_submodule(owner), leaf)
+        return found.detach()
+
+    def _add(self, name: str, change: Tensor) -> None:
+        tensor = self._tensor(name)
+        tensor.copy_(tensor.double() + change)
+
+
+def _is_held_out(number: int, settings: RepairSettings) -> bool:
+    return settings.held_out > 0 and number % settings.held_out == settings.held_out - 1
+
+
+@contextmanager
+def _evaluating(*models: nn.Module) -> Iterator[None]:
+    before = [(module, module.training) for model in models for module in model.modules()]
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    for model in models:
+        model.eval()
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+        for module, training in before:
+            module.training = training
