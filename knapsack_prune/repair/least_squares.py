@@ -1,96 +1,86 @@
-"""Ridge regression from streamed moments: memory does not grow with the number of rows."""
+"""Ridge regression of a layer, and of a layer seen through the activation behind it.
+
+The second follows Zhang, Zou, He, Sun 2015, "Accelerating Very Deep Convolutional Networks for Classification and
+Detection" (arXiv 1505.06798, section 3.2): not the layer's output but what the activation makes of it should be the
+parent's. Here it is solved by majorisation: with s = (f(t) - f(z)) / (t - z), the slope of the chord between target t
+and output z, the squared error of the activations is (s (t - z))^2, and s <= 1 gives a quadratic bound with the same
+Gram matrix at every step. So the matrix is made and factored once, and a step costs two products with the rows.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-STRENGTHS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
-"""Ridge strengths that are tried, relative to each column's variance."""
+STRENGTHS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+"""Ridge strengths that are tried, relative to the variance of each column."""
+
+CHUNK = 1 << 23
+"""Numbers of a design matrix in float64 at a time: 64 MB."""
+
+Activation = Callable[[Tensor], Tensor]
 
 
-class Moments:
-    """Sums over rows of inputs x (columns) and residuals r (outputs), in float64, group by group.
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """A sample of positions of a layer.
 
     Attributes:
-        gram: sum of x x^T, shape (groups, columns, columns).
-        cross: sum of x r^T, shape (groups, columns, outputs).
-        inputs, residuals: sums of x and r, shapes (groups, columns) and (groups, outputs).
-        squares: sum of r^2, shape (groups, outputs).
-        targets: sums of t and t^2 of the targets, shape (2, groups, outputs): what an error is relative to.
-        rows: how many.
+        inputs: what outputs are computed from, shape (rows, groups, columns).
+        outputs: of the slim network, in the unit of the target, shape (rows, groups, outputs).
+        targets: of the parent, of the same shape.
+        slope: how much `outputs` change with the layer's own, shape (groups, outputs).
+        activation: what follows the outputs; None for nothing elementwise.
     """
 
-    def __init__(self, groups: int, columns: int, outputs: int, device: torch.device) -> None:
-        def zeros(*shape: int) -> Tensor:
-            return torch.zeros(shape, dtype=torch.float64, device=device)
+    inputs: Tensor
+    outputs: Tensor
+    targets: Tensor
+    slope: Tensor
+    activation: Activation | None
 
-        self.gram = zeros(groups, columns, columns)
-        self.cross = zeros(groups, columns, outputs)
-        self.inputs = zeros(groups, columns)
-        self.residuals = zeros(groups, outputs)
-        self.squares = zeros(groups, outputs)
-        self.targets = zeros(2, groups, outputs)
-        self.rows = zeros(1)
+    def part(self, columns: slice) -> Rows:
+        """With some of the columns."""
+        return Rows(self.inputs[:, :, columns], self.outputs, self.targets, self.slope, self.activation)
 
-    def add(self, inputs: Tensor, residuals: Tensor, targets: Tensor) -> None:
-        """Count rows: inputs (rows, groups, columns), residuals and targets (rows, groups, outputs)."""
-        x, r, t = inputs.double(), residuals.double(), targets.double()
-        by_group = x.transpose(0, 1)
-        self.gram.baddbmm_(by_group.transpose(1, 2), by_group)
-        self.cross.baddbmm_(by_group.transpose(1, 2), r.transpose(0, 1))
-        self.inputs += x.sum(0)
-        self.residuals += r.sum(0)
-        self.squares += r.square().sum(0)
-        self.targets += torch.stack((t.sum(0), t.square().sum(0)))
-        self.rows += len(x)
+    def chunks(self) -> list[slice]:
+        """Spans of rows of bounded size."""
+        step = max(1, CHUNK // max(1, self.inputs[0].numel())) if len(self.inputs) else 1
+        return [slice(at, at + step) for at in range(0, len(self.inputs), step)]
 
-    def tensors(self) -> tuple[Tensor, ...]:
-        """All sums."""
-        return (
-            self.gram,
-            self.cross,
-            self.inputs,
-            self.residuals,
-            self.squares,
-            self.targets,
-            self.rows,
-        )
+    def wanted(self, span: slice, moved: Tensor) -> Tensor:
+        """By how much the layer's output should differ from the slim network's; `moved` is by how much it does now."""
+        target, output = self.targets[span].double(), self.outputs[span].double()
+        gap = target - output - self.slope * moved
+        if self.activation is not None:
+            now = target - gap
+            chord = (self.activation(target) - self.activation(now)) / torch.where(gap == 0, 1.0, gap)
+            gap = gap * chord.square().clamp(max=1.0)
+        return moved + gap / self.slope
 
-    def share(self) -> None:
-        """Sum over processes, where there are several."""
-        if dist.is_available() and dist.is_initialized():
-            for tensor in self.tensors():
-                dist.all_reduce(tensor)
-
-    def absorb(self, other: Moments) -> None:
-        """Add the rows of another."""
-        for mine, theirs in zip(self.tensors(), other.tensors(), strict=True):
-            mine += theirs
-
-    def finite(self) -> bool:
-        """Whether no input and no output was NaN or infinite."""
-        return all(bool(torch.isfinite(tensor).all()) for tensor in self.tensors())
-
-    def variation(self) -> Tensor:
-        """Sum of squares of the targets about their mean, shape (groups, outputs)."""
-        return self.targets[1] - self.targets[0].square() / self.rows.clamp(min=1)
-
-    def error(self, change: Tensor, shift: Tensor) -> Tensor:
-        """Sum of squared residuals, shape (groups, outputs), after adding x @ change + shift to the outputs."""
-        moved = torch.bmm(self.gram, change)
-        error = self.squares - 2 * (self.cross * change).sum(1) + (change * moved).sum(1)
-        means = (self.inputs.unsqueeze(2) * change).sum(1)
-        return error - 2 * shift * self.residuals + 2 * shift * means + self.rows * shift.square()
+    def error(self, fit: Fit | None) -> tuple[float, float]:
+        """Sum of squared errors after the activation, and the targets' sum of squares about their mean."""
+        sums = self.targets.new_zeros(3, *self.slope.shape, dtype=torch.float64)
+        for span in self.chunks():
+            now, target = self.outputs[span].double(), self.targets[span].double()
+            if fit is not None:
+                now = now + self.slope * fit.moved(self.inputs[span])
+            if self.activation is not None:
+                now, target = self.activation(now), self.activation(target)
+            sums += torch.stack(((target - now).square().sum(0), target.square().sum(0), target.sum(0)))
+        count = torch.tensor([float(len(self.inputs))], dtype=torch.float64, device=sums.device)
+        share(sums)
+        share(count)
+        return float(sums[0].sum()), float((sums[1] - sums[2].square() / count.clamp(min=1)).sum())
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Fit:
-    """A solution: outputs change by `x @ change + shift`.
+    """A solution: the layer's outputs change by `inputs @ change + shift`.
 
     Attributes:
         change: shape (groups, columns, outputs).
@@ -100,36 +90,98 @@ class Fit:
     change: Tensor
     shift: Tensor
 
+    def moved(self, inputs: Tensor) -> Tensor:
+        """By how much outputs change: (rows, groups, columns) -> (rows, groups, outputs), in float64."""
+        by_group = torch.bmm(inputs.double().transpose(0, 1), self.change)
+        return by_group.transpose(0, 1) + self.shift
 
-def solve(moments: Moments, strengths: Sequence[float], intercept: bool) -> list[Fit]:
-    """The ridge solution for each strength: the least squared residual plus strength * variance * change^2.
 
-    Columns are scaled to unit variance, so that one strength means the same for every input. Cholesky; where a matrix
-    is not positive definite (columns that repeat, no rows), a least-squares solution of least norm instead.
+class Gram:
+    """Second moments of the columns of some rows, in float64, over all processes.
+
+    Attributes:
+        rows: how many, over all processes.
     """
-    rows = moments.rows.clamp(min=1)
-    mean_x, mean_r = moments.inputs / rows, moments.residuals / rows
-    gram, cross = moments.gram / rows, moments.cross / rows
-    if intercept:
-        gram = gram - mean_x.unsqueeze(2) * mean_x.unsqueeze(1)
-        cross = cross - mean_x.unsqueeze(2) * mean_r.unsqueeze(1)
-    spread = gram.diagonal(dim1=1, dim2=2).clamp(min=0).sqrt()
-    # A column that hardly varies (a dead channel) must not be scaled up: it stays as it is.
-    floor = 1e-6 * spread.amax(dim=1, keepdim=True)
-    scale = torch.where(spread > floor, 1 / spread, torch.zeros_like(spread))
-    gram = gram * scale.unsqueeze(2) * scale.unsqueeze(1)
-    cross = cross * scale.unsqueeze(2)
-    fits = []
-    for strength in strengths:
-        ridged = gram + strength * torch.eye(gram.shape[1], dtype=gram.dtype, device=gram.device)
+
+    def __init__(self, samples: list[Rows], intercept: bool) -> None:
+        """Sum over all rows of all samples; time rows * groups * columns^2."""
+        self._samples = samples
+        first = samples[0].inputs
+        groups, columns = first.shape[1:]
+        gram = first.new_zeros(groups, columns, columns, dtype=torch.float64)
+        sums = first.new_zeros(groups, columns, dtype=torch.float64)
+        count = first.new_zeros(1, dtype=torch.float64)
+        for sample in samples:
+            for span in sample.chunks():
+                x = sample.inputs[span].double()
+                by_group = x.transpose(0, 1)
+                gram.baddbmm_(by_group.transpose(1, 2), by_group)
+                sums += x.sum(0)
+                count += len(x)
+        for tensor in (gram, sums, count):
+            share(tensor)
+        self.rows = int(count.item())
+        self._count = count.clamp(min=1)
+        self._mean = sums / self._count if intercept else torch.zeros_like(sums)
+        self._gram = gram.div_(self._count)
+        self._gram.baddbmm_(self._mean.unsqueeze(2), self._mean.unsqueeze(1), alpha=-1)
+        spread = self._gram.diagonal(dim1=1, dim2=2).clamp(min=0).sqrt()
+        # A column that hardly varies (a dead channel) must not be scaled up: its weights stay as they are.
+        floor = 1e-6 * spread.amax(dim=1, keepdim=True)
+        self._scale = torch.where(spread > floor, 1 / spread, torch.zeros_like(spread))
+        self._gram.mul_(self._scale.unsqueeze(2)).mul_(self._scale.unsqueeze(1))
+        self._intercept = intercept
+
+    @property
+    def finite(self) -> bool:
+        """Whether all columns were."""
+        return bool(torch.isfinite(self._gram).all())
+
+    def solver(self, strength: float) -> Callable[[Tensor], Tensor]:
+        """A function that solves (gram + strength) x = b; columns have unit variance.
+
+        Cholesky; where the matrix is not positive definite (columns that repeat, at a small strength), by
+        eigenvalues, without the directions that the rows do not show.
+        """
+        ridged = self._gram + strength * torch.eye(self._gram.shape[1], dtype=torch.float64, device=self._gram.device)
         factor, failed = torch.linalg.cholesky_ex(ridged)
-        if bool(failed.any()):
-            solution = torch.linalg.pinv(ridged, hermitian=True) @ cross
-        else:
-            solution = torch.cholesky_solve(cross, factor)
-        change = solution * scale.unsqueeze(2)
-        shift = torch.zeros_like(mean_r)
-        if intercept:
-            shift = mean_r - (mean_x.unsqueeze(2) * change).sum(1)
-        fits.append(Fit(change, shift))
-    return fits
+        if not bool(failed.any()):
+            return lambda cross: torch.cholesky_solve(cross, factor)
+        inverse = torch.linalg.pinv(ridged, hermitian=True, rtol=1e-12)
+        return lambda cross: inverse @ cross
+
+    def fit(self, solve: Callable[[Tensor], Tensor], before: Fit | None) -> Fit:
+        """The ridge solution for what the outputs should change by, given how they change now."""
+        sample = self._samples[0]
+        groups, columns = sample.inputs.shape[1:]
+        outputs = sample.targets.shape[2]
+        cross = sample.inputs.new_zeros(groups, columns, outputs, dtype=torch.float64)
+        sums = sample.inputs.new_zeros(groups, outputs, dtype=torch.float64)
+        for sample in self._samples:
+            for span in sample.chunks():
+                x = sample.inputs[span].double()
+                moved = torch.zeros_like(sample.targets[span], dtype=torch.float64)
+                if before is None:
+                    linear = Rows(sample.inputs, sample.outputs, sample.targets, sample.slope, None)
+                    wanted = linear.wanted(span, moved)
+                else:
+                    wanted = sample.wanted(span, before.moved(x))
+                cross.baddbmm_(x.permute(1, 2, 0), wanted.transpose(0, 1))
+                sums += wanted.sum(0)
+        share(cross)
+        share(sums)
+        mean = sums / self._count
+        centred = cross / self._count
+        if self._intercept:
+            centred = centred - self._mean.unsqueeze(2) * mean.unsqueeze(1)
+        change = solve(centred * self._scale.unsqueeze(2)) * self._scale.unsqueeze(2)
+        shift = torch.zeros_like(mean)
+        if self._intercept:
+            shift = mean - (self._mean.unsqueeze(2) * change).sum(1)
+        return Fit(change, shift)
+
+
+def share(tensor: Tensor) -> None:
+    """Sum over processes, in place, where there are several."""
+    if dist.is_available() and dist.is_initialized():
+        dist.all_reduce(tensor)

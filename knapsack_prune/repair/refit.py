@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -29,15 +30,15 @@ from torch.fx import Node
 
 from knapsack_prune.errors import RequestError
 from knapsack_prune.planning.plan_file import Plan
-from knapsack_prune.repair.least_squares import STRENGTHS, Fit, Moments, solve
+from knapsack_prune.repair.least_squares import STRENGTHS, Activation, Fit, Gram, Rows
 from knapsack_prune.repair.operators import Convolution, flat_rows
 from knapsack_prune.repair.report import LayerRepair, RepairReport
 from knapsack_prune.repair.sites import Norm, Site, find_sites, scales, short_name, undo_path
 from knapsack_prune.repair.walk import Visit, Walk, distributed, equal_batches
 from knapsack_prune.slimming.slicing import kept_indices
 
-CHUNK = 1 << 23
-"""Numbers of a design matrix in float64 at a time: 64 MB."""
+ACTIVATIONS = ("relu", "hardtanh", "relu6", "silu", "gelu", "hardswish", "hardsigmoid", "sigmoid", "tanh", "elu", "leaky_relu")
+"""Elementwise functions that a fit can look through."""
 
 
 @dataclass(frozen=True)
@@ -47,21 +48,23 @@ class RepairSettings:
     Attributes:
         batch_size: images per batch, at most.
         rows: rows (images times positions) per layer, at most; of more, a seeded sample is used.
+        numbers: rows times columns, at most: 4 bytes each.
         strengths: ridge strengths to choose from, relative to the variance of each input.
         held_out: of so many batches one is kept from the fit, to choose the strength by.
-        columns: inputs per Gram matrix; a layer with more is fitted block after block.
         memory: bytes of activations on the host before they go to a file.
         sums: fit to the parent's sum where a layer ends in one.
+        steps: of the fit through the activation that follows; 0 fits what is before it.
         seed: of the sampled positions.
     """
 
     batch_size: int = 64
-    rows: int = 200_000
+    rows: int = 40_000
+    numbers: int = 1 << 27
     strengths: tuple[float, ...] = STRENGTHS
     held_out: int = 5
-    columns: int = 8192
     memory: int = 4 << 30
     sums: bool = True
+    steps: int = 4
     seed: int = 0
 
 
@@ -152,65 +155,92 @@ class _Repair:
             same = [short_name(node) for node in mine.path] == [short_name(node) for node in theirs.path]
             if known and same:
                 return _Task(mine, theirs, theirs.sum, mine.sum, True, kept)
-        return _Task(mine, theirs, theirs.output, mine.output, False, kept)
+        return _Task(mine, theirs, theirs.tail, mine.tail, False, kept)
 
     def _fit(self, task: _Task) -> LayerRepair:
         mine, settings = task.mine, self._settings
-        slope = self._slope(task)
-        seen, held_out = self._moments(task, slope)
-        judge = held_out if held_out.rows.item() else seen
-        unit = slope.square().reshape(seen.residuals.shape)
+        samples = self._sample(task)
         intercept = mine.bias is not None or mine.norm is not None
-        fits = solve(seen, settings.strengths, intercept)
-        errors = [float((judge.error(fit.change, fit.shift) * unit).sum()) for fit in fits]
-        before = float((judge.squares * unit).sum())
-        best = min(range(len(fits)), key=errors.__getitem__)
-        total = float((judge.variation() * unit).sum()) or 1.0
-        fitted = errors[best] < before
-        seen.absorb(held_out)
+        columns = samples[0].inputs.shape[2]
+        seen, judge = samples[:1], samples[-1]
+        (before, total), now = judge.error(None), None
+        found: list[tuple[float, float, int]] = []
+        gram = Gram(seen, intercept)
+        if not gram.finite or not isfinite(before):
+            raise RequestError(
+                f"layer {mine.name}: NaN or infinity in the slim network's inputs or the parent's outputs; check "
+                "the images and the parent's weights"
+            )
+        for strength in settings.strengths:
+            fit = gram.fit(gram.solver(strength), None)
+            found.append((judge.error(fit)[0], strength, 0))
+        strength = min(found)[1]
+        if samples[0].activation is not None:
+            solver = gram.solver(strength)
+            fit = gram.fit(solver, None)
+            for step in range(1, settings.steps + 1):
+                fit = gram.fit(solver, fit)
+                found.append((judge.error(fit)[0], strength, step))
+        after, strength, steps = min(found)
+        fitted = after < before and before > 1e-10 * total
         if fitted:
-            self._apply(mine, solve(seen, (settings.strengths[best],), intercept)[0])
+            gram = Gram(samples, intercept) if len(samples) > 1 else gram
+            solver = gram.solver(strength)
+            fit = gram.fit(solver, None)
+            for _ in range(steps):
+                fit = gram.fit(solver, fit)
+            self._apply(mine, fit)
         if mine.norm is not None:
             self._renorm(mine, mine.norm)
         self._held.discard(task.goal)
+        reason = "" if fitted else "no fit lowers the error on held-out images"
         return LayerRepair(
             mine.name,
             "fitted" if fitted else "kept",
-            "" if fitted else "no fit lowers the error on held-out images",
+            reason,
             "sum" if task.is_sum else "output",
-            before / total,
-            min(errors[best], before) / total,
-            settings.strengths[best] if fitted else None,
-            seen.gram.shape[1] + intercept,
-            int(seen.rows.item()),
+            before / (total or 1.0),
+            min(after, before) / (total or 1.0),
+            strength if fitted else None,
+            columns + intercept,
+            gram.rows,
+            steps,
         )
 
-    def _moments(self, task: _Task, slope: Tensor) -> tuple[Moments, Moments]:
-        """Of the batches that the fit sees and of the held-out ones, over all processes."""
+    def _sample(self, task: _Task) -> list[Rows]:
+        """Rows of the batches that the fit sees, and of the held-out ones if there are any."""
         walk, mine = self._walk, task.mine
         weight = self._tensor(mine.weight)
         groups, columns, outputs = mine.operator.shape(tuple(weight.shape))
-        parts = [Moments(groups, columns, outputs, walk.device) for _ in range(2)]
+        slope = self._slope(task)
+        most = min(self._settings.rows, self._settings.numbers // (groups * columns)) // walk.batches
+        parts: list[list[tuple[Tensor, Tensor, Tensor]]] = [[], []]
         after = walk.parent.index[task.goal] + 1
         for visit in walk.at(after, walk.student.index[mine.node], self._held):
-            part = parts[_is_held_out(visit.number, self._settings)]
-            rows, residuals, targets = self._rows(task, visit, slope)
-            step = max(1, CHUNK // (groups * columns))
-            for at in range(0, len(residuals), step):
-                span = slice(at, at + step)
-                shaped = (tensor[span].unflatten(1, (groups, outputs)) for tensor in (residuals, targets))
-                part.add(rows(span), *shaped)
+            found = self._rows(task, visit, max(1, most))
+            parts[_is_held_out(visit.number, self._settings)].append(found)
+        samples = []
         for part in parts:
-            part.share()
-            if not part.finite():
-                raise RequestError(
-                    f"layer {mine.name}: NaN or infinity in the slim network's inputs or the parent's outputs; check "
-                    "the images and the parent's weights"
-                )
-        return parts[0], parts[1]
+            if part or not samples:
+                inputs, here, goals = (torch.cat(tensors) for tensors in zip(*part, strict=True))
+                shaped = (tensor.unflatten(1, (groups, outputs)) for tensor in (here, goals))
+                samples.append(Rows(inputs, *shaped, slope.reshape(groups, outputs), self._activation(task)))
+        return samples
 
-    def _rows(self, task: _Task, visit: Visit, slope: Tensor) -> Any:
-        """Of one batch: a function from a span to rows of inputs; residuals and targets (rows, channels)."""
+    def _activation(self, task: _Task) -> Activation | None:
+        """What all that reads the target does to it first, if that is one elementwise function."""
+        if not self._settings.steps:
+            return None
+        users = list(task.reached.users)
+        if not users or short_name(users[0]) not in ACTIVATIONS:
+            return None
+        first = users[0]
+        if any(u.target != first.target or u.args[1:] != first.args[1:] or u.kwargs != first.kwargs for u in users):
+            return None
+        return lambda x: first.target(x, *first.args[1:], **first.kwargs)  # type: ignore[operator]
+
+    def _rows(self, task: _Task, visit: Visit, most: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Of one batch: inputs (rows, groups, columns), the slim network's outputs and the parent's (rows, channels)."""
         walk, mine = self._walk, task.mine
         device, dim = walk.device, mine.operator.channel_dim
         inputs = walk.student.value(visit.student, mine.input, device)
@@ -220,7 +250,6 @@ class _Repair:
             goal, reached = undo_path(task.theirs, goal), undo_path(mine, reached)
         goals, here = flat_rows(goal, dim), flat_rows(reached, dim)
         chosen = torch.arange(len(here))
-        most = max(1, self._settings.rows // walk.batches)
         if len(here) > most:
             generator = torch.Generator().manual_seed(self._settings.seed * 1_000_003 + visit.number)
             chosen = torch.randperm(len(here), generator=generator)[:most].sort().values
@@ -228,22 +257,17 @@ class _Repair:
         goals = goals[chosen]
         if task.kept is not None:
             goals = goals.index_select(1, task.kept.to(device))
-        goals = goals.double() / slope
-        residuals = goals - here[chosen].double() / slope
-        shape = tuple(reached.shape)
-        return (lambda span: mine.operator.rows(inputs, shape, chosen[span])), residuals, goals
+        return mine.operator.rows(inputs, tuple(reached.shape), chosen), here[chosen], goals
 
     def _slope(self, task: _Task) -> Tensor:
         """How much of the target one step of the layer's output is, per channel, in float64."""
         site = task.mine
         channels = site.tail.meta["val"].shape[site.operator.channel_dim]
         slope = torch.ones(channels, dtype=torch.float64, device=self._walk.device)
-        if not task.is_sum:
-            return slope
         if site.norm is not None and not site.is_norm:
             variance = self._tensor(site.norm.variance).double()
             slope = self._tensor(site.norm.weight).double() / (variance + site.norm.eps).sqrt()
-        for name in scales(self._walk.student, site):
+        for name in scales(self._walk.student, site) if task.is_sum else ():
             slope = slope * self._tensor(name).double().flatten()
         # What such a channel does is not felt; its target must stay finite.
         least = max(1e-3 * float(slope.abs().max()), 1e-30)

@@ -21,6 +21,7 @@ class LayerRepair:
         ridge: the strength that was chosen, relative to the variance of each input.
         unknowns: per output channel.
         samples: rows that the fit used: images times positions.
+        steps: through the activation that follows.
     """
 
     name: str
@@ -32,6 +33,7 @@ class LayerRepair:
     ridge: float | None = None
     unknowns: int = 0
     samples: int = 0
+    steps: int = 0
 
 
 @dataclass(frozen=True)
