@@ -10,7 +10,7 @@ Gram matrix at every step. So the matrix is made and factored once, and a step c
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.distributed as dist
@@ -45,16 +45,27 @@ class Rows:
 
     def part(self, columns: slice) -> Rows:
         """With some of the columns."""
-        return Rows(self.inputs[:, :, columns], self.outputs, self.targets, self.slope, self.activation)
+        return replace(self, inputs=self.inputs[:, :, columns])
+
+    def after(self, fit: Fit) -> Rows:
+        """With the outputs that a fit of these columns gives."""
+        moved = [self.outputs[s] + self.slope * fit.moved(self.inputs[s]) for s in self.chunks()]
+        return replace(self, outputs=torch.cat(moved).to(self.outputs.dtype)) if moved else self
+
+    def with_inputs(self, inputs: Tensor) -> Rows:
+        """With other columns."""
+        return replace(self, inputs=inputs)
 
     def chunks(self) -> list[slice]:
         """Spans of rows of bounded size."""
         step = max(1, CHUNK // max(1, self.inputs[0].numel())) if len(self.inputs) else 1
         return [slice(at, at + step) for at in range(0, len(self.inputs), step)]
 
-    def wanted(self, span: slice, moved: Tensor) -> Tensor:
-        """By how much the layer's output should differ from the slim network's; `moved` is by how much it does now."""
+    def wanted(self, span: slice, moved: Tensor | None) -> Tensor:
+        """By how much the layer's own output should change; `moved` is by how much it does so far."""
         target, output = self.targets[span].double(), self.outputs[span].double()
+        if moved is None:
+            return (target - output) / self.slope
         gap = target - output - self.slope * moved
         if self.activation is not None:
             now = target - gap
@@ -63,8 +74,9 @@ class Rows:
         return moved + gap / self.slope
 
     def error(self, fit: Fit | None) -> tuple[float, float]:
-        """Sum of squared errors after the activation, and the targets' sum of squares about their mean."""
-        sums = self.targets.new_zeros(3, *self.slope.shape, dtype=torch.float64)
+        """After the activation: the targets' sum of squares about their mean, and of the errors; over all processes."""
+        sums = self.slope.new_zeros(3, *self.slope.shape)
+        count = self.slope.new_full((1,), len(self.inputs))
         for span in self.chunks():
             now, target = self.outputs[span].double(), self.targets[span].double()
             if fit is not None:
@@ -72,10 +84,9 @@ class Rows:
             if self.activation is not None:
                 now, target = self.activation(now), self.activation(target)
             sums += torch.stack(((target - now).square().sum(0), target.square().sum(0), target.sum(0)))
-        count = torch.tensor([float(len(self.inputs))], dtype=torch.float64, device=sums.device)
         share(sums)
         share(count)
-        return float(sums[0].sum()), float((sums[1] - sums[2].square() / count.clamp(min=1)).sum())
+        return float((sums[1] - sums[2].square() / count.clamp(min=1)).sum()), float(sums[0].sum())
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,9 +102,9 @@ class Fit:
     shift: Tensor
 
     def moved(self, inputs: Tensor) -> Tensor:
-        """By how much outputs change: (rows, groups, columns) -> (rows, groups, outputs), in float64."""
-        by_group = torch.bmm(inputs.double().transpose(0, 1), self.change)
-        return by_group.transpose(0, 1) + self.shift
+        """By how much outputs change: (rows, groups, columns) -> (rows, groups, outputs)."""
+        by_group = torch.bmm(inputs.transpose(0, 1), self.change.to(inputs.dtype))
+        return by_group.transpose(0, 1).double() + self.shift
 
 
 class Gram:
@@ -103,27 +114,34 @@ class Gram:
         rows: how many, over all processes.
     """
 
-    def __init__(self, samples: list[Rows], intercept: bool) -> None:
-        """Sum over all rows of all samples; time rows * groups * columns^2."""
-        self._samples = samples
-        first = samples[0].inputs
-        groups, columns = first.shape[1:]
-        gram = first.new_zeros(groups, columns, columns, dtype=torch.float64)
-        sums = first.new_zeros(groups, columns, dtype=torch.float64)
-        count = first.new_zeros(1, dtype=torch.float64)
-        for sample in samples:
-            for span in sample.chunks():
-                x = sample.inputs[span].double()
-                by_group = x.transpose(0, 1)
-                gram.baddbmm_(by_group.transpose(1, 2), by_group)
-                sums += x.sum(0)
-                count += len(x)
-        for tensor in (gram, sums, count):
+    def __init__(self, sample: Rows, intercept: bool, more: Gram | None = None) -> None:
+        """Sum over all rows; time rows * groups * columns^2.
+
+        Args:
+            sample: rows of this process.
+            intercept: whether outputs may also shift.
+            more: rows that count too, summed already.
+        """
+        self._samples = [sample, *(more._samples if more is not None else ())]
+        groups, columns = sample.inputs.shape[1:]
+        gram = sample.inputs.new_zeros(groups, columns, columns, dtype=torch.float64)
+        sums = sample.inputs.new_zeros(groups, columns, dtype=torch.float64)
+        count = sample.inputs.new_zeros(1, dtype=torch.float64)
+        for span in sample.chunks():
+            x = sample.inputs[span].double()
+            by_group = x.transpose(0, 1)
+            gram.baddbmm_(by_group.transpose(1, 2), by_group)
+            sums += x.sum(0)
+            count += len(x)
+        self._sums = (gram, sums, count)
+        for at, tensor in enumerate(self._sums):
             share(tensor)
+            if more is not None:
+                tensor += more._sums[at]
         self.rows = int(count.item())
         self._count = count.clamp(min=1)
         self._mean = sums / self._count if intercept else torch.zeros_like(sums)
-        self._gram = gram.div_(self._count)
+        self._gram = gram / self._count
         self._gram.baddbmm_(self._mean.unsqueeze(2), self._mean.unsqueeze(1), alpha=-1)
         spread = self._gram.diagonal(dim1=1, dim2=2).clamp(min=0).sqrt()
         # A column that hardly varies (a dead channel) must not be scaled up: its weights stay as they are.
@@ -150,35 +168,50 @@ class Gram:
         inverse = torch.linalg.pinv(ridged, hermitian=True, rtol=1e-12)
         return lambda cross: inverse @ cross
 
-    def fit(self, solve: Callable[[Tensor], Tensor], before: Fit | None) -> Fit:
-        """The ridge solution for what the outputs should change by, given how they change now."""
-        sample = self._samples[0]
-        groups, columns = sample.inputs.shape[1:]
-        outputs = sample.targets.shape[2]
-        cross = sample.inputs.new_zeros(groups, columns, outputs, dtype=torch.float64)
-        sums = sample.inputs.new_zeros(groups, outputs, dtype=torch.float64)
+    def cross(self, before: Fit | None) -> Cross:
+        """The columns' products with what the outputs should change by, given how they change now.
+
+        Args:
+            before: the change so far; None for no change, and without the activation.
+        """
+        groups, columns = self._mean.shape
+        outputs = self._samples[0].targets.shape[2]
+        cross = self._mean.new_zeros(groups, columns, outputs)
+        sums = self._mean.new_zeros(groups, outputs)
         for sample in self._samples:
             for span in sample.chunks():
-                x = sample.inputs[span].double()
-                moved = torch.zeros_like(sample.targets[span], dtype=torch.float64)
-                if before is None:
-                    linear = Rows(sample.inputs, sample.outputs, sample.targets, sample.slope, None)
-                    wanted = linear.wanted(span, moved)
-                else:
-                    wanted = sample.wanted(span, before.moved(x))
-                cross.baddbmm_(x.permute(1, 2, 0), wanted.transpose(0, 1))
+                x = sample.inputs[span]
+                wanted = sample.wanted(span, None if before is None else before.moved(x))
+                cross += torch.bmm(x.permute(1, 2, 0), wanted.to(x.dtype).transpose(0, 1))
                 sums += wanted.sum(0)
         share(cross)
         share(sums)
         mean = sums / self._count
-        centred = cross / self._count
+        cross = cross / self._count
         if self._intercept:
-            centred = centred - self._mean.unsqueeze(2) * mean.unsqueeze(1)
-        change = solve(centred * self._scale.unsqueeze(2)) * self._scale.unsqueeze(2)
-        shift = torch.zeros_like(mean)
+            cross = cross - self._mean.unsqueeze(2) * mean.unsqueeze(1)
+        return Cross(cross * self._scale.unsqueeze(2), mean)
+
+    def fit(self, solve: Callable[[Tensor], Tensor], cross: Cross) -> Fit:
+        """The ridge solution."""
+        change = solve(cross.products) * self._scale.unsqueeze(2)
+        shift = torch.zeros_like(cross.mean)
         if self._intercept:
-            shift = mean - (self._mean.unsqueeze(2) * change).sum(1)
+            shift = cross.mean - (self._mean.unsqueeze(2) * change).sum(1)
         return Fit(change, shift)
+
+
+@dataclass(frozen=True, eq=False)
+class Cross:
+    """The right-hand side of the normal equations.
+
+    Attributes:
+        products: means of columns times wanted changes, shape (groups, columns, outputs).
+        mean: of the wanted changes, shape (groups, outputs).
+    """
+
+    products: Tensor
+    mean: Tensor
 
 
 def share(tensor: Tensor) -> None:

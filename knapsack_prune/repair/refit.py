@@ -17,8 +17,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from math import isfinite
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -30,9 +29,10 @@ from torch.fx import Node
 
 from knapsack_prune.errors import RequestError
 from knapsack_prune.planning.plan_file import Plan
-from knapsack_prune.repair.least_squares import STRENGTHS, Activation, Fit, Gram, Rows
+from knapsack_prune.repair.least_squares import Activation, Fit, Rows
 from knapsack_prune.repair.operators import Convolution, flat_rows
 from knapsack_prune.repair.report import LayerRepair, RepairReport
+from knapsack_prune.repair.search import NotFiniteError, SearchSettings, search
 from knapsack_prune.repair.sites import Norm, Site, find_sites, scales, short_name, undo_path
 from knapsack_prune.repair.walk import Visit, Walk, distributed, equal_batches
 from knapsack_prune.slimming.slicing import kept_indices
@@ -49,23 +49,26 @@ class RepairSettings:
         batch_size: images per batch, at most.
         rows: rows (images times positions) per layer, at most; of more, a seeded sample is used.
         numbers: rows times columns, at most: 4 bytes each.
-        strengths: ridge strengths to choose from, relative to the variance of each input.
-        held_out: of so many batches one is kept from the fit, to choose the strength by.
-        memory: bytes of activations on the host before they go to a file.
+        held_out: of so many batches one is kept from the fit, to choose its strength and steps by; at least 2.
         sums: fit to the parent's sum where a layer ends in one.
-        steps: of the fit through the activation that follows; 0 fits what is before it.
+        memory: bytes of activations on the host before they go to a file.
         seed: of the sampled positions.
+        search: strengths and steps.
     """
 
     batch_size: int = 64
     rows: int = 40_000
     numbers: int = 1 << 27
-    strengths: tuple[float, ...] = STRENGTHS
     held_out: int = 5
-    memory: int = 4 << 30
     sums: bool = True
-    steps: int = 4
+    memory: int = 4 << 30
     seed: int = 0
+    search: SearchSettings = field(default_factory=SearchSettings)
+
+    def __post_init__(self) -> None:
+        for name, least in (("batch_size", 1), ("rows", 1), ("numbers", 1), ("held_out", 2), ("memory", 0)):
+            if getattr(self, name) < least:
+                raise RequestError(f"repair: {name} {getattr(self, name)} must be at least {least}")
 
 
 def repair(
@@ -158,79 +161,60 @@ class _Repair:
         return _Task(mine, theirs, theirs.tail, mine.tail, False, kept)
 
     def _fit(self, task: _Task) -> LayerRepair:
-        mine, settings = task.mine, self._settings
-        samples = self._sample(task)
+        mine = task.mine
+        seen, held_out = self._sample(task)
         intercept = mine.bias is not None or mine.norm is not None
-        columns = samples[0].inputs.shape[2]
-        seen, judge = samples[:1], samples[-1]
-        (before, total), now = judge.error(None), None
-        found: list[tuple[float, float, int]] = []
-        gram = Gram(seen, intercept)
-        if not gram.finite or not isfinite(before):
+        try:
+            found = search(seen, held_out, intercept, self._settings.search)
+        except NotFiniteError as error:
             raise RequestError(
                 f"layer {mine.name}: NaN or infinity in the slim network's inputs or the parent's outputs; check "
                 "the images and the parent's weights"
-            )
-        for strength in settings.strengths:
-            fit = gram.fit(gram.solver(strength), None)
-            found.append((judge.error(fit)[0], strength, 0))
-        strength = min(found)[1]
-        if samples[0].activation is not None:
-            solver = gram.solver(strength)
-            fit = gram.fit(solver, None)
-            for step in range(1, settings.steps + 1):
-                fit = gram.fit(solver, fit)
-                found.append((judge.error(fit)[0], strength, step))
-        after, strength, steps = min(found)
-        fitted = after < before and before > 1e-10 * total
-        if fitted:
-            gram = Gram(samples, intercept) if len(samples) > 1 else gram
-            solver = gram.solver(strength)
-            fit = gram.fit(solver, None)
-            for _ in range(steps):
-                fit = gram.fit(solver, fit)
-            self._apply(mine, fit)
+            ) from error
+        if found.fit is not None:
+            self._apply(mine, found.fit)
         if mine.norm is not None:
             self._renorm(mine, mine.norm)
         self._held.discard(task.goal)
-        reason = "" if fitted else "no fit lowers the error on held-out images"
+        unknowns = seen.inputs.shape[2] + intercept
+        reason = "" if found.fit is not None else "no fit lowers the error on held-out images"
+        if found.fit is not None and found.rows < unknowns:
+            reason = f"{found.rows} rows for {unknowns} unknowns: the ridge decides; give more images"
         return LayerRepair(
             mine.name,
-            "fitted" if fitted else "kept",
+            "kept" if found.fit is None else "fitted",
             reason,
             "sum" if task.is_sum else "output",
-            before / (total or 1.0),
-            min(after, before) / (total or 1.0),
-            strength if fitted else None,
-            columns + intercept,
-            gram.rows,
-            steps,
+            found.before,
+            found.after,
+            found.strength,
+            unknowns,
+            found.rows,
+            found.steps,
         )
 
-    def _sample(self, task: _Task) -> list[Rows]:
-        """Rows of the batches that the fit sees, and of the held-out ones if there are any."""
+    def _sample(self, task: _Task) -> tuple[Rows, Rows]:
+        """Rows of the batches that the fit sees, and of the held-out ones."""
         walk, mine = self._walk, task.mine
-        weight = self._tensor(mine.weight)
-        groups, columns, outputs = mine.operator.shape(tuple(weight.shape))
-        slope = self._slope(task)
+        groups, columns, outputs = mine.operator.shape(tuple(self._tensor(mine.weight).shape))
+        slope = self._slope(task).reshape(groups, outputs)
         most = min(self._settings.rows, self._settings.numbers // (groups * columns)) // walk.batches
-        parts: list[list[tuple[Tensor, Tensor, Tensor]]] = [[], []]
+        empty = slope.new_zeros(0, groups, max(columns, outputs), dtype=torch.float32)
+        nothing = (empty[..., :columns], empty[..., :outputs].flatten(1), empty[..., :outputs].flatten(1))
+        parts = ([nothing], [nothing])
         after = walk.parent.index[task.goal] + 1
         for visit in walk.at(after, walk.student.index[mine.node], self._held):
             found = self._rows(task, visit, max(1, most))
             parts[_is_held_out(visit.number, self._settings)].append(found)
         samples = []
         for part in parts:
-            if part or not samples:
-                inputs, here, goals = (torch.cat(tensors) for tensors in zip(*part, strict=True))
-                shaped = (tensor.unflatten(1, (groups, outputs)) for tensor in (here, goals))
-                samples.append(Rows(inputs, *shaped, slope.reshape(groups, outputs), self._activation(task)))
-        return samples
+            inputs, here, goals = (torch.cat(tensors) for tensors in zip(*part, strict=True))
+            shaped = (tensor.unflatten(1, (groups, outputs)) for tensor in (here, goals))
+            samples.append(Rows(inputs, *shaped, slope, self._activation(task)))
+        return samples[0], samples[1]
 
     def _activation(self, task: _Task) -> Activation | None:
         """What all that reads the target does to it first, if that is one elementwise function."""
-        if not self._settings.steps:
-            return None
         users = list(task.reached.users)
         if not users or short_name(users[0]) not in ACTIVATIONS:
             return None
@@ -340,7 +324,7 @@ class _Repair:
 
 
 def _is_held_out(number: int, settings: RepairSettings) -> bool:
-    return settings.held_out > 0 and number % settings.held_out == settings.held_out - 1
+    return number % settings.held_out == settings.held_out - 1
 
 
 @contextmanager
