@@ -71,7 +71,9 @@ class Bench:
             example = torch.zeros(1, *self.network.input_shape)
             path.parent.mkdir(parents=True, exist_ok=True)
             labelled = self.labelled if "taylor" in name else None
-            kp.plan(self.network.model, example, flops_budget=budget, data=labelled, **CRITERIA[name]).save(path)
+            kp.plan(self.network.model, example, flops_budget=budget, data=labelled, **CRITERIA[name]).save(
+                path
+            )
         return Plan.load(path)
 
     def row(self, plan: Plan) -> dict[str, Any]:
@@ -80,6 +82,8 @@ class Bench:
         row: dict[str, Any] = {"kept": plan.budgets[0].kept_fraction, "sliced": self.accuracy(sliced)}
         row["re-estimated"] = self.accuracy(self.re_estimated(sliced))
         for name, settings in VARIANTS.items():
+            if name not in (*self.options.variants, "repaired"):
+                continue
             network = copy.deepcopy(sliced)
             started = time.perf_counter()
             report = repair(self.network.model, network, plan, self.images, settings)
@@ -142,14 +146,14 @@ def write_table(options: argparse.Namespace, parent: float) -> None:
     lines = [
         f"# Repair of {options.network} on CIFAR-10 (JPEG), small set",
         "",
-        f"Parent {parent:.2f} %, 5,000 test images (one is 0.02 points). Repair: {options.images} training images without "
-        f"labels. Fine-tuning: {options.epochs} epochs on 10,000 images, SGD {options.rate} cosine, cross-entropy. "
-        f"{platform.machine()} CPU, {options.threads} thread(s), torch {torch.__version__}. Not comparable with published "
-        "figures: JPEG copies.",
+        f"Parent {parent:.2f} %, 5,000 test images (one is 0.02 points). Repair: {options.images} training images "
+        f"without labels. Fine-tuning: {options.epochs} epochs on 10,000 images, SGD {options.rate} cosine, "
+        f"cross-entropy. {platform.machine()} CPU, {options.threads} thread(s), torch {torch.__version__}. Not "
+        "comparable with published figures: JPEG copies.",
         "",
         "- *sliced*: no repair. *re-estimated*: then batch-norm statistics measured afresh in training mode.",
-        "- *outputs*: each layer fitted to the parent's output of that layer. *sums*: to the parent's sum where it ends "
-        "in one. *repaired* (the default): and through the activation behind it.",
+        "- *outputs*: each layer fitted to the parent's output of that layer. *sums*: to the parent's sum where it "
+        "ends in one. *repaired* (the default): and through the activation behind it.",
         "- *repaired re-estimated*: statistics afresh after the repair: it agrees with *repaired* because each norm is "
         "corrected with its layer.",
         "",
@@ -157,7 +161,7 @@ def write_table(options: argparse.Namespace, parent: float) -> None:
         "|" + "---|" * (3 + len(columns) + len(last)),
     ]
     for row in rows:
-        figures = [f"{row[name]:.1f}" for name in columns]
+        figures = [f"{row[name]:.1f}" if name in row else "" for name in columns]
         figures += [f"{row['repaired seconds']:.0f}", *(f"{row[name]:.1f}" for name in last if name in row)]
         lines.append(f"| {row['plan']} | {100 * row['kept']:.1f} | " + " | ".join(figures) + " |")
     options.table.parent.mkdir(parents=True, exist_ok=True)
@@ -173,6 +177,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--images", type=int, default=1000, help="for the repair")
     parser.add_argument("--budgets", type=float, nargs="+", default=[0.5, 0.3])
     parser.add_argument("--criteria", nargs="*", choices=list(CRITERIA), default=list(CRITERIA))
+    parser.add_argument(
+        "--variants", nargs="*", choices=list(VARIANTS), default=list(VARIANTS), help="besides the last"
+    )
     parser.add_argument("--plans", type=Path, nargs="*", default=[], help="more plans")
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--rate", type=float, default=0.02)

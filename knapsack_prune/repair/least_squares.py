@@ -122,7 +122,7 @@ class Gram:
             intercept: whether outputs may also shift.
             more: rows that count too, summed already.
         """
-        self._samples = [sample, *(more._samples if more is not None else ())]
+        self._samples: list[Rows] = [sample, *(more._samples if more is not None else ())]
         groups, columns = sample.inputs.shape[1:]
         gram = sample.inputs.new_zeros(groups, columns, columns, dtype=torch.float64)
         sums = sample.inputs.new_zeros(groups, columns, dtype=torch.float64)
@@ -161,7 +161,9 @@ class Gram:
         Cholesky; where the matrix is not positive definite (columns that repeat, at a small strength), by
         eigenvalues, without the directions that the rows do not show.
         """
-        ridged = self._gram + strength * torch.eye(self._gram.shape[1], dtype=torch.float64, device=self._gram.device)
+        ridged = self._gram + strength * torch.eye(
+            self._gram.shape[1], dtype=torch.float64, device=self._gram.device
+        )
         factor, failed = torch.linalg.cholesky_ex(ridged)
         if not bool(failed.any()):
             return lambda cross: torch.cholesky_solve(cross, factor)

@@ -54,7 +54,9 @@ class Convolution:
     def shape(self, weight: Sequence[int]) -> tuple[int, int, int]:
         """Groups, columns and outputs per group."""
         inputs, outputs = weight[:2] if self.transposed else (weight[1], weight[0])
-        inputs, outputs = (inputs // self.groups, outputs) if self.transposed else (inputs, outputs // self.groups)
+        inputs, outputs = (
+            (inputs // self.groups, outputs) if self.transposed else (inputs, outputs // self.groups)
+        )
         return self.groups, inputs * math.prod(self.kernel), outputs
 
     def rows(self, inputs: Tensor, output_shape: Sequence[int], chosen: Tensor) -> Tensor:
@@ -64,7 +66,8 @@ class Convolution:
         if self.transposed:
             sizes = [(size - 1) * by + 1 for size, by in zip(inputs.shape[2:], self.stride, strict=True)]
             spread = inputs.new_zeros((*inputs.shape[:2], *sizes))
-            spread[(..., *(slice(None, None, by) for by in self.stride))] = inputs
+            every = tuple(slice(None, None, by) for by in self.stride)
+            spread[(slice(None), slice(None), *every)] = inputs
             step = (1,) * count
         padded = F.pad(spread, [edge for pair in reversed(self.padding) for edge in pair])
         windows = padded
@@ -176,4 +179,3 @@ def convolution(name: str, args: Sequence[Any], weight_shape: Sequence[int]) -> 
     else:
         padding = tuple((edge, edge) for edge in numbers(4, 0))
     return Convolution(kernel, stride, padding, dilation, groups, transposed)
-

@@ -14,6 +14,7 @@ and the activations that later layers still need, of both networks, for all imag
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -35,9 +36,26 @@ from knapsack_prune.repair.report import LayerRepair, RepairReport
 from knapsack_prune.repair.search import NotFiniteError, SearchSettings, search
 from knapsack_prune.repair.sites import Norm, Site, find_sites, scales, short_name, undo_path
 from knapsack_prune.repair.walk import Visit, Walk, distributed, equal_batches
+from knapsack_prune.slimming.attention import SlimMultiheadAttention, replacement
+from knapsack_prune.slimming.full_width import FullWidth
 from knapsack_prune.slimming.slicing import kept_indices
+from knapsack_prune.slimming.slim import check_fingerprint
 
-ACTIVATIONS = ("relu", "hardtanh", "relu6", "silu", "gelu", "hardswish", "hardsigmoid", "sigmoid", "tanh", "elu", "leaky_relu")
+ACTIVATIONS = frozenset(
+    [
+        "relu",
+        "relu6",
+        "hardtanh",
+        "silu",
+        "gelu",
+        "hardswish",
+        "hardsigmoid",
+        "sigmoid",
+        "tanh",
+        "elu",
+        "leaky_relu",
+    ]
+)
 """Elementwise functions that a fit can look through."""
 
 
@@ -93,11 +111,13 @@ def repair(
     """
     settings = settings or RepairSettings()
     started = time.perf_counter()
+    check_fingerprint(model, plan)
+    _check_small(model, small, plan)
     batches = equal_batches(data, plan.model.input_shape, settings.batch_size, settings.held_out)
     before = {name: tensor.clone() for name, tensor in small.state_dict().items()}
     with _evaluating(model, small), torch.no_grad(), TemporaryDirectory() as folder:
         try:
-            walk = Walk(model, small, batches, settings.memory, Path(folder))
+            walk = Walk(_like(model, small), small, batches, settings.memory, Path(folder))
             layers = _Repair(model, small, plan, walk, settings).run()
         except BaseException:
             small.load_state_dict(before)
@@ -145,10 +165,15 @@ class _Repair:
         sites, skipped = find_sites(self._walk.student)
         theirs = {site.weight: site for site in find_sites(self._walk.parent)[0]}
         tasks = [self._task(site, theirs[site.weight]) for site in sites if site.weight in theirs]
-        skipped |= {s.weight: "the parent computes it in another way" for s in sites if s.weight not in theirs}
+        skipped |= {
+            s.weight: "the parent computes it in another way" for s in sites if s.weight not in theirs
+        }
         self._held = {task.goal for task in tasks}
         layers = [self._fit(task) for task in tasks]
-        return (*layers, *(LayerRepair(name.rpartition(".")[0], "skipped", why) for name, why in skipped.items()))
+        return (
+            *layers,
+            *(LayerRepair(name.rpartition(".")[0], "skipped", why) for name, why in skipped.items()),
+        )
 
     def _task(self, mine: Site, theirs: Site) -> _Task:
         kept = self._kept_outputs(mine)
@@ -209,8 +234,8 @@ class _Repair:
         samples = []
         for part in parts:
             inputs, here, goals = (torch.cat(tensors) for tensors in zip(*part, strict=True))
-            shaped = (tensor.unflatten(1, (groups, outputs)) for tensor in (here, goals))
-            samples.append(Rows(inputs, *shaped, slope, self._activation(task)))
+            here, goals = (tensor.unflatten(1, (groups, outputs)) for tensor in (here, goals))
+            samples.append(Rows(inputs, here, goals, slope, self._activation(task)))
         return samples[0], samples[1]
 
     def _activation(self, task: _Task) -> Activation | None:
@@ -219,12 +244,15 @@ class _Repair:
         if not users or short_name(users[0]) not in ACTIVATIONS:
             return None
         first = users[0]
-        if any(u.target != first.target or u.args[1:] != first.args[1:] or u.kwargs != first.kwargs for u in users):
+        if any(
+            u.target != first.target or u.args[1:] != first.args[1:] or u.kwargs != first.kwargs
+            for u in users
+        ):
             return None
         return lambda x: first.target(x, *first.args[1:], **first.kwargs)  # type: ignore[operator]
 
     def _rows(self, task: _Task, visit: Visit, most: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Of one batch: inputs (rows, groups, columns), the slim network's outputs and the parent's (rows, channels)."""
+        """Of one batch: inputs (rows, groups, columns), outputs here and in the parent (rows, channels)."""
         walk, mine = self._walk, task.mine
         device, dim = walk.device, mine.operator.channel_dim
         inputs = walk.student.value(visit.student, mine.input, device)
@@ -321,6 +349,36 @@ class _Repair:
     def _add(self, name: str, change: Tensor) -> None:
         tensor = self._tensor(name)
         tensor.copy_(tensor.double() + change)
+
+
+def _like(model: nn.Module, small: nn.Module) -> nn.Module:
+    """The parent with its own tensors, and attention written as in the slim network, so that rows come in one order."""
+    shared: dict[int, object] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    twin = copy.deepcopy(model, shared)
+    parents = dict(model.named_modules())
+    for name, module in small.named_modules():
+        whole = parents.get(name)
+        if whole is None or type(whole) is type(module) or isinstance(module, FullWidth):
+            continue
+        inner = twin.get_submodule(name)
+        other = replacement(inner, whole)
+        if isinstance(module, SlimMultiheadAttention) and isinstance(inner, nn.MultiheadAttention):
+            other = SlimMultiheadAttention(inner, inner.head_dim)
+        if other is not None:
+            owner, _, leaf = name.rpartition(".")
+            setattr(twin.get_submodule(owner), leaf, other)
+    return twin
+
+
+def _check_small(model: nn.Module, small: nn.Module, plan: Plan) -> None:
+    named = (*model.named_parameters(), *model.named_buffers())
+    mine = {**dict(small.named_parameters()), **dict(small.named_buffers())}
+    for (name, dim), kept in kept_indices(plan, {key: tuple(value.shape) for key, value in named}).items():
+        if name in mine and mine[name].shape[dim] != len(kept):
+            raise RequestError(
+                f"{name} has size {mine[name].shape[dim]} along dimension {dim}, the plan keeps {len(kept)}: repair "
+                "the network that slimming by this plan gives"
+            )
 
 
 def _is_held_out(number: int, settings: RepairSettings) -> bool:

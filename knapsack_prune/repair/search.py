@@ -94,7 +94,9 @@ def search(seen: Rows, held_out: Rows, intercept: bool, settings: SearchSettings
     assert first is not None
     if not any(bool(fit.change.any()) or bool(fit.shift.any()) for fit in parts):
         return first
-    whole = Fit(torch.cat([fit.change for fit in parts], dim=1), torch.stack([fit.shift for fit in parts]).sum(0))
+    whole = Fit(
+        torch.cat([fit.change for fit in parts], dim=1), torch.stack([fit.shift for fit in parts]).sum(0)
+    )
     return Found(whole, first.before, after, first.strength, first.steps, first.rows)
 
 

@@ -71,9 +71,11 @@ class Site:
         return self.norm is not None and self.norm.node is self.node
 
     @property
-    def output(self) -> Node:
-        """What the layer gives, before the norm that follows it."""
-        return self.tail if self.is_norm else self.node
+    def places(self) -> tuple[int, ...]:
+        """The output's shape without channels."""
+        shape, dim = list(_shape(self.tail)), self.operator.channel_dim
+        del shape[dim]
+        return tuple(shape)
 
     @property
     def input(self) -> Node:

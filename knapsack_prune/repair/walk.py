@@ -109,4 +109,5 @@ def equal_batches(
         raise RequestError("0 images: a repair needs at least 1, and 500 to 1,000 are better")
     count = min(total, max(least, -(-total // batch_size)))
     size = total // count
-    return torch.cat(collected)[: size * count].split(size)
+    batches: tuple[Tensor, ...] = torch.cat(collected)[: size * count].split(size)
+    return batches
