@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from knapsack_prune.repair.refit import RepairSettings as RepairSettings
-from knapsack_prune.repair.refit import repair as repair
+from knapsack_prune.repair.repairing import repair as repair
 from knapsack_prune.repair.report import LayerRepair as LayerRepair
 from knapsack_prune.repair.report import RepairReport as RepairReport
+from knapsack_prune.repair.settings import RepairSettings as RepairSettings

@@ -1,27 +1,8 @@
-"""Repair: re-fit every layer of a slim network, in execution order, to what its parent computes. No labels.
-
-Both networks are walked side by side. At each layer the slim network's own inputs (its earlier layers are repaired
-already) are regressed on the parent's outputs at the kept channels. Where the layer's output is added to something
-that is known already (a shortcut), the target is the parent's *sum* less what the slim network adds, so that errors
-of earlier layers are made good instead of adding up. A batch norm is corrected with its layer: its statistics become
-those of the slim network, and its scale and shift such that training mode and evaluation mode give the same function.
-
-Time: each network runs once over the images, each slim layer three times, and rows * columns^2 for each layer's
-Gram matrix. Memory: two Gram matrices of one layer, one batch of activations on the device, and on the host the images
-and the activations that later layers still need, of both networks, for all images of this process; beyond
-`RepairSettings.memory` the latter go to a temporary file.
-"""
+"""The layers of a slim network, one after the other: rows are gathered, fitted, and the norm behind is corrected."""
 
 from __future__ import annotations
 
-import copy
-import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
@@ -32,14 +13,12 @@ from knapsack_prune.errors import RequestError
 from knapsack_prune.planning.plan_file import Plan
 from knapsack_prune.repair.least_squares import Activation, Fit, Rows
 from knapsack_prune.repair.operators import Convolution, flat_rows
-from knapsack_prune.repair.report import LayerRepair, RepairReport
-from knapsack_prune.repair.search import NotFiniteError, SearchSettings, search
+from knapsack_prune.repair.report import LayerRepair
+from knapsack_prune.repair.search import NotFiniteError, search
+from knapsack_prune.repair.settings import RepairSettings
 from knapsack_prune.repair.sites import Norm, Site, find_sites, scales, short_name, undo_path
-from knapsack_prune.repair.walk import Visit, Walk, distributed, equal_batches
-from knapsack_prune.slimming.attention import SlimMultiheadAttention, replacement
-from knapsack_prune.slimming.full_width import FullWidth
+from knapsack_prune.repair.walk import Visit, Walk, distributed
 from knapsack_prune.slimming.slicing import kept_indices
-from knapsack_prune.slimming.slim import check_fingerprint
 
 ACTIVATIONS = frozenset(
     [
@@ -57,75 +36,6 @@ ACTIVATIONS = frozenset(
     ]
 )
 """Elementwise functions that a fit can look through."""
-
-
-@dataclass(frozen=True)
-class RepairSettings:
-    """How a repair is done.
-
-    Attributes:
-        batch_size: images per batch, at most.
-        rows: rows (images times positions) per layer, at most; of more, a seeded sample is used.
-        numbers: rows times columns, at most: 4 bytes each.
-        held_out: of so many batches one is kept from the fit, to choose its strength and steps by; at least 2.
-        sums: fit to the parent's sum where a layer ends in one.
-        memory: bytes of activations on the host before they go to a file.
-        seed: of the sampled positions.
-        search: strengths and steps.
-    """
-
-    batch_size: int = 64
-    rows: int = 40_000
-    numbers: int = 1 << 27
-    held_out: int = 5
-    sums: bool = True
-    memory: int = 4 << 30
-    seed: int = 0
-    search: SearchSettings = field(default_factory=SearchSettings)
-
-    def __post_init__(self) -> None:
-        for name, least in (("batch_size", 1), ("rows", 1), ("numbers", 1), ("held_out", 2), ("memory", 0)):
-            if getattr(self, name) < least:
-                raise RequestError(f"repair: {name} {getattr(self, name)} must be at least {least}")
-
-
-def repair(
-    model: nn.Module,
-    small: nn.Module,
-    plan: Plan,
-    data: Iterable[Any],
-    settings: RepairSettings | None = None,
-) -> RepairReport:
-    """Re-fit the layers of a slim network to its parent; the slim network is changed in place.
-
-    Args:
-        model: the parent; left as it is.
-        small: the plan's slim network, on the parent's device; as it was if an error is raised.
-        plan: what was kept.
-        data: batches of images, or tuples that begin with them; read once. With torch.distributed, the same in every
-            process: each takes its share, and all end with the same weights.
-        settings: see there.
-
-    Raises:
-        RequestError: no images, images of another shape, NaN, or a network that is not the plan's.
-    """
-    settings = settings or RepairSettings()
-    started = time.perf_counter()
-    check_fingerprint(model, plan)
-    _check_small(model, small, plan)
-    batches = equal_batches(data, plan.model.input_shape, settings.batch_size, settings.held_out)
-    before = {name: tensor.clone() for name, tensor in small.state_dict().items()}
-    with _evaluating(model, small), torch.no_grad(), TemporaryDirectory() as folder:
-        try:
-            walk = Walk(_like(model, small), small, batches, settings.memory, Path(folder))
-            layers = _Repair(model, small, plan, walk, settings).run()
-        except BaseException:
-            small.load_state_dict(before)
-            raise
-    held_out = sum(_is_held_out(number, settings) for number in range(len(batches)))
-    size = len(batches[0])
-    seconds = time.perf_counter() - started
-    return RepairReport(layers, size * len(batches), size * held_out, seconds, walk.peak)
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,7 +58,9 @@ class _Task:
     kept: Tensor | None
 
 
-class _Repair:
+class Refit:
+    """Fits the layers of one slim network, in execution order."""
+
     def __init__(
         self, model: nn.Module, small: nn.Module, plan: Plan, walk: Walk, settings: RepairSettings
     ) -> None:
@@ -230,7 +142,7 @@ class _Repair:
         after = walk.parent.index[task.goal] + 1
         for visit in walk.at(after, walk.student.index[mine.node], self._held):
             found = self._rows(task, visit, max(1, most))
-            parts[_is_held_out(visit.number, self._settings)].append(found)
+            parts[self._settings.is_held_out(visit.number)].append(found)
         samples = []
         for part in parts:
             inputs, here, goals = (torch.cat(tensors) for tensors in zip(*part, strict=True))
@@ -349,52 +261,3 @@ class _Repair:
     def _add(self, name: str, change: Tensor) -> None:
         tensor = self._tensor(name)
         tensor.copy_(tensor.double() + change)
-
-
-def _like(model: nn.Module, small: nn.Module) -> nn.Module:
-    """The parent with its own tensors, and attention written as in the slim network, so that rows come in one order."""
-    shared: dict[int, object] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-    twin = copy.deepcopy(model, shared)
-    parents = dict(model.named_modules())
-    for name, module in small.named_modules():
-        whole = parents.get(name)
-        if whole is None or type(whole) is type(module) or isinstance(module, FullWidth):
-            continue
-        inner = twin.get_submodule(name)
-        other = replacement(inner, whole)
-        if isinstance(module, SlimMultiheadAttention) and isinstance(inner, nn.MultiheadAttention):
-            other = SlimMultiheadAttention(inner, inner.head_dim)
-        if other is not None:
-            owner, _, leaf = name.rpartition(".")
-            setattr(twin.get_submodule(owner), leaf, other)
-    return twin
-
-
-def _check_small(model: nn.Module, small: nn.Module, plan: Plan) -> None:
-    named = (*model.named_parameters(), *model.named_buffers())
-    mine = {**dict(small.named_parameters()), **dict(small.named_buffers())}
-    for (name, dim), kept in kept_indices(plan, {key: tuple(value.shape) for key, value in named}).items():
-        if name in mine and mine[name].shape[dim] != len(kept):
-            raise RequestError(
-                f"{name} has size {mine[name].shape[dim]} along dimension {dim}, the plan keeps {len(kept)}: repair "
-                "the network that slimming by this plan gives"
-            )
-
-
-def _is_held_out(number: int, settings: RepairSettings) -> bool:
-    return number % settings.held_out == settings.held_out - 1
-
-
-@contextmanager
-def _evaluating(*models: nn.Module) -> Iterator[None]:
-    before = [(module, module.training) for model in models for module in model.modules()]
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    for model in models:
-        model.eval()
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
-        for module, training in before:
-            module.training = training
