@@ -162,6 +162,9 @@ def write_table(options: argparse.Namespace, parent: float) -> None:
         f"cross-entropy. {platform.machine()} CPU, {options.threads} thread(s), torch {torch.__version__}. Not "
         "comparable with published figures: JPEG copies.",
         "",
+        "Command: `python benchmarks/values/repair_resnet20.py --parent PARENT --data DIR/cifar10-small "
+        "-o OUT --table TABLE`; plans without `@` are files given by `--plans` (`measured`: by value tables).",
+        "",
         "- *sliced*: no repair. *re-estimated*: then batch-norm statistics measured afresh in training mode.",
         "- *outputs*: each layer fitted to the parent's output of that layer. *sums*: to the parent's sum where it "
         "ends in one. *repaired* (the default): and through the activation behind it.",
