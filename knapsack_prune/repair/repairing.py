@@ -1,0 +1,121 @@
+"""Repair: re-fit every layer of a slim network, in execution order, to what its parent computes. No labels.
+
+Both networks are walked side by side. At each layer the slim network's own inputs (its earlier layers are repaired
+already) are regressed on the parent's outputs at the kept channels. Where the layer's output is added to something
+that is known already (a shortcut), the target is the parent's *sum* less what the slim network adds, so that errors
+of earlier layers are made good instead of adding up. A batch norm is corrected with its layer: its statistics become
+those of the slim network, and its scale and shift such that training mode and evaluation mode give the same function.
+
+Time: each network runs once over the images, each slim layer three times, and rows * columns^2 for each layer's
+Gram matrix. Memory: two Gram matrices of one layer, one batch of activations on the device, and on the host the images
+and the activations that later layers still need, of both networks, for all images of this process; beyond
+`RepairSettings.memory` the latter go to a temporary file.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch import nn
+
+from knapsack_prune.errors import RequestError
+from knapsack_prune.planning.plan_file import Plan
+from knapsack_prune.repair.refit import Refit
+from knapsack_prune.repair.report import RepairReport
+from knapsack_prune.repair.settings import RepairSettings
+from knapsack_prune.repair.walk import Walk, equal_batches
+from knapsack_prune.slimming.attention import SlimMultiheadAttention, replacement
+from knapsack_prune.slimming.full_width import FullWidth
+from knapsack_prune.slimming.slicing import kept_indices
+from knapsack_prune.slimming.slim import check_fingerprint
+
+
+def repair(
+    model: nn.Module,
+    small: nn.Module,
+    plan: Plan,
+    data: Iterable[Any],
+    settings: RepairSettings | None = None,
+) -> RepairReport:
+    """Re-fit the layers of a slim network to its parent; the slim network is changed in place.
+
+    Args:
+        model: the parent; left as it is.
+        small: the plan's slim network, on the parent's device; as it was if an error is raised.
+        plan: what was kept.
+        data: batches of images, or tuples that begin with them; read once. With torch.distributed, the same in every
+            process: each takes its share, and all end with the same weights.
+        settings: see there.
+
+    Raises:
+        RequestError: no images, images of another shape, NaN, or a network that is not the plan's.
+    """
+    settings = settings or RepairSettings()
+    started = time.perf_counter()
+    check_fingerprint(model, plan)
+    _check_small(model, small, plan)
+    batches = equal_batches(data, plan.model.input_shape, settings.batch_size, settings.held_out)
+    before = {name: tensor.clone() for name, tensor in small.state_dict().items()}
+    with _evaluating(model, small), torch.no_grad(), TemporaryDirectory() as folder:
+        try:
+            walk = Walk(_like(model, small), small, batches, settings.memory, Path(folder))
+            layers = Refit(model, small, plan, walk, settings).run()
+        except BaseException:
+            small.load_state_dict(before)
+            raise
+    held_out = sum(settings.is_held_out(number) for number in range(len(batches)))
+    size = len(batches[0])
+    seconds = time.perf_counter() - started
+    return RepairReport(layers, size * len(batches), size * held_out, seconds, walk.peak)
+
+
+def _like(model: nn.Module, small: nn.Module) -> nn.Module:
+    """The parent with its own tensors, and attention written as in the slim network, so that rows come in one order."""
+    shared: dict[int, object] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    twin = copy.deepcopy(model, shared)
+    parents = dict(model.named_modules())
+    for name, module in small.named_modules():
+        whole = parents.get(name)
+        if whole is None or type(whole) is type(module) or isinstance(module, FullWidth):
+            continue
+        inner = twin.get_submodule(name)
+        other = replacement(inner, whole)
+        if isinstance(module, SlimMultiheadAttention) and isinstance(inner, nn.MultiheadAttention):
+            other = SlimMultiheadAttention(inner, inner.head_dim)
+        if other is not None:
+            owner, _, leaf = name.rpartition(".")
+            setattr(twin.get_submodule(owner), leaf, other)
+    return twin
+
+
+def _check_small(model: nn.Module, small: nn.Module, plan: Plan) -> None:
+    named = (*model.named_parameters(), *model.named_buffers())
+    mine = {**dict(small.named_parameters()), **dict(small.named_buffers())}
+    for (name, dim), kept in kept_indices(plan, {key: tuple(value.shape) for key, value in named}).items():
+        if name in mine and mine[name].shape[dim] != len(kept):
+            raise RequestError(
+                f"{name} has size {mine[name].shape[dim]} along dimension {dim}, the plan keeps {len(kept)}: repair "
+                "the network that slimming by this plan gives"
+            )
+
+
+@contextmanager
+def _evaluating(*models: nn.Module) -> Iterator[None]:
+    before = [(module, module.training) for model in models for module in model.modules()]
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    for model in models:
+        model.eval()
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+        for module, training in before:
+            module.training = training

@@ -1,0 +1,59 @@
+"""What a repair did, layer by layer."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+Status = Literal["fitted", "kept", "skipped"]
+
+
+@dataclass(frozen=True)
+class LayerRepair:
+    """One layer.
+
+    Attributes:
+        name: of the module.
+        status: `fitted`; `kept`: the sliced weights stay; `skipped`: it cannot be fitted.
+        reason: why not fitted, or what to know about the fit.
+        target: `output`: the parent's output of this layer; `sum`: the parent's sum that the layer ends in.
+        before, after: squared error on held-out images, of the target's variance.
+        ridge: the strength that was chosen, relative to the variance of each input.
+        unknowns: per output channel.
+        samples: rows that the fit used: images times positions.
+        steps: through the activation that follows.
+    """
+
+    name: str
+    status: Status
+    reason: str = ""
+    target: Literal["output", "sum"] = "output"
+    before: float | None = None
+    after: float | None = None
+    ridge: float | None = None
+    unknowns: int = 0
+    samples: int = 0
+    steps: int = 0
+
+
+@dataclass(frozen=True)
+class RepairReport:
+    """All layers, in execution order.
+
+    Attributes:
+        layers: see there.
+        images: how many were used, over all processes; the fit saw those that were not held out.
+        held_out: how many chose the strengths.
+        seconds: wall time.
+        activation_bytes: most memory that activations of this process took on the host.
+    """
+
+    layers: tuple[LayerRepair, ...]
+    images: int
+    held_out: int
+    seconds: float
+    activation_bytes: int
+
+    def record(self) -> dict[str, Any]:
+        """As plain values."""
+        return asdict(self)
