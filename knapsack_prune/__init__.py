@@ -31,7 +31,10 @@ if TYPE_CHECKING:
     from knapsack_prune.settings import NetworkSettings as NetworkSettings
     from knapsack_prune.settings import PlanSettings as PlanSettings
     from knapsack_prune.settings import RunSettings as RunSettings
+    from knapsack_prune.settings import SlimSettings as SlimSettings
     from knapsack_prune.settings import TrainingSettings as TrainingSettings
+    from knapsack_prune.slimming.repair import RepairReport as RepairReport
+    from knapsack_prune.slimming.repair import repair as repair
     from knapsack_prune.slimming.slim import load_slim as load_slim
     from knapsack_prune.slimming.slim import save_slim as save_slim
     from knapsack_prune.slimming.slim import slim as slim
@@ -39,6 +42,8 @@ if TYPE_CHECKING:
     from knapsack_prune.training.finetune import finetune as finetune
     from knapsack_prune.values.criteria import Scores as Scores
     from knapsack_prune.values.criteria import score as score
+    from knapsack_prune.values.estimate import estimate_values as estimate_values
+    from knapsack_prune.values.tables import ValueTables as ValueTables
 del TYPE_CHECKING
 
 # No public name may be that of a module of this package: importing the module would replace the name.
@@ -54,12 +59,16 @@ _HOMES = {
     "NetworkSettings": "settings",
     "Plan": "planning.plan_file",
     "PlanSettings": "settings",
+    "RepairReport": "slimming.repair",
     "RequestError": "errors",
     "RunSettings": "settings",
     "Scores": "values.criteria",
+    "SlimSettings": "settings",
     "TrainingSettings": "settings",
+    "ValueTables": "values.tables",
     "Verification": "planning.verification",
     "calibration_loader": "data",
+    "estimate_values": "values.estimate",
     "export_network": "export.exporting",
     "finetune": "training.finetune",
     "load_network": "networks",
@@ -67,6 +76,7 @@ _HOMES = {
     "open_source": "data",
     "plan": "planning.planner",
     "plan_schema": "planning.plan_file",
+    "repair": "slimming.repair",
     "save_slim": "slimming.slim",
     "score": "values.criteria",
     "slim": "slimming.slim",
@@ -87,13 +97,17 @@ __all__ = [
     "NetworkSettings",
     "Plan",
     "PlanSettings",
+    "RepairReport",
     "RequestError",
     "RunSettings",
     "Scores",
+    "SlimSettings",
     "TrainingSettings",
+    "ValueTables",
     "Verification",
     "__version__",
     "calibration_loader",
+    "estimate_values",
     "export_network",
     "finetune",
     "load_network",
@@ -101,6 +115,7 @@ __all__ = [
     "open_source",
     "plan",
     "plan_schema",
+    "repair",
     "save_slim",
     "score",
     "slim",

@@ -13,6 +13,11 @@ import knapsack_prune as kp
 from knapsack_prune.cli import load_commands
 
 NAMES = {
+    "RepairReport",
+    "SlimSettings",
+    "ValueTables",
+    "estimate_values",
+    "repair",
     "ChannelGraph",
     "DataSettings",
     "ExecutionSettings",

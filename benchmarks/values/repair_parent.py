@@ -11,13 +11,13 @@ import argparse
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from knapsack_prune.iterate.settings import retraining
+from knapsack_prune.training.settings import Conduct, OptimizerSettings
 from safetensors.torch import save_file
 
 from knapsack_prune.data import open_source
-from knapsack_prune.iterate.settings import retraining
 from knapsack_prune.networks import load_network
 from knapsack_prune.training.session import Session
-from knapsack_prune.training.settings import Conduct, OptimizerSettings
 
 
 def main() -> None:

@@ -21,19 +21,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from knapsack_prune.iterate.settings import retraining
+from knapsack_prune.training.settings import Conduct, OptimizerSettings
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import knapsack_prune as kp
 from knapsack_prune.data import calibration_loader, open_source
 from knapsack_prune.files import write_text
-from knapsack_prune.iterate.settings import retraining
 from knapsack_prune.networks import load_network
 from knapsack_prune.planning.plan_file import Plan
-from knapsack_prune.repair import RepairSettings, repair
-from knapsack_prune.repair.search import SearchSettings
+from knapsack_prune.slimming.repair import RepairSettings, repair
+from knapsack_prune.slimming.repair.search import SearchSettings
 from knapsack_prune.training.session import Session
-from knapsack_prune.training.settings import Conduct, OptimizerSettings
 
 CRITERIA = {
     "l1 --normalize layer": {"importance": "l1", "normalize": "layer"},

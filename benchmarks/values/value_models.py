@@ -20,7 +20,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from knapsack_prune.repair import repair
 from knapsack_prune.training.files import write_json
 from knapsack_prune.training.settings import Conduct, OptimizerSettings, RunSettings
 from torch import Tensor, nn
@@ -36,6 +35,7 @@ from knapsack_prune.planning.assembly import assemble
 from knapsack_prune.planning.plan_file import Plan
 from knapsack_prune.planning.plan_parts import ModelPart, SolverPart
 from knapsack_prune.planning.preparation import budget_limits
+from knapsack_prune.slimming.repair import repair
 from knapsack_prune.slimming.slim import slim
 from knapsack_prune.tracing.trial import trace
 from knapsack_prune.training.distillation import ObjectiveSettings

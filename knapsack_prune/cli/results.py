@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from knapsack_prune.export.exporting import Exported
+from knapsack_prune.slimming.repair import RepairReport
 from knapsack_prune.training.evaluation import Accuracy
 
 
@@ -38,6 +40,23 @@ def show_result(console: Console, record: Mapping[str, Any], directory: Path) ->
     if record["unreadable"]:
         console.print(record["unreadable"], style="yellow", markup=False)
     console.print(f"Written: {directory}", markup=False)
+
+
+def show_repair(console: Console, report: RepairReport) -> None:
+    """How many layers were re-fitted, and what each fit did on images that it had not seen."""
+    counts = Counter(layer.status for layer in report.layers)
+    table = Table(title="Repair: error on held-out images, of the target's variance", title_justify="left")
+    for column in ("layer", "", "before", "after", "note"):
+        table.add_column(column, justify="right" if column in ("before", "after") else "left")
+    for layer in report.layers:
+        errors = ("" if error is None else f"{error:.3f}" for error in (layer.before, layer.after))
+        table.add_row(layer.name, layer.status, *errors, layer.reason)
+    console.print(table)
+    console.print(
+        f"{counts['fitted']} layers fitted, {counts['kept']} kept as sliced, {counts['skipped']} skipped; "
+        f"{report.images} images, {report.held_out} of them held out; {report.seconds:.1f} s.",
+        markup=False,
+    )
 
 
 def show_accuracy(console: Console, name: str, data: str, accuracy: Accuracy, as_json: bool) -> None:

@@ -13,7 +13,7 @@ from knapsack_prune.cli.command import command
 from knapsack_prune.cli.console import notes, output, steps
 from knapsack_prune.cli.reading import PlanFile
 from knapsack_prune.errors import RequestError
-from knapsack_prune.settings import NetworkSettings
+from knapsack_prune.settings import DataSettings, NetworkSettings, SlimSettings
 
 
 @command
@@ -28,16 +28,22 @@ def slim(
             help="Write model.safetensors, plan.json and config.json into this directory.",
         ),
     ],
+    slim: SlimSettings,
     network: NetworkSettings,
+    data: DataSettings,
 ) -> None:
-    """Make the small network that a plan describes, and check it against its parent.
+    """Make the small network that a plan describes, check it against its parent, and repair it if asked to.
 
     The parent is rebuilt from what the plan says; options override it (a plan of a --checkpoint needs it
     again).
     """
     from knapsack_prune.cli.loading import check_writable, load_parent, quiet_libraries
+    from knapsack_prune.cli.results import show_repair
+    from knapsack_prune.data import calibration_loader, open_data
+    from knapsack_prune.files import write_json
     from knapsack_prune.planning.identity import check_fingerprint
     from knapsack_prune.planning.plan_file import Plan
+    from knapsack_prune.slimming.repair import repair
     from knapsack_prune.slimming.slim import save_slim
     from knapsack_prune.slimming.slim import slim as make_slim
 
@@ -50,12 +56,23 @@ def slim(
         progress.enter("slimming and checking")
         with quiet_libraries(), _holds(plan_file):
             small = make_slim(parent.model, plan)
+        report = None
+        if slim.repair:
+            progress.enter("repairing")
+            seed, shape = plan.importance.seed, plan.model.input_shape
+            images = calibration_loader(open_data(data, parent), slim.repair_samples, seed, 64, shape)
+            with quiet_libraries():
+                report = repair(parent.model, small, plan, images)
         progress.enter("writing")
         save_slim(small, plan, directory)
+        if report is not None:
+            write_json(directory / "repair.json", report.record())
     before, after = (sum(p.numel() for p in network.parameters()) for network in (parent.model, small))
     console = output()
     console.print(f"{plan.model.name}: {before:,} parameters, slim {after:,} ({100 * after / before:.2f} %).")
-    console.print("The slim network equals the masked parent, and fvcore counts in it what the plan says.")
+    console.print("Sliced, it equals the masked parent, and fvcore counts in it what the plan says.")
+    if report is not None:
+        show_repair(console, report)
     notes().print(f"Written: {directory}", markup=False)
 
 

@@ -35,7 +35,7 @@ def show_plan(console: Console, plan: Plan, *, layers: bool = False) -> None:
     if importance.predicted_loss is not None:
         console.print(
             Text(
-                f"Predicted loss: {importance.predicted_loss:.3g} ({importance.loss}, before any training), if the losses "
+                f"Predicted loss: {importance.predicted_loss:.3g} ({importance.loss}, before training), if the losses "
                 "of single cuts add up."
             )
         )

@@ -20,6 +20,7 @@ from knapsack_prune.settings import (
     NetworkSettings,
     PlanSettings,
     RunSettings,
+    SlimSettings,
     TrainingSettings,
 )
 
@@ -189,11 +190,12 @@ def run(
     network: NetworkSettings,
     data: DataSettings,
     plan: PlanSettings,
+    slim: SlimSettings,
     finetune: FinetuneSettings,
     execution: ExecutionSettings,
     export: ExportSettings,
 ) -> None:
-    """Plan, slim, fine-tune, evaluate and export; a step whose result is there and still valid is skipped.
+    """Plan, slim, repair, fine-tune, evaluate and export; a step whose result is there and still valid is skipped.
 
     Interrupted, the same command continues where it was.
     """
@@ -209,7 +211,13 @@ def run(
         )
     set_threads(execution, network.model)
     settings = RunSettings(
-        network=network, data=data, plan=plan, finetune=finetune, execution=execution, export=export
+        network=network,
+        data=data,
+        plan=plan,
+        slim=slim,
+        finetune=finetune,
+        execution=execution,
+        export=export,
     )
     with quiet_libraries():
         result = Run(

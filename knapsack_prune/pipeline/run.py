@@ -18,6 +18,7 @@ from knapsack_prune.networks import Network, load_network
 from knapsack_prune.planning.plan_file import Plan
 from knapsack_prune.settings import ExecutionSettings, RunSettings
 from knapsack_prune.settings.importance import IMAGE_CRITERIA
+from knapsack_prune.slimming.repair import repair
 from knapsack_prune.slimming.slim import load_slim, save_slim, slim
 from knapsack_prune.training.run_directory import RunDirectory
 
@@ -69,6 +70,7 @@ class Run:
             "plan": config.plan.record(),
         }
         self._step("plan", made_from, self._plan)
+        made_from["slim"] = config.slim.record()
         self._step("slim", made_from, self._slim)
         made_from["finetune"] = {**config.finetune.record(), "cache": config.execution.cache}
         self._step("finetune", made_from, self._finetune)
@@ -142,7 +144,23 @@ class Run:
 
     def _slim(self, _: bool) -> list[Path]:
         plan = Plan.load(self._directory / "plan.json")
-        return _saved(slim(self.parent().model, plan), plan, self._directory / "slim")
+        small = slim(self.parent().model, plan)
+        if self._config.slim.repair is not False:
+            self._repair(small, plan)
+        return _saved(small, plan, self._directory / "slim")
+
+    def _repair(self, small: nn.Module, plan: Plan) -> None:
+        """Repair what slimming did; where that is not possible, it is an error only if it was asked for."""
+        settings, shape = self._config.slim, self.parent().input_shape
+        images = calibration_loader(self.source(), settings.repair_samples, self._config.plan.seed, 64, shape)
+        try:
+            report = repair(self.parent().model, small, plan, images)
+        except RequestError as error:
+            if settings.repair:
+                raise
+            self._log("slim", f"not repaired: {error}")
+        else:
+            write_json(self._directory / "slim" / "repair.json", report.record())
 
     def _finetune(self, continues: bool) -> list[Path]:
         from knapsack_prune.training.finetune import finetune
@@ -159,18 +177,19 @@ class Run:
             folder,
             self._config.finetune,
             self._execution,
+            start=None if self._config.finetune.mask else self._loaded("slim"),
         )
         return [folder / name for name in ("model.safetensors", "plan.json", "config.json", "result.json")]
 
-    def _trained(self) -> nn.Module:
-        return load_slim(self._directory / "trained", lambda: self.parent().model)
+    def _loaded(self, name: str) -> nn.Module:
+        return load_slim(self._directory / name, lambda: self.parent().model)
 
     def _evaluate(self, _: bool) -> list[Path]:
         from knapsack_prune.training.session import Session
 
         shape = self.parent().input_shape
         session = Session(self.source(), shape, self._config.finetune, self._execution, test_only=True)
-        accuracy = session.accuracy(self._trained())
+        accuracy = session.accuracy(self._loaded("trained"))
         path = self._directory / "evaluation.json"
         write_json(path, accuracy.record())
         return [path]
@@ -179,7 +198,7 @@ class Run:
         from knapsack_prune.export.exporting import export_all
 
         folder, parent = self._directory / "exported", self.parent()
-        networks = {"model": self._trained(), "parent": parent.model}
+        networks = {"model": self._loaded("trained"), "parent": parent.model}
         exported = export_all(networks, parent.input_shape, folder, self._config.export)
         return [*(one.path for entries in exported.values() for one in entries), folder / "export.json"]
 

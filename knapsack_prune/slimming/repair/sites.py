@@ -10,8 +10,15 @@ from typing import Any
 from torch import Tensor
 from torch.fx import Node
 
-from knapsack_prune.repair.operators import BatchScaling, Convolution, Dense, Operator, Scaling, convolution
-from knapsack_prune.repair.program import Program
+from knapsack_prune.slimming.repair.operators import (
+    BatchScaling,
+    Convolution,
+    Dense,
+    Operator,
+    Scaling,
+    convolution,
+)
+from knapsack_prune.slimming.repair.program import Program
 
 MOVEMENTS = ("view", "permute", "transpose", "clone", "alias", "_unsafe_view", "unsqueeze", "squeeze")
 """Operators that only move elements, all of them."""

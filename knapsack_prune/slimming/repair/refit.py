@@ -10,15 +10,15 @@ from torch import Tensor, nn
 from torch.fx import Node
 
 from knapsack_prune.errors import RequestError
+from knapsack_prune.narrowing.copying import tensor_shapes
 from knapsack_prune.planning.plan_file import Plan
-from knapsack_prune.repair.least_squares import Activation, Fit, Rows
-from knapsack_prune.repair.operators import Convolution, flat_rows
-from knapsack_prune.repair.report import LayerRepair
-from knapsack_prune.repair.search import NotFiniteError, search
-from knapsack_prune.repair.settings import RepairSettings
-from knapsack_prune.repair.sites import Norm, Site, find_sites, scales, short_name, undo_path
-from knapsack_prune.repair.walk import Visit, Walk, distributed
-from knapsack_prune.slimming.slicing import kept_indices
+from knapsack_prune.slimming.repair.least_squares import Activation, Fit, Rows
+from knapsack_prune.slimming.repair.operators import Convolution, flat_rows
+from knapsack_prune.slimming.repair.report import LayerRepair
+from knapsack_prune.slimming.repair.search import NotFiniteError, search
+from knapsack_prune.slimming.repair.settings import RepairSettings
+from knapsack_prune.slimming.repair.sites import Norm, Site, find_sites, scales, short_name, undo_path
+from knapsack_prune.slimming.repair.walk import Visit, Walk, distributed
 
 ACTIVATIONS = frozenset(
     [
@@ -67,9 +67,9 @@ class Refit:
         self._settings = settings
         self._small = small
         self._walk = walk
-        named = (*model.named_parameters(), *model.named_buffers())
-        self._shapes = {name: tuple(tensor.shape) for name, tensor in named}
-        self._kept = kept_indices(plan, self._shapes)
+        self._shapes = tensor_shapes(model)
+        kept = plan.selection().kept_indices(self._shapes)
+        self._kept = {axis: torch.from_numpy(indices) for axis, indices in kept.items()}
         self._held: set[Node] = set()
 
     def run(self) -> tuple[LayerRepair, ...]:

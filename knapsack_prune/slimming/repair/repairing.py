@@ -16,8 +16,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -26,15 +25,16 @@ import torch
 from torch import nn
 
 from knapsack_prune.errors import RequestError
+from knapsack_prune.narrowing.attention import SlimMultiheadAttention, replacement
+from knapsack_prune.narrowing.copying import tensor_shapes
+from knapsack_prune.narrowing.full_width import FullWidth
+from knapsack_prune.networks.modes import evaluating
+from knapsack_prune.planning.identity import check_fingerprint
 from knapsack_prune.planning.plan_file import Plan
-from knapsack_prune.repair.refit import Refit
-from knapsack_prune.repair.report import RepairReport
-from knapsack_prune.repair.settings import RepairSettings
-from knapsack_prune.repair.walk import Walk, equal_batches
-from knapsack_prune.slimming.attention import SlimMultiheadAttention, replacement
-from knapsack_prune.slimming.full_width import FullWidth
-from knapsack_prune.slimming.slicing import kept_indices
-from knapsack_prune.slimming.slim import check_fingerprint
+from knapsack_prune.slimming.repair.refit import Refit
+from knapsack_prune.slimming.repair.report import RepairReport
+from knapsack_prune.slimming.repair.settings import RepairSettings
+from knapsack_prune.slimming.repair.walk import Walk, equal_batches
 
 
 def repair(
@@ -63,7 +63,12 @@ def repair(
     _check_small(model, small, plan)
     batches = equal_batches(data, plan.model.input_shape, settings.batch_size, settings.held_out)
     before = {name: tensor.clone() for name, tensor in small.state_dict().items()}
-    with _evaluating(model, small), torch.no_grad(), TemporaryDirectory() as folder:
+    with (
+        evaluating(model, fused_attention=False),
+        evaluating(small, fused_attention=False),
+        torch.no_grad(),
+        TemporaryDirectory() as folder,
+    ):
         try:
             walk = Walk(_like(model, small), small, batches, settings.memory, Path(folder))
             layers = Refit(model, small, plan, walk, settings).run()
@@ -96,26 +101,10 @@ def _like(model: nn.Module, small: nn.Module) -> nn.Module:
 
 
 def _check_small(model: nn.Module, small: nn.Module, plan: Plan) -> None:
-    named = (*model.named_parameters(), *model.named_buffers())
     mine = {**dict(small.named_parameters()), **dict(small.named_buffers())}
-    for (name, dim), kept in kept_indices(plan, {key: tuple(value.shape) for key, value in named}).items():
+    for (name, dim), kept in plan.selection().kept_indices(tensor_shapes(model)).items():
         if name in mine and mine[name].shape[dim] != len(kept):
             raise RequestError(
                 f"{name} has size {mine[name].shape[dim]} along dimension {dim}, the plan keeps {len(kept)}: repair "
                 "the network that slimming by this plan gives"
             )
-
-
-@contextmanager
-def _evaluating(*models: nn.Module) -> Iterator[None]:
-    before = [(module, module.training) for model in models for module in model.modules()]
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    for model in models:
-        model.eval()
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
-        for module, training in before:
-            module.training = training

@@ -14,8 +14,8 @@ from knapsack_prune.data import open_source
 from knapsack_prune.errors import RequestError
 from knapsack_prune.networks import load_network
 from knapsack_prune.planning.plan_file import Plan
-from knapsack_prune.repair import RepairReport, RepairSettings, repair
-from knapsack_prune.repair.search import SearchSettings
+from knapsack_prune.slimming.repair import RepairReport, RepairSettings, repair
+from knapsack_prune.slimming.repair.search import SearchSettings
 
 
 def half_plan(model: nn.Module, shape: tuple[int, ...]) -> Plan:

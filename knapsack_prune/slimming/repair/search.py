@@ -8,7 +8,7 @@ from math import isfinite
 import torch
 
 from knapsack_prune.errors import RequestError
-from knapsack_prune.repair.least_squares import STRENGTHS, Fit, Gram, Rows
+from knapsack_prune.slimming.repair.least_squares import STRENGTHS, Fit, Gram, Rows
 
 
 class NotFiniteError(Exception):

@@ -10,7 +10,7 @@ import torch.multiprocessing as mp
 from torch import nn
 
 import knapsack_prune as kp
-from knapsack_prune.repair import repair
+from knapsack_prune.slimming.repair import repair
 
 
 def run(rank: int, world: int, folder: str) -> None:

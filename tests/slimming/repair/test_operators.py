@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from knapsack_prune.repair.operators import Scaling, flat_rows
-from knapsack_prune.repair.program import Program
-from knapsack_prune.repair.sites import find_sites
+from knapsack_prune.slimming.repair.operators import Scaling, flat_rows
+from knapsack_prune.slimming.repair.program import Program
+from knapsack_prune.slimming.repair.sites import find_sites
 
 LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "linear": (lambda: nn.Linear(6, 4), (2, 5, 6)),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from knapsack_prune.errors import RequestError
-from knapsack_prune.repair.search import SearchSettings
+from knapsack_prune.slimming.repair.search import SearchSettings
 
 
 @dataclass(frozen=True)

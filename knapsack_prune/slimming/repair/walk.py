@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.fx import Node
 
 from knapsack_prune.errors import RequestError
-from knapsack_prune.repair.program import Cursor, Program
+from knapsack_prune.slimming.repair.program import Cursor, Program
 
 
 @dataclass(frozen=True)
