@@ -11,12 +11,11 @@ import argparse
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from knapsack_prune.iterate.settings import retraining
-from knapsack_prune.training.settings import Conduct, OptimizerSettings
 from safetensors.torch import save_file
 
 from knapsack_prune.data import open_source
 from knapsack_prune.networks import load_network
+from knapsack_prune.settings import ExecutionSettings, TrainingSettings
 from knapsack_prune.training.session import Session
 
 
@@ -30,12 +29,20 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, required=True, help="the adapted weights")
     options = parser.parse_args()
     network = load_network(options.network, checkpoint=options.checkpoint)
-    settings = retraining(options.epochs, optimizer=OptimizerSettings("sgd", 0.01, 5e-4), channels_last=True)
+    settings = TrainingSettings(
+        epochs=options.epochs,
+        held_out=0.0,
+        lr=0.01,
+        weight_decay=5e-4,
+        distill="none",
+        logit_weight=0.0,
+        channels_last=True,
+    )
     session = Session(
         open_source(str(options.data)),
         network.input_shape,
         settings,
-        Conduct("cpu", cache=True, progress=False),
+        ExecutionSettings(device="cpu", cache="device", progress=False),
     )
     with TemporaryDirectory() as folder:
         trained = session.train(network.model, settings, Path(folder), {"parent": network.name}).network

@@ -21,8 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from knapsack_prune.iterate.settings import retraining
-from knapsack_prune.training.settings import Conduct, OptimizerSettings
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -31,6 +29,7 @@ from knapsack_prune.data import calibration_loader, open_source
 from knapsack_prune.files import write_text
 from knapsack_prune.networks import load_network
 from knapsack_prune.planning.plan_file import Plan
+from knapsack_prune.settings import ExecutionSettings, TrainingSettings
 from knapsack_prune.slimming.repair import RepairSettings, repair
 from knapsack_prune.slimming.repair.search import SearchSettings
 from knapsack_prune.training.session import Session
@@ -59,10 +58,17 @@ class Bench:
         shape = self.network.input_shape
         self.labelled = list(calibration_loader(source, 1000, 0, 64, shape))
         self.images = list(calibration_loader(source, options.images, 0, 64, shape))
-        self.settings = retraining(
-            max(1, options.epochs), optimizer=OptimizerSettings("sgd", options.rate), channels_last=True
+        self.settings = TrainingSettings(
+            epochs=max(1, options.epochs),
+            held_out=0.0,
+            lr=options.rate,
+            distill="none",
+            logit_weight=0.0,
+            channels_last=True,
         )
-        self.session = Session(source, shape, self.settings, Conduct("cpu", cache=True, progress=False))
+        self.session = Session(
+            source, shape, self.settings, ExecutionSettings(device="cpu", cache="device", progress=False)
+        )
 
     def plan(self, name: str, budget: float) -> Plan:
         """By a criterion, kept in the output directory."""

@@ -112,7 +112,7 @@ def test_verify_recomputes_what_the_plan_says(run: Run, plan_file: Path) -> None
         "holds",
         "fvcore's recount",
         f"{planned:,}, as planned",
-        "measured needs data",
+        "energy kept is",
         "outputs differ by",
     ):
         assert words in ended.out

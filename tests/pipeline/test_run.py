@@ -15,7 +15,7 @@ from knapsack_prune.settings import RunSettings
 from knapsack_prune.settings.file import parse_settings
 
 SHORT = {
-    "plan": {"flops_budget": 0.5, "importance": "l1"},
+    "plan": {"flops_budget": 0.5},
     "finetune": {"epochs": 6, "batch_size": 32},
     "execution": {"device": "cpu", "progress": False},
     "export": {"format": ["pt2"], "batch": [1], "seconds": 0.05},
@@ -45,7 +45,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_run_ends_in_a_network_that_is_small_and_good(finished: Path) -> None:
     report = json.loads((finished / "report.json").read_text())
     accuracy = report["result"]["accuracy"]
-    assert accuracy["after"] > accuracy["before"]
+    assert accuracy["before"] > 0.9  # repaired, before any training
     assert accuracy["after"] > accuracy["parent"] - 0.05
     assert report["evaluation"]["top1"] == pytest.approx(accuracy["after"])
     assert report["result"]["flops"]["student"] == report["plan"][0]["planned"] <= report["plan"][0]["limit"]

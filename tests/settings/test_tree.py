@@ -81,7 +81,12 @@ def test_every_field_is_set_by_command_line_file_and_python_alike(section: str, 
         else:
             tokens += [flag, typed]
     name = COMMANDS.get(section, section)
-    required = {"finetune": ["plan.json", "-o", "out"], "solve": ["file"], "bench": ["file"]}.get(name, [])
+    required = {
+        "finetune": ["plan.json", "-o", "out"],
+        "slim": ["plan.json", "-o", "out"],
+        "solve": ["file"],
+        "bench": ["file"],
+    }.get(name, [])
     _, bound, _ = load_commands().parse_args(
         [name, *required, *tokens], exit_on_error=False, print_error=False
     )

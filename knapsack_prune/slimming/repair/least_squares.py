@@ -17,7 +17,11 @@ import torch.distributed as dist
 from torch import Tensor
 
 STRENGTHS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
-"""Ridge strengths that are tried, relative to the variance of each column."""
+"""Ridge strengths that are tried, relative to the variance of each column (and a part of the mean)."""
+
+LEAST_VARIANCE = 0.01
+"""Part of the mean variance of a layer's columns that is added to each: an input that hardly varied on the images
+gets no large weight, which would spoil training as soon as it does vary."""
 
 CHUNK = 1 << 23
 """Numbers of a design matrix in float64 at a time: 64 MB."""
@@ -143,7 +147,8 @@ class Gram:
         self._mean = sums / self._count if intercept else torch.zeros_like(sums)
         self._gram = gram / self._count
         self._gram.baddbmm_(self._mean.unsqueeze(2), self._mean.unsqueeze(1), alpha=-1)
-        spread = self._gram.diagonal(dim1=1, dim2=2).clamp(min=0).sqrt()
+        variances = self._gram.diagonal(dim1=1, dim2=2).clamp(min=0)
+        spread = (variances + LEAST_VARIANCE * variances.mean(1, keepdim=True)).sqrt()
         # A column that hardly varies (a dead channel) must not be scaled up: its weights stay as they are.
         floor = 1e-6 * spread.amax(dim=1, keepdim=True)
         self._scale = torch.where(spread > floor, 1 / spread, torch.zeros_like(spread))
