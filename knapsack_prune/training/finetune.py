@@ -112,7 +112,7 @@ def finetune(
     trained = session.train(network, settings, output, identity, stages, teacher)
     student = trained.network
     if mask:
-        release_masks(student)
+        release_masks(student, parent)
         student = slim(student, plan, check=False)
     after = session.accuracy(student)
 

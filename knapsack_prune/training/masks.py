@@ -56,9 +56,13 @@ def hold_masks(network: nn.Module, plan: Plan) -> None:
         parametrize.register_parametrization(network.get_submodule(owner), leaf, _Mask(mask))
 
 
-def release_masks(network: nn.Module) -> None:
-    """Turn every masked parameter back into a plain one that holds its masked value, in place."""
+def release_masks(network: nn.Module, parent: nn.Module) -> None:
+    """Turn every masked parameter back into a plain one with its masked value, in place, in the parent's order."""
     for module in list(network.modules()):
         if parametrize.is_parametrized(module):
             for leaf in list(module.parametrizations):  # type: ignore[arg-type]
                 parametrize.remove_parametrizations(module, leaf, leave_parametrized=True)
+    # What was masked comes back as the last parameter of its module: the parent's order is part of its fingerprint.
+    for name, module in network.named_modules():
+        for leaf in parent.get_submodule(name)._parameters:
+            module._parameters[leaf] = module._parameters.pop(leaf)

@@ -140,7 +140,7 @@ def test_kill_at_any_moment_ends_in_the_same_weights(done: Path, tmp_path: Path,
         "import sys; from pathlib import Path; import torch; torch.set_num_threads(1);"
         "from tests.iterate.test_method import go; go(Path(sys.argv[1]))"
     )
-    root = str(Path(__file__).parents[3])
+    root = str(Path(__file__).parents[2])
     child = subprocess.Popen([sys.executable, "-W", "ignore", "-c", code, str(output)], cwd=root)
     while not (output / sign).exists() and child.poll() is None:
         time.sleep(0.02)

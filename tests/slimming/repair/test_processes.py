@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
@@ -37,9 +38,10 @@ def run(rank: int, world: int, folder: str) -> None:
         dist.destroy_process_group()
 
 
-def test_two_processes_give_what_one_gives(tmp_path: Path) -> None:
+def test_two_processes_give_what_one_gives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each takes every second batch; sums are added up, so that all weights agree up to the order of sums."""
     run(0, 1, str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[3]))  # children import this very module
     mp.spawn(run, args=(2, str(tmp_path)), nprocs=2)
     alone, first, second = (torch.load(tmp_path / name) for name in ("1-0.pt", "2-0.pt", "2-1.pt"))
     for name, tensor in alone.items():
