@@ -86,12 +86,19 @@ class CuttableNetwork:
             for (name, dim), owner in owners(graph, model, ("channel",)).items()
             if self.parameters[name].dim() == 1 and name.endswith("weight")
         }
+        self._uncut: dict[str, Tensor] = {}
         self._full = [(part, torch.ones(len(part.owner.groups))) for part in graph.full_width]
 
     def fixed(self) -> Iterator[Tensor]:
         """All tensors of the network that a forward pass only reads."""
         yield from self.model.parameters()
         yield from self.model.buffers()
+        yield from (mask for _, mask in self._full)
+
+    def changeable(self) -> Iterator[Tensor]:
+        """Those of them whose values a cut changes, or which are read differently under one."""
+        yield from (self.parameters[c.parameter] for c in self.consumers)
+        yield from (p for p in self.parameters.values() if p.untyped_storage().data_ptr() in self._norms)
         yield from (mask for _, mask in self._full)
 
     def named(self, weight: Tensor) -> Consumer | None:
@@ -127,6 +134,7 @@ class CuttableNetwork:
                     continue
                 tensor = self.parameters[consumer.parameter].data
                 saved.append((tensor, tensor.clone()))
+                self._uncut.setdefault(consumer.parameter, saved[-1][1])
                 if new is not None:
                     tensor.copy_(new)
                 gone = torch.from_numpy(np.flatnonzero(~stays)).to(tensor.device)
@@ -141,9 +149,13 @@ class CuttableNetwork:
             norms = [p for p in self.parameters.values() if p.untyped_storage().data_ptr() in self.kept_norms]
             yield [*(tensor for tensor, _ in saved), *norms]
         finally:
-            self.kept_norms = {}
-            for tensor, before in saved:
+            self.kept_norms, self._uncut = {}, {}
+            for tensor, before in reversed(saved):
                 tensor.copy_(before)
+
+    def uncut(self, parameter: str) -> Tensor:
+        """A parameter as it is outside of `cut`."""
+        return self._uncut.get(parameter, self.parameters[parameter].detach())
 
     kept_norms: Mapping[int, Tensor] = {}
 

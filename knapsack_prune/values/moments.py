@@ -15,7 +15,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from knapsack_prune.data.seeds import generator
 from knapsack_prune.errors import RequestError
 from knapsack_prune.values.cutting import Consumer, CuttableNetwork, aten
-from knapsack_prune.values.losses import Batches, Loss, check_scalar, network_input
+from knapsack_prune.values.losses import (
+    Batches,
+    Loss,
+    check_output,
+    check_scalar,
+    class_scores,
+    network_input,
+)
 from knapsack_prune.values.patches import MAX_MATRIX, sampled_columns
 
 
@@ -105,7 +112,7 @@ def collect_moments(
     mixed: bool | None = None if derivatives else False
     with _prepared(network):
         for batch in data:
-            inputs = network_input(batch)
+            inputs = network_input(batch, network.graph.input_shape)
             inputs = inputs.to(next(network.model.parameters()).device)
             mixed = _mixes_examples(network, inputs) if mixed is None else mixed
             step = 1 if mixed else len(inputs)
@@ -141,7 +148,8 @@ def _backward(
     )
     with torch.enable_grad(), recorder:
         output = network.model(sources[0] if inputs.is_floating_point() else inputs)
-        found = _drawn_loss(output, draw) if loss is None else loss(output, output, batch)
+        check_output(network.model, inputs, output)
+        found = _drawn_loss(output, len(inputs), draw) if loss is None else loss(output, output, batch)
         check_scalar(found)
         if not bool(torch.isfinite(found.detach())):
             raise RequestError(
@@ -161,16 +169,11 @@ def _mixes_examples(network: CuttableNetwork, inputs: Tensor) -> bool:
     return probe.mixed
 
 
-def _drawn_loss(output: Any, draw: torch.Generator) -> Tensor:
-    if not isinstance(output, Tensor) or output.dim() < 2:
-        raise RequestError("the network's output is no tensor of class scores: give a function with `loss`")
-    logits = output.float() if output.dim() in (2, 3) else output.float().movedim(1, -1)
-    logits = logits.reshape(-1, logits.shape[-1])
+def _drawn_loss(output: Any, examples: int, draw: torch.Generator) -> Tensor:
+    logits = class_scores(output)
     chances = logits.detach().softmax(-1).cpu()
-    if not bool(torch.isfinite(chances).all()):
-        raise RequestError("the network's output holds NaN or infinity: check its weights and the data")
     classes = torch.multinomial(chances, 1, generator=draw)[:, 0].to(logits.device)
-    return F.cross_entropy(logits, classes, reduction="sum") / len(output)
+    return F.cross_entropy(logits, classes, reduction="sum") / examples
 
 
 @contextmanager
