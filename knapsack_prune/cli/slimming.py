@@ -5,15 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
+from cyclopts.validators import Number
 
 from knapsack_prune.cli.command import command
 from knapsack_prune.cli.console import notes, output, steps
 from knapsack_prune.cli.reading import PlanFile
 from knapsack_prune.errors import RequestError
 from knapsack_prune.settings import DataSettings, NetworkSettings, SlimSettings
+
+if TYPE_CHECKING:
+    from knapsack_prune.data.calibration import CalibrationLoader
+    from knapsack_prune.networks import Network
+    from knapsack_prune.planning.plan_file import Plan
 
 
 @command
@@ -77,8 +83,20 @@ def slim(
 
 
 @command
-def verify(plan_file: PlanFile, /, *, network: NetworkSettings) -> None:
-    """Check everything a plan says, trusting none of it: network, groups, costs, importance, slim output."""
+def verify(
+    plan_file: PlanFile,
+    /,
+    *,
+    network: NetworkSettings,
+    data: DataSettings,
+    batch_size: Annotated[
+        int, Parameter(validator=Number(gte=1), help="Images per batch when the plan was made.")
+    ] = 64,
+) -> None:
+    """Check everything a plan says, trusting none of it: network, groups, costs, importance, slim output.
+
+    Importance that was read from images is recomputed where the same images are given by --data.
+    """
     from rich.markup import escape
     from rich.table import Table
 
@@ -95,6 +113,7 @@ def verify(plan_file: PlanFile, /, *, network: NetworkSettings) -> None:
                 plan,
                 parent.model,
                 same_weights=parent.weights == plan.model.weights,
+                data=_images(plan, parent, data, batch_size),
                 source=str(plan_file),
                 enter=progress.enter,
             )
@@ -104,6 +123,18 @@ def verify(plan_file: PlanFile, /, *, network: NetworkSettings) -> None:
     for check in verification.checks:
         table.add_row(check.claim, escape(check.result))
     output().print(table)
+
+
+def _images(plan: Plan, parent: Network, data: DataSettings, batch_size: int) -> CalibrationLoader | None:
+    """The images that a plan's importance was read from, if there are any and a source is given."""
+    from knapsack_prune.data import calibration_loader, open_data
+
+    said = plan.importance
+    if data.data is None or not said.samples:
+        return None
+    return calibration_loader(
+        open_data(data, parent), said.samples, said.seed, batch_size, plan.model.input_shape
+    )
 
 
 @contextmanager

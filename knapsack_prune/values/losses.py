@@ -108,19 +108,18 @@ def network_input(batch: Any, shape: Sequence[int]) -> Tensor:
     return found
 
 
-def later_part(batch: Any, examples: int, start: int) -> Any:
-    """What belongs to the examples from `start` on: parts of tensors and lists that have one entry for each."""
+def batch_part(batch: Any, examples: int, part: slice) -> Any:
+    """What belongs to some examples of a batch: of all tensors and lists that have one entry for each."""
     if isinstance(batch, Mapping):
-        return {key: later_part(value, examples, start) for key, value in batch.items()}
-    if isinstance(batch, tuple):
-        return tuple(later_part(value, examples, start) for value in batch)
+        return {key: batch_part(value, examples, part) for key, value in batch.items()}
     if isinstance(batch, Tensor):
-        return batch[start:] if batch.dim() and len(batch) == examples else batch
-    if isinstance(batch, list) and any(
-        isinstance(value, Tensor) and len(value) == examples for value in batch
-    ):
-        return [later_part(value, examples, start) for value in batch]
-    return batch[start:] if isinstance(batch, list) and len(batch) == examples else batch
+        return batch[part] if batch.dim() and len(batch) == examples else batch
+    holds = isinstance(batch, (tuple, list)) and any(isinstance(value, Tensor) for value in batch)
+    if isinstance(batch, list) and len(batch) == examples and not holds:
+        return batch[part]
+    if isinstance(batch, (tuple, list)):
+        return [batch_part(value, examples, part) for value in batch]
+    return batch
 
 
 def check_output(model: nn.Module, inputs: Tensor, output: Any) -> None:

@@ -7,7 +7,6 @@ from math import inf
 from typing import Any
 
 import numpy as np
-import torch
 from scipy.optimize import isotonic_regression
 from torch import Tensor, nn
 
@@ -17,15 +16,15 @@ from knapsack_prune.values.cutting import CuttableNetwork, keep_masks
 from knapsack_prune.values.losses import (
     Batches,
     Loss,
+    batch_part,
     check_output,
     checked_loss,
     divergence,
-    later_part,
     network_input,
 )
 from knapsack_prune.values.reconstruction import reconstruction_values
 from knapsack_prune.values.refit import Fits, Refit, Refitter, recorded
-from knapsack_prune.values.replay import CACHE_BYTES, DivergedError, Recording
+from knapsack_prune.values.replay import DivergedError, Recording, memory_limit
 from knapsack_prune.values.tables import FloatArray, GroupValues, Provenance, ValueTables, value_tables
 
 Measurements = MutableMapping[str, float]
@@ -74,7 +73,7 @@ def measured_values(
             the number of batches is not known).
 
     Time: widths times groups times what of the network lies behind a cut. Memory: what a forward pass of half a batch
-    needs at a time, `replay.CACHE_BYTES` for each half, and rows of what each layer reads.
+    needs at a time, `replay.memory_limit` for each half, and rows of what each layer reads.
 
     Raises:
         RequestError: no data, a batch of one example, a loss that is no finite scalar, a network that takes another
@@ -202,13 +201,13 @@ class _Meter:
         with network.measuring(batch_statistics=True):
             if self._passing is None:
                 self._passing = recorded(network, inputs[:2], cache_bytes=inf).passing_results()
-            given: dict[str, Any] = {"cache_bytes": cache_bytes(inputs.device), "passing": self._passing}
+            given: dict[str, Any] = {"cache_bytes": memory_limit(inputs.device), "passing": self._passing}
             refitter = Refitter(network, self._refit, rows, self._seed)
             fitted = recorded(network, inputs[:rows], watch=refitter.watch, **given) if rows else None
             self.fits = max(self.fits, refitter.unknowns)
             judged = recorded(network, inputs[rows:], **given)
             check_output(network.model, inputs[rows:], judged.output)
-            part = later_part(batch, len(inputs), rows)
+            part = batch_part(batch, len(inputs), slice(rows, None))
             for key, cut in cuts.items():
                 what, output = self._cut(cut, fitted, judged, refitter)
                 yield key, checked_loss(self._loss, output, judged.output, part, what)
@@ -237,8 +236,3 @@ class _Meter:
     def _key(self, cut: tuple[int, int]) -> str:
         """Of a measurement: the base is one for all groups."""
         return "base" if cut[1] == self._base[cut[0]] else f"{cut[0]}:{cut[1]}"
-
-
-def cache_bytes(device: torch.device) -> float:
-    """Memory for a recording: of the CPU's a fixed part, of a GPU's a quarter of what is free."""
-    return torch.cuda.mem_get_info(device)[0] / 4 if device.type == "cuda" else CACHE_BYTES

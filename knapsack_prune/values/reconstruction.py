@@ -31,6 +31,9 @@ RIDGE = 1e-3
 STEPS = 256
 """Removals after which the order of a group is known: larger groups lose several units at once."""
 
+SHRINK = 0.8
+"""Matrices are copied without the columns of removed units when so many are left of those they hold."""
+
 
 def reconstruction_values(
     graph: ChannelGraph,
@@ -104,10 +107,16 @@ class _Reader:
         shift = torch.linalg.solve(block, rows)
         square, cross = self.weights[columns[:, None], columns], self.weights[:, columns]
         rise = float(torch.linalg.solve(block, square).diagonal().sum())
-        self.weights -= cross @ shift
-        self.weights -= shift.T @ (cross - shift.T @ square).T
-        self.inverse -= rows.T @ shift
+        left, right = torch.cat([cross, shift.T], 1), torch.cat([shift, (cross - shift.T @ square).T])
+        self.weights.addmm_(left, right, alpha=-1)
+        self.inverse.addmm_(rows.T, shift, alpha=-1)
         return rise
+
+    def shrink(self, left: Tensor) -> None:
+        """Let go of the columns of all units but those that are left."""
+        stay = self.columns[left].flatten()
+        self.inverse, self.weights = self.inverse[stay][:, stay], self.weights[stay][:, stay]
+        self.columns[left] = torch.arange(len(stay)).reshape(len(left), -1)
 
 
 def _reader(found: Moments, weight: Tensor, group: Group, examples: int, curvature: bool) -> _Reader:
@@ -133,8 +142,7 @@ def _reader(found: Moments, weight: Tensor, group: Group, examples: int, curvatu
         )  # errors are fractions of the output's variance
     # Products are summed in float32 per batch: what a mean takes away may leave their rounding alone.
     rounding = 1e-6 * found.gram.diagonal().mean() / found.rows
-    moment.diagonal().add_(RIDGE * moment.diagonal().clamp(min=0).mean() + rounding + 1e-30)
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(moment))
+    inverse = _inverse(moment, RIDGE * moment.diagonal().clamp(min=0).mean() + rounding + 1e-30)
     channels = torch.arange(group.size)[:, None]
     if found.units is None:
         reads = (p for p in group.slices if p.role == "in" and p.parameter == found.consumer.parameter)
@@ -142,6 +150,16 @@ def _reader(found: Moments, weight: Tensor, group: Group, examples: int, curvatu
     return _Reader(
         inverse, weights, (channels[:, :, None] * found.taps + torch.arange(found.taps)).flatten(1)
     )
+
+
+def _inverse(moment: Tensor, ridge: Tensor) -> Tensor:
+    """Of a second moment with a ridge on its diagonal; a higher one where rounding leaves it indefinite."""
+    while True:
+        moment.diagonal().add_(ridge)
+        factor, failed = torch.linalg.cholesky_ex(moment)
+        if not failed:
+            return torch.cholesky_inverse(factor)
+        ridge = 10 * ridge
 
 
 def _weighted(found: Moments, columns: Tensor, examples: int, curvature: bool) -> Tensor:
@@ -158,7 +176,12 @@ def _path(group: Group, readers: list[_Reader]) -> GroupValues:
     at_once = max(1, group.size // STEPS)
     removed: list[int] = []
     losses = [0.0]
+    held = len(left)
     while len(left) > 1:
+        if len(left) < SHRINK * held:
+            held = len(left)
+            for reader in readers:
+                reader.shrink(left)
         costs = torch.stack([reader.costs(left) for reader in readers]).sum(0)
         chosen = costs.argsort(stable=True)[: min(at_once, len(left) - 1)]
         units = left[chosen]

@@ -11,8 +11,13 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
-CACHE_BYTES = 2**30
-"""Activations kept of one run; what does not fit is computed again in every run."""
+LIMIT = 2**30
+"""Memory for the activations of one run, in bytes."""
+
+
+def memory_limit(device: torch.device) -> int:
+    """Bytes for the activations of one run: `LIMIT` on the CPU, of a GPU a quarter of what is free."""
+    return torch.cuda.mem_get_info(device)[0] // 4 if device.type == "cuda" else LIMIT
 
 
 class DivergedError(Exception):
@@ -72,7 +77,7 @@ class Recording:
         fixed: Iterable[Tensor],
         changeable: Iterable[Tensor],
         *,
-        cache_bytes: float = CACHE_BYTES,
+        cache_bytes: float = LIMIT,
         passing: Mapping[int, int] | None = None,
         watch: Watch | None = None,
     ) -> None:
@@ -82,7 +87,7 @@ class Recording:
             function: takes and gives the same every time.
             fixed: the tensors that it reads: inputs, weights, buffers.
             changeable: those of them that later runs may change.
-            cache_bytes: the most that is kept.
+            cache_bytes: the most that is kept; what does not fit is computed again in every run.
             passing: results that need not be kept, see `passing_results`.
             watch: sees every operator.
         """
