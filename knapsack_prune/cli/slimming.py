@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
-from cyclopts.validators import Number
 
 from knapsack_prune.cli.command import command
 from knapsack_prune.cli.console import notes, output, steps
@@ -89,9 +88,6 @@ def verify(
     *,
     network: NetworkSettings,
     data: DataSettings,
-    batch_size: Annotated[
-        int, Parameter(validator=Number(gte=1), help="Images per batch when the plan was made.")
-    ] = 64,
 ) -> None:
     """Check everything a plan says, trusting none of it: network, groups, costs, importance, slim output.
 
@@ -113,7 +109,7 @@ def verify(
                 plan,
                 parent.model,
                 same_weights=parent.weights == plan.model.weights,
-                data=_images(plan, parent, data, batch_size),
+                data=_images(plan, parent, data),
                 source=str(plan_file),
                 enter=progress.enter,
             )
@@ -125,16 +121,16 @@ def verify(
     output().print(table)
 
 
-def _images(plan: Plan, parent: Network, data: DataSettings, batch_size: int) -> CalibrationLoader | None:
+def _images(plan: Plan, parent: Network, data: DataSettings) -> CalibrationLoader | None:
     """The images that a plan's importance was read from, if there are any and a source is given."""
     from knapsack_prune.data import calibration_loader, open_data
 
     said = plan.importance
-    if data.data is None or not said.samples:
+    batch_size = (said.options or {}).get("batch_size")
+    if data.data is None or not isinstance(batch_size, int):
         return None
-    return calibration_loader(
-        open_data(data, parent), said.samples, said.seed, batch_size, plan.model.input_shape
-    )
+    source, shape = open_data(data, parent), plan.model.input_shape
+    return calibration_loader(source, said.samples, said.seed, batch_size, shape)
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from knapsack_prune.settings.importance import IMAGE_CRITERIA, WEIGHT_CRITERIA
 from knapsack_prune.tracing.trial import trace
 from knapsack_prune.values.estimate import estimate_values
 from knapsack_prune.values.losses import Batches
-from knapsack_prune.values.value_file import images_digest
+from knapsack_prune.values.value_file import examples_identity
 
 
 class BrokenPlanError(RequestError):
@@ -193,7 +193,7 @@ def _obstacle(subject: _Subject) -> str | None:
         return f"{said.criterion} needs the images that it was made with: give `data`"
     if len(subject.graph.groups) != len(subject.plan.groups):
         return f"{said.criterion} was made with layers pinned by `keep`"
-    found = images_digest(subject.data)
+    found, _ = examples_identity(subject.data)
     if said.images != found:
         return f"the images ({found[:19]}…) are others than those of the plan ({str(said.images)[:19]}…)"
     return None

@@ -19,7 +19,7 @@ from knapsack_prune.values.losses import Batches, Loss
 from knapsack_prune.values.measured import measured_values
 from knapsack_prune.values.reconstruction import reconstruction_values
 from knapsack_prune.values.tables import ValueTables, additive_tables
-from knapsack_prune.values.value_file import ValueFile, images_digest, made_from
+from knapsack_prune.values.value_file import ValueFile, examples_identity, made_from
 
 MODELS = VALUE_MODELS
 """Models of what a cut costs. `energy` needs weights alone; the others count in units of the loss."""
@@ -55,7 +55,9 @@ def estimate_values(
         RequestError: unknown method, no data, a file of other values, or whatever the method refuses.
     """
     _check(method, data, loss, normalize, values)
-    images = images_digest(data) if data is not None and method in IMAGE_CRITERIA else None
+    images, batch_size = None, 0
+    if data is not None and method in IMAGE_CRITERIA:
+        images, batch_size = examples_identity(data)
     identity = made_from(graph, model, images, method, normalize, seed)
     file = None if values is None else ValueFile(values, identity)
 
@@ -89,7 +91,10 @@ def estimate_values(
     finally:
         if file is not None:
             file.write()
-    return replace(tables, provenance=replace(tables.provenance, images=images))
+    if images is None:
+        return tables
+    options = {**tables.provenance.options, "batch_size": batch_size}
+    return replace(tables, provenance=replace(tables.provenance, images=images, options=options))
 
 
 def _check(method: str, data: Batches | None, loss: Loss | None, normalize: str, values: Path | None) -> None:

@@ -14,7 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from knapsack_prune.data.seeds import generator
 from knapsack_prune.errors import RequestError
-from knapsack_prune.values.cutting import Consumer, CuttableNetwork, aten
+from knapsack_prune.narrowing.masking import aten
+from knapsack_prune.values.cutting import Consumer, CuttableNetwork
 from knapsack_prune.values.losses import (
     Batches,
     Loss,

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from knapsack_prune.data.seeds import generator
-from knapsack_prune.values.cutting import Consumer, CuttableNetwork, Keep, aten
+from knapsack_prune.narrowing.masking import aten
+from knapsack_prune.values.cutting import Consumer, CuttableNetwork, Keep
 from knapsack_prune.values.patches import MAX_MATRIX, POSITIONS, sampled_columns
 from knapsack_prune.values.replay import Recording, Substitute
 

@@ -25,7 +25,7 @@ class Provenance:
         seed: of the calibration set and of everything drawn.
         loss: what the values count, e.g. `kl` or `user`; None for sums of scores.
         round: of `iterate` whose network was read, from 2; None for the parent.
-        images: identifies the examples that were read, see `value_file.images_digest`; None where there were none.
+        images: identifies the examples that were read, see `value_file.examples_identity`; None where there were none.
         options: further settings of the method, as plain data.
     """
 

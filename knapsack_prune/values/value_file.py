@@ -150,11 +150,16 @@ def made_from(
     }
 
 
-def images_digest(data: Batches) -> str:
-    """Identifies examples, their order and their division into batches: SHA-256 of all tensors of all batches."""
-    digest = hashlib.sha256()
+def examples_identity(data: Batches) -> tuple[str, int]:
+    """Identifies examples, their order and their division into batches.
+
+    Returns:
+        SHA-256 of all tensors of all batches, and the number of examples in the first batch.
+    """
+    digest, first = hashlib.sha256(), 0
     for batch in data:
         for tensor in tensors(batch):
+            first = first or len(tensor)
             digest.update(f"{tuple(tensor.shape)} {tensor.dtype}\n".encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return f"sha256:{digest.hexdigest()}"
+    return f"sha256:{digest.hexdigest()}", first
