@@ -32,7 +32,8 @@ Measurements = MutableMapping[str, float]
 
 
 LEAST_RATIO = 0.1
-"""Measured losses that are a smaller part of the predicted ones are taken for noise: no cut is free."""
+"""Measured losses that are a smaller part of the predicted ones, or a hundredth of that part in the median of all
+cuts, are taken for noise: no cut is free."""
 
 
 def measured_values(
@@ -89,10 +90,12 @@ def measured_values(
     meter = _Meter(network, data, orders, base, refit, loss or divergence, seed, known, progress)
     points = [_spread(group.size, widths) for group in graph.groups]
     groups = []
-    for group, at, losses in zip(shape.groups, points, meter.measure(points), strict=True):
+    measured = meter.measure(points)
+    floor = _least_ratio(shape.groups, points, measured)
+    for group, at, losses in zip(shape.groups, points, measured, strict=True):
         # Keeping more is never worth less: the nearest such losses (pool adjacent violators).
         falling = isotonic_regression(losses, increasing=False).x
-        groups.append(GroupValues(group.order, _along(group.values, np.array(at), falling)))
+        groups.append(GroupValues(group.order, _along(group.values, np.array(at), falling, floor)))
     options: dict[str, str | int | float | bool] = {
         "shape": shape.provenance.method,
         "refit": refit,
@@ -111,7 +114,21 @@ def _spread(size: int, count: int) -> list[int]:
     return sorted({min(max(1, size - 1), max(1, round(size * share))) for share in shares})
 
 
-def _along(shape: FloatArray, at: IntArray, losses: FloatArray) -> FloatArray:
+def _least_ratio(
+    shapes: Sequence[GroupValues], points: Sequence[Sequence[int]], losses: Sequence[Sequence[float]]
+) -> float:
+    """What a measured loss is of the predicted one, at least; a model's losses may have another unit."""
+    ratios = [
+        loss / (shape.values[-1] - shape.values[n - 1])
+        for shape, at, found in zip(shapes, points, losses, strict=True)
+        for n, loss in zip(at, found, strict=True)
+        if shape.values[n - 1] < shape.values[-1]
+    ]
+    middle = float(np.median(ratios)) if ratios else 0.0
+    return min(LEAST_RATIO, middle / 100) if middle > 0 else LEAST_RATIO
+
+
+def _along(shape: FloatArray, at: IntArray, losses: FloatArray, floor: float) -> FloatArray:
     """Values through minus the measured losses at some widths, with the shape of other values in between."""
     size = len(shape)
     every = np.arange(1, size + 1)
@@ -119,7 +136,7 @@ def _along(shape: FloatArray, at: IntArray, losses: FloatArray) -> FloatArray:
     if size == 1:
         return np.zeros(1)
     if (predicted[at - 1] > 0).all():
-        ratios = np.log(np.maximum(losses / predicted[at - 1], LEAST_RATIO))
+        ratios = np.log(np.maximum(losses / predicted[at - 1], floor))
         smooth = np.exp(np.interp(every, at, ratios)) * predicted
         # Between two measured widths the factor changes: keeping more is still never worth less.
         values: FloatArray = -np.maximum.accumulate(smooth[::-1])[::-1]

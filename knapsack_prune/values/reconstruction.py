@@ -22,7 +22,7 @@ from knapsack_prune.errors import RequestError
 from knapsack_prune.graph.channel_graph import ChannelGraph, Group
 from knapsack_prune.values.cutting import CuttableNetwork
 from knapsack_prune.values.losses import Batches, Loss
-from knapsack_prune.values.moments import Moments, collect_moments
+from knapsack_prune.values.moments import Moments, NetworkMoments, collect_moments
 from knapsack_prune.values.tables import GroupValues, Provenance, ValueTables, value_tables
 
 RIDGE = 1e-3
@@ -51,8 +51,8 @@ def reconstruction_values(
         graph: the traced network.
         model: its weights; left as they are.
         data: batches; labels are not needed.
-        curvature: weigh output errors by the loss's curvature, in nats (one backward pass); otherwise by the
-            variance of the output, so that an error counts as a fraction of the signal.
+        curvature: weigh output errors by the loss's curvature, in nats (one backward pass); otherwise, or where the
+            loss has no gradient, by the variance of the output, so that an error counts as a fraction of the signal.
         loss: whose curvature; by default that of the divergence to the parent.
         seed: of what is drawn.
         progress: called with the number of examples after every batch.
@@ -64,8 +64,21 @@ def reconstruction_values(
     """
     network = CuttableNetwork(graph, model)
     moments = collect_moments(network, data, gradients=curvature, loss=loss, seed=seed, progress=progress)
+    groups = _tables(network, moments, curvature)
+    if curvature and all(not group.values.any() for group in groups):
+        # A loss that compares with the parent's output has no gradient there.
+        curvature = False
+        groups = _tables(network, moments, curvature)
+    options = {"curvature": curvature}
+    name = "divergence" if loss is None else "user"
+    return value_tables(
+        graph, groups, Provenance("reconstruction", moments.examples, seed, name, options=options)
+    )
+
+
+def _tables(network: CuttableNetwork, moments: NetworkMoments, curvature: bool) -> list[GroupValues]:
     groups = []
-    for index, group in enumerate(graph.groups):
+    for index, group in enumerate(network.graph.groups):
         readers = [
             _reader(found, network.parameters[name], group, moments.examples, curvature)
             for name, found in moments.consumers.items()
@@ -74,14 +87,10 @@ def reconstruction_values(
         if not readers:
             raise RequestError(
                 f"group {group.name}: no convolution or linear layer reads it, so that nothing tells what its units "
-                "are worth; choose `measured` values, or pin it with `keep`"
+                "are worth; pin it with `keep`, or choose `energy`"
             )
         groups.append(_path(group, readers))
-    options = {"curvature": curvature}
-    name = "divergence" if loss is None else "user"
-    return value_tables(
-        graph, groups, Provenance("reconstruction", moments.examples, seed, name, options=options)
-    )
+    return groups
 
 
 @dataclass(eq=False)
