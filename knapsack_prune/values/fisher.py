@@ -73,7 +73,7 @@ def joint_fisher(
     """
     network = CuttableNetwork(graph, model)
     moments = collect_moments(network, data, derivatives=True, loss=loss, seed=seed, progress=progress)
-    if not any(bool(found.any()) for found in moments.derivatives):
+    if graph.groups and not any(bool(found.any()) for found in moments.derivatives):
         raise RequestError(
             "the loss has no gradient at the parent's own output, as one that compares with it: `joint_fisher` sees no "
             "difference between units; choose `measured` or `reconstruction`, or give a `loss` against labels"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence, Sized
+from itertools import pairwise
 from math import inf
 from typing import Any
 
@@ -34,6 +35,9 @@ Measurements = MutableMapping[str, float]
 LEAST_RATIO = 0.1
 """Measured losses that are a smaller part of the predicted ones, or a hundredth of that part in the median of all
 cuts, are taken for noise: no cut is free."""
+
+RESULTS = 12
+"""All results of one run take at most so many times the memory that recordings may keep; larger batches are split."""
 
 
 def measured_values(
@@ -172,7 +176,8 @@ class _Meter:
         self._seed = seed
         self._known = known
         self._progress = progress
-        self._passing: dict[int, int] | None = None
+        self._passing: dict[int, int] = {}
+        self._examples_at_once = 0
         self.examples = 0
         self.fits: tuple[int, int] = (0, 0)
 
@@ -182,12 +187,7 @@ class _Meter:
         cuts = {self._key((g, n)): (g, n) for g, ns in enumerate(points) for n in (*ns, sizes[g])}
         sums, judged, done = dict.fromkeys(cuts, 0.0), 0, 0
         batches = len(self._data) if isinstance(self._data, Sized) else None
-        for number, batch in enumerate(self._data):
-            inputs = network_input(batch, self._network.graph.input_shape)
-            if len(inputs) < 2:
-                raise RequestError(
-                    "a batch holds 1 example; batch norms and fits need at least 2: give larger ones"
-                )
+        for number, (inputs, batch, pieces) in enumerate(self._pieces()):
             rows = len(inputs) // 2 if self._refit != "none" else 0
             missing = {key: cut for key, cut in cuts.items() if f"{number}:{key}" not in self._known}
             done += len(cuts) - len(missing)
@@ -195,7 +195,7 @@ class _Meter:
                 self._known[f"{number}:{key}"] = value
                 done += 1
                 if self._progress is not None:
-                    self._progress(done, batches and batches * len(cuts))
+                    self._progress(done, batches and batches * pieces * len(cuts))
             for key in cuts:
                 sums[key] += self._known[f"{number}:{key}"] * (len(inputs) - rows)
             judged += len(inputs) - rows
@@ -207,6 +207,31 @@ class _Meter:
         }
         return [[rise[g, n] for n in ns] for g, ns in enumerate(points)]
 
+    def _pieces(self) -> Iterator[tuple[Tensor, Any, int]]:
+        """Batches, or as large parts of them as memory allows; with each, how many parts its batch has."""
+        for batch in self._data:
+            inputs = network_input(batch, self._network.graph.input_shape)
+            if len(inputs) < 2:
+                raise RequestError(
+                    "a batch holds 1 example; batch norms and fits need at least 2: give larger ones"
+                )
+            if not self._examples_at_once:
+                self._probe(inputs[:2])
+            count = -(-len(inputs) // self._examples_at_once)
+            ends = [len(inputs) * piece // count for piece in range(count + 1)]
+            for start, end in pairwise(ends):
+                part = slice(start, end)
+                yield inputs[part], batch_part(batch, len(inputs), part), count
+
+    def _probe(self, inputs: Tensor) -> None:
+        """See on few examples what a recording must keep, and how much memory all results would take."""
+        inputs = inputs.to(next(self._network.model.parameters()).device)
+        with self._network.measuring(batch_statistics=True):
+            probe = recorded(self._network, inputs, cache_bytes=inf)
+        self._passing = probe.passing_results()
+        limit = RESULTS * memory_limit(inputs.device)
+        self._examples_at_once = max(4, int(limit / max(1.0, probe.kept_bytes / len(inputs))))
+
     def _measured(
         self, cuts: Mapping[str, tuple[int, int]], inputs: Tensor, batch: Any, rows: int
     ) -> Iterator[tuple[str, float]]:
@@ -216,8 +241,6 @@ class _Meter:
         network = self._network
         inputs = inputs.to(next(network.model.parameters()).device)
         with network.measuring(batch_statistics=True):
-            if self._passing is None:
-                self._passing = recorded(network, inputs[:2], cache_bytes=inf).passing_results()
             given: dict[str, Any] = {"cache_bytes": memory_limit(inputs.device), "passing": self._passing}
             refitter = Refitter(network, self._refit, rows, self._seed)
             fitted = recorded(network, inputs[:rows], watch=refitter.watch, **given) if rows else None
