@@ -96,6 +96,7 @@ def verify(
     from rich.markup import escape
     from rich.table import Table
 
+    from knapsack_prune.cli.app import with_flags
     from knapsack_prune.cli.loading import load_parent, quiet_libraries
     from knapsack_prune.planning.plan_file import Plan
     from knapsack_prune.planning.verification import verify as verify_plan
@@ -117,7 +118,7 @@ def verify(
     table.add_column("what")
     table.add_column("found", overflow="fold")
     for check in verification.checks:
-        table.add_row(check.claim, escape(check.result))
+        table.add_row(check.claim, escape(with_flags(check.result)))
     output().print(table)
 
 
