@@ -144,11 +144,10 @@ class GroupPart(Part):
             )
         if (self.order is None) != (self.values is None):
             raise ValueError(f"group {self.name}: of order and values one is missing")
-        order, values = self.order or (), self.values or ()
-        if len(order) != len(values) or (order and set(order[: len(self.kept)]) != set(self.kept)):
+        if len(self.order or ()) != len(self.values or ()):
             raise ValueError(
-                f"group {self.name}: kept are not the first {len(self.kept)} units of its order of {len(order)}, with "
-                f"{len(values)} values"
+                f"group {self.name}: {len(self.order or ())} ordered units and {len(self.values or ())} values; there "
+                "must be one value for every width"
             )
         for part in self.slices:
             if part.indices is not None and len(part.indices) != self.size:
