@@ -29,9 +29,8 @@ from knapsack_prune.data import calibration_loader, open_source
 from knapsack_prune.files import write_text
 from knapsack_prune.networks import load_network
 from knapsack_prune.planning.plan_file import Plan
-from knapsack_prune.settings import ExecutionSettings, TrainingSettings
-from knapsack_prune.slimming.repair import RepairSettings, repair
-from knapsack_prune.slimming.repair.search import SearchSettings
+from knapsack_prune.settings import ExecutionSettings, RepairSettings, TrainingSettings
+from knapsack_prune.slimming.repair import repair
 from knapsack_prune.training.session import Session
 
 CRITERIA = {
@@ -41,8 +40,8 @@ CRITERIA = {
     "taylor": {"importance": "taylor"},
 }
 VARIANTS = {
-    "outputs": RepairSettings(sums=False, search=SearchSettings(steps=0)),
-    "sums": RepairSettings(search=SearchSettings(steps=0)),
+    "outputs": RepairSettings(repair_sums=False, repair_steps=0),
+    "sums": RepairSettings(repair_steps=0),
     "repaired": RepairSettings(),
 }
 

@@ -13,7 +13,7 @@ from knapsack_prune.cli.command import command
 from knapsack_prune.cli.console import notes, output, steps
 from knapsack_prune.cli.reading import PlanFile
 from knapsack_prune.errors import RequestError
-from knapsack_prune.settings import DataSettings, NetworkSettings, SlimSettings
+from knapsack_prune.settings import DataSettings, NetworkSettings, RepairSettings
 
 
 @command
@@ -28,7 +28,7 @@ def slim(
             help="Write model.safetensors, plan.json and config.json into this directory.",
         ),
     ],
-    slim: SlimSettings,
+    repair: RepairSettings,
     network: NetworkSettings,
     data: DataSettings,
 ) -> None:
@@ -39,11 +39,11 @@ def slim(
     """
     from knapsack_prune.cli.loading import check_writable, load_parent, quiet_libraries
     from knapsack_prune.cli.results import show_repair
-    from knapsack_prune.data import calibration_loader, open_data
+    from knapsack_prune.data import open_data
     from knapsack_prune.files import write_json
     from knapsack_prune.planning.identity import check_fingerprint
     from knapsack_prune.planning.plan_file import Plan
-    from knapsack_prune.slimming.repair import repair
+    from knapsack_prune.slimming.repair import repair_on_source
     from knapsack_prune.slimming.slim import save_slim
     from knapsack_prune.slimming.slim import slim as make_slim
 
@@ -57,12 +57,10 @@ def slim(
         with quiet_libraries(), _holds(plan_file):
             small = make_slim(parent.model, plan)
         report = None
-        if slim.repair:
+        if repair.repair:
             progress.enter("repairing")
-            seed, shape = plan.importance.seed, plan.model.input_shape
-            images = calibration_loader(open_data(data, parent), slim.repair_samples, seed, 64, shape)
             with quiet_libraries():
-                report = repair(parent.model, small, plan, images)
+                report = repair_on_source(parent.model, small, plan, open_data(data, parent), repair)
         progress.enter("writing")
         save_slim(small, plan, directory)
         if report is not None:
