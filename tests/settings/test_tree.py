@@ -22,6 +22,7 @@ COMMANDS = {
     "network": "plan",
     "data": "plan",
     "execution": "finetune",
+    "repair": "slim",
 }  # else the command of the section's name
 FIELDS = [(section, field) for section, kind in SECTIONS.items() for field in kind.model_fields]
 
