@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
@@ -14,6 +14,11 @@ from knapsack_prune.cli.console import notes, output, steps
 from knapsack_prune.cli.reading import PlanFile
 from knapsack_prune.errors import RequestError
 from knapsack_prune.settings import DataSettings, NetworkSettings, RepairSettings
+
+if TYPE_CHECKING:
+    from knapsack_prune.data.calibration import CalibrationLoader
+    from knapsack_prune.networks import Network
+    from knapsack_prune.planning.plan_file import Plan
 
 
 @command
@@ -75,11 +80,21 @@ def slim(
 
 
 @command
-def verify(plan_file: PlanFile, /, *, network: NetworkSettings) -> None:
-    """Check everything a plan says, trusting none of it: network, groups, costs, importance, slim output."""
+def verify(
+    plan_file: PlanFile,
+    /,
+    *,
+    network: NetworkSettings,
+    data: DataSettings,
+) -> None:
+    """Check everything a plan says, trusting none of it: network, groups, costs, importance, slim output.
+
+    Importance that was read from images is recomputed where the same images are given by --data.
+    """
     from rich.markup import escape
     from rich.table import Table
 
+    from knapsack_prune.cli.app import with_flags
     from knapsack_prune.cli.loading import load_parent, quiet_libraries
     from knapsack_prune.planning.plan_file import Plan
     from knapsack_prune.planning.verification import verify as verify_plan
@@ -93,6 +108,7 @@ def verify(plan_file: PlanFile, /, *, network: NetworkSettings) -> None:
                 plan,
                 parent.model,
                 same_weights=parent.weights == plan.model.weights,
+                data=_images(plan, parent, data),
                 source=str(plan_file),
                 enter=progress.enter,
             )
@@ -100,8 +116,20 @@ def verify(plan_file: PlanFile, /, *, network: NetworkSettings) -> None:
     table.add_column("what")
     table.add_column("found", overflow="fold")
     for check in verification.checks:
-        table.add_row(check.claim, escape(check.result))
+        table.add_row(check.claim, escape(with_flags(check.result)))
     output().print(table)
+
+
+def _images(plan: Plan, parent: Network, data: DataSettings) -> CalibrationLoader | None:
+    """The images that a plan's importance was read from, if there are any and a source is given."""
+    from knapsack_prune.data import calibration_loader, open_data
+
+    said = plan.importance
+    batch_size = (said.options or {}).get("batch_size")
+    if data.data is None or not isinstance(batch_size, int):
+        return None
+    source, shape = open_data(data, parent), plan.model.input_shape
+    return calibration_loader(source, said.samples, said.seed, batch_size, shape)
 
 
 @contextmanager

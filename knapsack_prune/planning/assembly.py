@@ -34,7 +34,8 @@ from knapsack_prune.planning.plan_parts import (
     SlicePart,
     StagePart,
 )
-from knapsack_prune.values.tables import ValueTables
+from knapsack_prune.values.criteria import CRITERIA
+from knapsack_prune.values.tables import GroupValues, Provenance, ValueTables
 
 
 def assemble(
@@ -71,6 +72,8 @@ def assemble(
                 "round": provenance.round,
                 "loss": provenance.loss,
                 "predicted_loss": values.loss(allocation.counts),
+                "images": provenance.images,
+                "options": _options(provenance),
             }
         ),
         budgets=tuple(
@@ -79,7 +82,8 @@ def assemble(
         ),
         solver=allocation.solver,
         groups=tuple(
-            _group(group, kept, round_to) for group, kept in zip(graph.groups, allocation.kept, strict=True)
+            _group(group, kept, round_to, None if provenance.method in CRITERIA else valued)
+            for group, kept, valued in zip(graph.groups, allocation.kept, values.groups, strict=True)
         ),
         layers=_layers(graph, allocation.counts),
         frozen=tuple(
@@ -116,7 +120,13 @@ def _budget(
     )
 
 
-def _group(group: Group, kept: IntArray, round_to: int) -> GroupPart:
+def _options(provenance: Provenance) -> dict[str, str | int | float | bool] | None:
+    """What `importance` does not say already."""
+    found = {key: value for key, value in provenance.options.items() if key != "normalize"}
+    return found or None
+
+
+def _group(group: Group, kept: IntArray, round_to: int, values: GroupValues | None) -> GroupPart:
     layers = dict.fromkeys(part.parameter.rpartition(".")[0] for part in group.slices if part.role == "out")
     return GroupPart(
         name=group.name,
@@ -126,6 +136,8 @@ def _group(group: Group, kept: IntArray, round_to: int) -> GroupPart:
         round_to=round_to,
         layers=tuple(layers),
         slices=tuple(run for part in group.slices for run in _runs(part)),
+        order=None if values is None else tuple(values.order.tolist()),
+        values=None if values is None else tuple(values.values.tolist()),
     )
 
 

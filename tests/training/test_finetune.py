@@ -15,7 +15,7 @@ from torch import nn
 import knapsack_prune as kp
 from knapsack_prune.data import Normalisation, from_tensors
 from knapsack_prune.errors import RequestError
-from knapsack_prune.narrowing.equivalence import masked
+from knapsack_prune.narrowing.masking import masked
 from knapsack_prune.settings import RepairSettings, TrainingSettings
 from knapsack_prune.training.distillation import NetworkTeacher
 from knapsack_prune.training.masks import hold_masks
