@@ -1,0 +1,170 @@
+"""One parent with its images: networks are made from plans, trained, and judged on the test images."""
+
+from __future__ import annotations
+
+import copy
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from benchmarks.experiment.config import Config
+from benchmarks.experiment.store import commit
+from knapsack_prune.data import CalibrationLoader, calibration_loader, open_source
+from knapsack_prune.data.seeds import derive_seed
+from knapsack_prune.networks import load_network
+from knapsack_prune.planning.plan_file import Plan
+from knapsack_prune.settings import ExecutionSettings, TrainingSettings
+from knapsack_prune.slimming.repair import repair
+from knapsack_prune.slimming.slim import slim
+from knapsack_prune.training.distillation.teacher import NetworkTeacher
+from knapsack_prune.training.finetune import device_name
+from knapsack_prune.training.matching import match_stages
+from knapsack_prune.training.session import Session
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A pruned network to be judged.
+
+    Attributes:
+        name: of whatever chose its channels.
+        sliced: with the parent's weights.
+        budget: part of the parent's FLOPs that it may keep.
+        flops: multiply-adds.
+        plan: None where another tool pruned it; it can then be neither repaired nor taught features.
+    """
+
+    name: str
+    budget: float
+    sliced: nn.Module
+    flops: int
+    plan: Plan | None = None
+
+
+class Bench:
+    """A parent, its images and its recipes."""
+
+    def __init__(
+        self, config: Config, data: str, checkpoint: Path | None, output: Path, device: str = "cpu"
+    ) -> None:
+        """Load the parent, open and decode the images.
+
+        Args:
+            config: the experiment.
+            data: what `open_source` opens.
+            checkpoint: the parent's weights, unless it brings its own.
+            output: where networks that are used again are kept.
+            device: of training.
+        """
+        self.config = config
+        self.output = output
+        self.network = load_network(config.network, checkpoint=checkpoint)
+        self.parent = self.network.model
+        self.source = open_source(data)
+        common = {"held_out": 0.0, "distill": "none", "logit_weight": 0.0} | config.training
+        self.settings = TrainingSettings(**common)
+        self.session = Session(
+            self.source,
+            self.network.input_shape,
+            self.settings,
+            ExecutionSettings(device=device, cache="device", progress=False),  # type: ignore[arg-type]
+        )
+        self.commit = commit()
+
+    def images(self, samples: int) -> CalibrationLoader:
+        """Training images, never test images."""
+        return calibration_loader(self.source, samples, 0, 64, self.network.input_shape)
+
+    def row(self, candidate: Candidate, start: str, recipe: str, seed: int) -> dict[str, Any]:
+        """Start, train, judge.
+
+        Args:
+            candidate: the network.
+            start: one of `STARTS`.
+            recipe: one of the configuration's, or `none`.
+            seed: of training and of random weights.
+        """
+        begun, cpu = time.perf_counter(), time.process_time()
+        network = self._started(candidate, start, seed)
+        row: dict[str, Any] = {"plan": candidate.name, "start": start, "recipe": recipe, "seed": seed}
+        if recipe != "none":
+            network = self._trained(network, candidate.plan, TrainingSettings.of(self.settings, **self.config.recipes[recipe], seed=seed))  # fmt: skip
+        accuracy = self.session.accuracy(network)
+        return row | {
+            "top1": round(100 * accuracy.top1, 2),
+            "loss": round(accuracy.loss, 4),
+            "flops": candidate.flops,
+            "parameters": sum(parameter.numel() for parameter in network.parameters()),
+            "widths": [len(group.kept) for group in candidate.plan.groups] if candidate.plan else None,
+            "seconds": round(time.perf_counter() - begun, 1),
+            "cpu_seconds": round(time.process_time() - cpu, 1),
+            "commit": self.commit,
+            "torch": torch.__version__,
+            "device": device_name(self.session.accelerator.device),
+        }
+
+    def _started(self, candidate: Candidate, start: str, seed: int) -> nn.Module:
+        network = copy.deepcopy(candidate.sliced)
+        if start == "statistics":
+            self._measure_statistics(network)
+        elif start == "scratch":
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(derive_seed(seed, 6))
+                for module in network.modules():
+                    if hasattr(module, "reset_parameters"):
+                        module.reset_parameters()
+        elif start == "repaired":
+            self._repair(network, candidate)
+        return network
+
+    def _repair(self, network: nn.Module, candidate: Candidate) -> None:
+        """Repaired once; the weights are kept for other recipes and seeds."""
+        if candidate.plan is None:
+            raise ValueError(f"{candidate.name} has no plan to repair it by")
+        path = self.repaired(candidate.budget, candidate.name)
+        if path.exists():
+            network.load_state_dict(load_file(path))
+            return
+        repair(self.parent, network, candidate.plan, list(self.images(self.config.repair_images)))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(network.state_dict(), path)
+
+    def repaired(self, budget: float, name: str) -> Path:
+        """Where the weights of a repaired network are kept."""
+        return self.output / "repaired" / f"{budget:g}" / f"{name}.safetensors"
+
+    @torch.no_grad()
+    def _measure_statistics(self, network: nn.Module) -> None:
+        """Batch-norm statistics afresh, in training mode, on the images that the repair reads."""
+        network.train()
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.reset_running_stats()
+                module.momentum = None
+        for images, _ in self.images(self.config.repair_images):
+            network(images)
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.momentum = 0.1
+        network.eval()
+
+    def _trained(self, network: nn.Module, plan: Plan | None, settings: TrainingSettings) -> nn.Module:
+        teacher = None
+        stages = ()
+        if settings.needs_teacher:
+            if settings.inner and plan is not None:
+                stages = match_stages(plan, self.parent, network, settings.inner_kind, None, False)
+            teacher = NetworkTeacher(copy.deepcopy(self.parent), [stage.module for stage in stages])
+        with TemporaryDirectory() as folder:
+            return self.session.train(network, settings, Path(folder), {}, stages, teacher).network
+
+
+def plan_candidate(parent: nn.Module, name: str, budget: float, plan: Plan) -> Candidate:
+    """The network of one of our plans."""
+    return Candidate(name, budget, slim(parent, plan, check=False), plan.planned_flops, plan)

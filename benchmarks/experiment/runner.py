@@ -1,0 +1,57 @@
+"""Make the rows of all stages that are missing, in order."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Callable, Sequence
+
+from benchmarks.experiment.bench import Bench, Candidate
+from benchmarks.experiment.store import Store
+
+Make = Callable[[str, float], Candidate]
+
+
+def run_stages(
+    bench: Bench,
+    store: Store,
+    names: Callable[[float], Sequence[str]],
+    make: Make,
+) -> None:
+    """Run.
+
+    Args:
+        bench: the parent and its recipes.
+        store: where rows are found and written.
+        names: of all plans at a budget.
+        make: the candidate of a name at a budget.
+    """
+    for stage in bench.config.stages:
+        for budget in stage.budgets:
+            known = names(budget)
+            chosen = [name for pattern in stage.plans for name in known if fnmatch.fnmatchcase(name, pattern)]
+            for name in dict.fromkeys(chosen):
+                candidate = None
+                for recipe in stage.recipes:
+                    for seed in stage.seeds if recipe != "none" else (0,):
+                        for start in stage.starts:
+                            key = f"{budget:g}/{name}/{start}-{recipe}-{seed}"
+                            if key in store:
+                                continue
+                            with store.claim(key) as mine:
+                                if not mine:
+                                    continue
+                                candidate = candidate or make(name, budget)
+                                row = {"budget": budget} | bench.row(candidate, start, recipe, seed)
+                                store.write(key, row)
+                                print(f"{key}: {row['top1']} ({row['cpu_seconds']} CPU s)", flush=True)
+
+
+def forget(bench: Bench, store: Store, patterns: Sequence[str]) -> None:
+    """Remove the rows that match, and the weights that their repair left, so that they are made again."""
+    for path in list(store.directory.rglob("*.json")):
+        key = str(path.relative_to(store.directory).with_suffix(""))
+        if any(fnmatch.fnmatchcase(key, pattern) for pattern in patterns):
+            path.unlink()
+            budget, name, run = key.split("/")
+            if run == "repaired-none-0":
+                bench.repaired(float(budget), name).unlink(missing_ok=True)
