@@ -94,7 +94,8 @@ class Bench:
         network = self._started(candidate, start, seed)
         row: dict[str, Any] = {"plan": candidate.name, "start": start, "recipe": recipe, "seed": seed}
         if recipe != "none":
-            network = self._trained(network, candidate.plan, TrainingSettings.of(self.settings, **self.config.recipes[recipe], seed=seed))  # fmt: skip
+            settings = TrainingSettings.of(self.settings, **self.config.recipes[recipe], seed=seed)
+            network = self._trained(network, candidate.plan, settings)
         accuracy = self.session.accuracy(network)
         return row | {
             "top1": round(100 * accuracy.top1, 2),

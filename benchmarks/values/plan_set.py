@@ -8,7 +8,7 @@ them, named `own-MODEL`.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -48,7 +48,7 @@ SOLVED = ("measured", "energy")  # values that these are tried on
 FLOORED = ("l1", "taylor", "taylor_abs", "l1-layer")
 FLOOR = 4  # channels
 OWN = ("l1", "taylor", "taylor_abs", "energy", "l1-layer")
-DRAWS = 8  # of each kind of random plan
+DRAWS = 7  # of each kind of random plan
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -85,10 +85,8 @@ class PlanSet:
         return Plan.load(path)
 
     def _made(self, name: str, limits: Mapping[str, int]) -> Plan:
-        limit, tables, solver = limits["flops"], self.tables["measured"], None
-        kind, _, which = (
-            name.rpartition("-") if not name.startswith(("own", "floor", *SOLVERS)) else name.partition("-")
-        )
+        limit, tables = limits["flops"], self.tables["measured"]
+        kind, _, which = name.partition("-")
         if name in self.tables:
             widths = self._optimum(self.tables[name], limits)
         elif name == "uniform":
@@ -105,7 +103,6 @@ class PlanSet:
             widths = threshold_widths(self.graph, self.tables[which], limit)
         elif kind in SOLVERS:
             widths = self._optimum(self.tables[which], limits, solver=kind)
-            solver = kind
         else:
             generator = np.random.default_rng([int(which), ("coefficients", "wild", "widths").index(kind)])
             if kind == "widths":
