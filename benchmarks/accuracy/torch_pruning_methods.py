@@ -1,0 +1,128 @@
+"""Torch-Pruning 1.6.1: the tool that most people use today, with its own knob searched for the same FLOPs."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+import torch_pruning as tp
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from benchmarks.accuracy.channel_map import ChannelMap, with_channel_maps
+from knapsack_prune.costs.counting import count_flops
+
+Batches = Sequence[tuple[Tensor, Tensor]]
+STEPS = 10  # of the iterative mode
+SEARCH = 12  # bisections of the knob, at most
+
+
+@dataclass(frozen=True)
+class Method:
+    """How the pruner is set up.
+
+    Attributes:
+        importance: of a group.
+        gradients: whether the importance reads gradients, taken anew before every step.
+        given: further arguments of the pruner; all prune globally.
+    """
+
+    importance: Callable[[], Any]
+    gradients: bool = False
+    given: tuple[tuple[str, Any], ...] = ()
+
+
+METHODS: dict[str, Method] = {
+    "tp-l1": Method(partial(tp.importance.GroupMagnitudeImportance, p=1)),
+    "tp-taylor": Method(tp.importance.GroupTaylorImportance, gradients=True),
+    "tp-isomorphic": Method(tp.importance.GroupTaylorImportance, gradients=True, given=(("isomorphic", True),)),
+    "tp-iterative": Method(tp.importance.GroupTaylorImportance, gradients=True, given=(("iterative_steps", STEPS),)),
+}
+
+
+def prune(
+    model: nn.Module, input_shape: Sequence[int], method: Method, images: Batches, limit: int
+) -> tuple[nn.Module, int]:
+    """The network with the most multiply-adds under the limit that some pruning ratio gives, and its multiply-adds."""
+    low, high = 0.0, 1.0
+    best: tuple[nn.Module, int] | None = None
+    for _ in range(SEARCH):
+        ratio = (low + high) / 2
+        network = _pruned(model, input_shape, method, images, ratio)
+        flops = limit + 1 if network is None else count_flops(network, input_shape)
+        # Too much pruning breaks a network (a layer without channels): the same as too little is not; go lower.
+        if network is None:
+            high = ratio
+        elif flops > limit:
+            low = ratio
+        else:
+            high = ratio
+            if best is None or flops > best[1]:
+                best = network, flops
+            if flops > 0.995 * limit:
+                break
+    if best is None:
+        raise ValueError(f"no pruning ratio meets {limit:,} multiply-adds")
+    return best
+
+
+def _pruned(
+    model: nn.Module, input_shape: Sequence[int], method: Method, images: Batches, ratio: float
+) -> nn.Module | None:
+    network = with_channel_maps(model).eval()
+    example = torch.zeros(1, *input_shape)
+    classifier = [module for module in network.modules() if isinstance(module, nn.Linear)][-1]
+    pruner = tp.pruner.BasePruner(
+        network,
+        example,
+        importance=method.importance(),
+        global_pruning=True,
+        pruning_ratio=ratio,
+        ignored_layers=[classifier],
+        customized_pruners={ChannelMap: _ChannelMapPruner()},
+        **dict(method.given),
+    )
+    for _ in range(pruner.iterative_steps):
+        if method.gradients:
+            _take_gradients(network, images)
+        pruner.step()
+        network.zero_grad()
+    try:
+        with torch.no_grad():
+            network(example)
+    except RuntimeError:
+        return None
+    return copy.deepcopy(network)
+
+
+def _take_gradients(network: nn.Module, images: Batches) -> None:
+    network.zero_grad()
+    for batch, labels in images:
+        F.cross_entropy(network(batch), labels).backward()
+
+
+class _ChannelMapPruner(tp.pruner.BasePruningFunc):  # type: ignore[misc]
+    """What Torch-Pruning has to know of a channel map."""
+
+    def prune_out_channels(self, layer: ChannelMap, idxs: Sequence[int]) -> ChannelMap:
+        layer.keep_outputs(_others(len(layer.source), idxs))
+        return layer
+
+    def prune_in_channels(self, layer: ChannelMap, idxs: Sequence[int]) -> ChannelMap:
+        layer.keep_inputs(_others(layer.in_channels, idxs))
+        return layer
+
+    def get_out_channels(self, layer: ChannelMap) -> int:
+        return len(layer.source)
+
+    def get_in_channels(self, layer: ChannelMap) -> int:
+        return layer.in_channels
+
+
+def _others(size: int, removed: Sequence[int]) -> Tensor:
+    gone = set(removed)
+    return torch.tensor([index for index in range(size) if index not in gone], dtype=torch.long)
