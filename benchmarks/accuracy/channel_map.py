@@ -64,7 +64,11 @@ def network_of(model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
     """A network of the parent's architecture with the tensors of a pruned one, whose shapes give the widths."""
     network = with_channel_maps(model)
     for name, module in network.named_modules():
-        own = {key: state[f"{name}.{key}"] for key in (*module._parameters, *module._buffers) if f"{name}.{key}" in state}
+        own = {
+            key: state[f"{name}.{key}"]
+            for key in (*module._parameters, *module._buffers)
+            if f"{name}.{key}" in state
+        }
         for key, tensor in own.items():
             if key in module._parameters:
                 module._parameters[key] = nn.Parameter(tensor.clone())
@@ -72,7 +76,9 @@ def network_of(model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
                 module._buffers[key] = tensor.clone()
         weight = own.get("weight")
         if isinstance(module, nn.Conv2d) and weight is not None:
-            module.groups = weight.shape[0] if module.groups > 1 else 1  # groups of more than one channel do not occur
+            module.groups = (
+                weight.shape[0] if module.groups > 1 else 1
+            )  # groups of more than one channel do not occur
             module.out_channels, module.in_channels = weight.shape[0], weight.shape[1] * module.groups
         elif isinstance(module, nn.Linear) and weight is not None:
             module.out_features, module.in_features = weight.shape

@@ -19,6 +19,8 @@ from knapsack_prune.costs.counting import count_flops
 Batches = Sequence[tuple[Tensor, Tensor]]
 STEPS = 10  # of the iterative mode
 SEARCH = 12  # bisections of the knob, at most
+NEARBY = 12  # further ratios that are tried where bisection does not come close enough
+TOLERANCE = 0.005
 
 
 @dataclass(frozen=True)
@@ -39,8 +41,12 @@ class Method:
 METHODS: dict[str, Method] = {
     "tp-l1": Method(partial(tp.importance.GroupMagnitudeImportance, p=1)),
     "tp-taylor": Method(tp.importance.GroupTaylorImportance, gradients=True),
-    "tp-isomorphic": Method(tp.importance.GroupTaylorImportance, gradients=True, given=(("isomorphic", True),)),
-    "tp-iterative": Method(tp.importance.GroupTaylorImportance, gradients=True, given=(("iterative_steps", STEPS),)),
+    "tp-isomorphic": Method(
+        tp.importance.GroupTaylorImportance, gradients=True, given=(("isomorphic", True),)
+    ),
+    "tp-iterative": Method(
+        tp.importance.GroupTaylorImportance, gradients=True, given=(("iterative_steps", STEPS),)
+    ),
 }
 
 
@@ -50,21 +56,33 @@ def prune(
     """The network with the most multiply-adds under the limit that some pruning ratio gives, and its multiply-adds."""
     low, high = 0.0, 1.0
     best: tuple[nn.Module, int] | None = None
+
+    def attempt(ratio: float) -> int | None:
+        nonlocal best
+        network = _pruned(model, input_shape, method, images, ratio)
+        flops = None if network is None else count_flops(network, input_shape)
+        if network is not None and flops is not None and flops <= limit and (best is None or flops > best[1]):
+            best = network, flops
+        return flops
+
+    def close() -> bool:
+        return best is not None and best[1] > (1 - TOLERANCE) * limit
+
     for _ in range(SEARCH):
         ratio = (low + high) / 2
-        network = _pruned(model, input_shape, method, images, ratio)
-        flops = limit + 1 if network is None else count_flops(network, input_shape)
-        # Too much pruning breaks a network (a layer without channels): the same as too little is not; go lower.
-        if network is None:
-            high = ratio
-        elif flops > limit:
+        flops = attempt(ratio)
+        # A network that pruning broke (a layer without channels) was pruned too much.
+        if flops is not None and flops > limit:
             low = ratio
         else:
             high = ratio
-            if best is None or flops > best[1]:
-                best = network, flops
-            if flops > 0.995 * limit:
-                break
+        if close():
+            break
+    # What a ratio removes is not quite monotone: ratios around the one found may come closer.
+    for step in range(1, NEARBY + 1):
+        if close():
+            break
+        attempt(high + (-1) ** step * 0.002 * ((step + 1) // 2))
     if best is None:
         raise ValueError(f"no pruning ratio meets {limit:,} multiply-adds")
     return best

@@ -37,6 +37,7 @@ class Candidate:
         sliced: with the parent's weights.
         budget: part of the parent's FLOPs that it may keep.
         flops: multiply-adds.
+        parent_flops: those of the parent.
         plan: None where another tool pruned it; it can then be neither repaired nor taught features.
     """
 
@@ -44,6 +45,7 @@ class Candidate:
     budget: float
     sliced: nn.Module
     flops: int
+    parent_flops: int
     plan: Plan | None = None
 
 
@@ -101,6 +103,7 @@ class Bench:
             "top1": round(100 * accuracy.top1, 2),
             "loss": round(accuracy.loss, 4),
             "flops": candidate.flops,
+            "kept": round(candidate.flops / candidate.parent_flops, 5),
             "parameters": sum(parameter.numel() for parameter in network.parameters()),
             "widths": [len(group.kept) for group in candidate.plan.groups] if candidate.plan else None,
             "seconds": round(time.perf_counter() - begun, 1),
@@ -168,4 +171,5 @@ class Bench:
 
 def plan_candidate(parent: nn.Module, name: str, budget: float, plan: Plan) -> Candidate:
     """The network of one of our plans."""
-    return Candidate(name, budget, slim(parent, plan, check=False), plan.planned_flops, plan)
+    whole = sum(layer.flops_before for layer in plan.layers)
+    return Candidate(name, budget, slim(parent, plan, check=False), plan.planned_flops, whole, plan)

@@ -6,6 +6,7 @@ import fnmatch
 from collections.abc import Callable, Sequence
 
 from benchmarks.experiment.bench import Bench, Candidate
+from benchmarks.experiment.config import Config, Stage
 from benchmarks.experiment.store import Store
 
 Make = Callable[[str, float], Candidate]
@@ -27,9 +28,7 @@ def run_stages(
     """
     for stage in bench.config.stages:
         for budget in stage.budgets:
-            known = names(budget)
-            chosen = [name for pattern in stage.plans for name in known if fnmatch.fnmatchcase(name, pattern)]
-            for name in dict.fromkeys(chosen):
+            for name in _matching(stage, names(budget)):
                 candidate = None
                 for recipe in stage.recipes:
                     for seed in stage.seeds if recipe != "none" else (0,):
@@ -44,6 +43,22 @@ def run_stages(
                                 row = {"budget": budget} | bench.row(candidate, start, recipe, seed)
                                 store.write(key, row)
                                 print(f"{key}: {row['top1']} ({row['cpu_seconds']} CPU s)", flush=True)
+
+
+def wanted(config: Config, names: Sequence[str]) -> list[tuple[str, float]]:
+    """All plans that stages name, with their budgets."""
+    pairs = [
+        (name, budget)
+        for stage in config.stages
+        for budget in stage.budgets
+        for name in _matching(stage, names)
+    ]
+    return list(dict.fromkeys(pairs))
+
+
+def _matching(stage: Stage, names: Sequence[str]) -> list[str]:
+    chosen = [name for pattern in stage.plans for name in names if fnmatch.fnmatchcase(name, pattern)]
+    return list(dict.fromkeys(chosen))
 
 
 def forget(bench: Bench, store: Store, patterns: Sequence[str]) -> None:

@@ -17,9 +17,9 @@ import torch
 
 from benchmarks.experiment.bench import Bench, Candidate, plan_candidate
 from benchmarks.experiment.config import read_config
+from benchmarks.experiment.plan_set import PlanSet, experiment_names
 from benchmarks.experiment.runner import forget, run_stages
 from benchmarks.experiment.store import Store
-from benchmarks.values.plan_set import plan_set
 from benchmarks.values.report import write_report
 
 
@@ -38,13 +38,13 @@ def main() -> None:
     bench = Bench(read_config(options.config), options.data, options.checkpoint, options.output)
     store = Store(options.output / "rows")
     forget(bench, store, options.redo)
-    plans = plan_set(bench)
+    plans = PlanSet(bench)
 
     def candidate(name: str, budget: float) -> Candidate:
         return plan_candidate(bench.parent, name, budget, plans.plan(name, budget))
 
     if not options.report:
-        run_stages(bench, store, plans.names, candidate)
+        run_stages(bench, store, experiment_names, candidate)
     write_report(plans, store, options.table)
 
 

@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 
+from benchmarks.experiment.plan_set import MODELS, SOLVED, SOLVERS, PlanSet, experiment_names
 from benchmarks.experiment.statistics import kendall
 from benchmarks.experiment.store import Store
-from benchmarks.values.plan_set import MODELS, SOLVED, SOLVERS, PlanSet
 from knapsack_prune.files import markdown_table, write_table
 
 OUTCOMES = {
@@ -96,13 +96,13 @@ def _plain(value: Any) -> Any:
 
 
 def _of_budget(plans: PlanSet, budget: float, found: Outcomes) -> list[str]:
-    names = [name for name in plans.names(budget) if any(plan == name for plan, _ in found.top1)]
+    names = [name for name in experiment_names(budget) if any(plan == name for plan, _ in found.top1)]
     files = {name: plans.plan(name, budget) for name in names}
     widths = {name: [len(group.kept) for group in plan.groups] for name, plan in files.items()}
     ranked = list(
         {tuple(widths[name]): name for name in reversed(names) if not name.startswith("own-")}.values()
     )
-    default = plans.tables["measured"]
+    default = plans.values("measured")
     body = [
         [
             name,
@@ -149,7 +149,8 @@ def _taus(plans: PlanSet, ranked: Sequence[str], widths: dict[str, list[int]], f
     if not shown:
         return []
     body = []
-    for model, tables in plans.tables.items():
+    for model in MODELS:
+        tables = plans.values(model)
         cells = []
         for outcome in shown:
             predicted = [tables.total(widths[name]) for name in used[outcome]]
@@ -175,7 +176,7 @@ def _solvers(plans: PlanSet, widths: dict[str, list[int]], found: Outcomes) -> l
         for solver in ("", *SOLVERS):
             name = f"{solver}-{model}" if solver else model
             if name in widths:
-                loss = -plans.tables[model].total(widths[name])
+                loss = -plans.values(model).total(widths[name])
                 body.append(
                     [
                         model,
@@ -192,6 +193,3 @@ def _solvers(plans: PlanSet, widths: dict[str, list[int]], found: Outcomes) -> l
         "",
         *markdown_table(["values", "solver", "predicted loss", *RANKED], body),
     ]
-
-
-assert set(SOLVED) <= set(MODELS)

@@ -1,16 +1,16 @@
-"""Many plans of one network at the same counted FLOPs.
+"""Plans of one network at the same counted FLOPs, by name.
 
-All plans that are ranked keep the same units first (the order of `measured`, which is that of `reconstruction`), so
-that they differ in widths alone, which is what values decide; the optimum of a model in its own order is a plan beside
-them, named `own-MODEL`.
+All plans of the experiment on values keep the same units first (the order of `measured`, which is that of
+`reconstruction`), so that they differ in widths alone, which is what values decide; the optimum of a model in its own
+order is a plan beside them, named `own-MODEL`. `random` keeps the same part of every group, drawn.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import asdict, replace
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -53,56 +53,69 @@ DRAWS = 7  # of each kind of random plan
 FloatArray = npt.NDArray[np.float64]
 
 
-@dataclass(frozen=True)
+def experiment_names(budget: float) -> list[str]:
+    """The plans of the experiment, those that matter most first; the same at every budget."""
+    solved = [f"{solver}-{model}" for model in SOLVED for solver in SOLVERS]
+    floors = [f"floor-{model}" for model in FLOORED]
+    drawn = [f"{kind}-{draw}" for draw in range(DRAWS) for kind in ("coefficients", "wild", "widths")]
+    return [*MODELS, "uniform", *floors, *solved, *drawn, "own-uniform", *(f"own-{name}" for name in OWN)]
+
+
 class PlanSet:
-    """Plans by name, made when asked for.
+    """Plans by name, made when asked for; what is on disk needs neither solver nor counting."""
 
-    Attributes:
-        bench: the parent.
-        graph: of the parent.
-        tables: by value model.
-        directory: where plans are kept.
-    """
+    def __init__(self, bench: Bench) -> None:
+        """Plans of the bench's parent, kept in its directory with the value tables that they come from."""
+        self.bench = bench
+        self._tables: dict[str, ValueTables] = {}
 
-    bench: Bench
-    graph: ChannelGraph
-    tables: Mapping[str, ValueTables]
-    directory: Path
+    @cached_property
+    def graph(self) -> ChannelGraph:
+        """Of the parent."""
+        return trace(self.bench.parent, torch.zeros(1, *self.bench.network.input_shape))
 
-    def names(self, budget: float) -> list[str]:
-        """All plans at a budget, those that matter most first."""
-        solved = [f"{solver}-{model}" for model in SOLVED for solver in SOLVERS]
-        floors = [f"floor-{model}" for model in FLOORED]
-        drawn = [f"{kind}-{draw}" for draw in range(DRAWS) for kind in ("coefficients", "wild", "widths")]
-        return [*MODELS, "uniform", *floors, *solved, *drawn, "own-uniform", *(f"own-{name}" for name in OWN)]
+    def values(self, model: str) -> ValueTables:
+        """The tables of a value model."""
+        if model not in self._tables:
+            path = self.bench.output / "tables" / f"{model}.json"
+            if not path.exists():
+                images = list(self.bench.images(self.bench.config.value_images))
+                given = {"method": model, **MODELS.get(model, {})}
+                made = estimate_values(self.graph, self.bench.parent, data=images, **given)  # type: ignore[arg-type]
+                write_json(path, tables_to_data(made))
+            self._tables[model] = tables_from_data(read_json(path))
+        return self._tables[model]
 
     def plan(self, name: str, budget: float) -> Plan:
         """The plan of that name."""
-        path = self.directory / f"{budget:g}" / f"{name}.json"
+        path = self.bench.output / "plans" / f"{budget:g}" / f"{name}.json"
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             self._made(name, budget_limits(self.graph, {"flops": budget})).save(path)
         return Plan.load(path)
 
     def _made(self, name: str, limits: Mapping[str, int]) -> Plan:
-        limit, tables = limits["flops"], self.tables["measured"]
+        limit, tables = limits["flops"], self.values("measured")
         kind, _, which = name.partition("-")
-        if name in self.tables:
-            widths = self._optimum(self.tables[name], limits)
+        if name in MODELS:
+            widths = self._optimum(self.values(name), limits)
         elif name == "uniform":
             widths = scaled_widths(self.graph, limit, np.ones(len(self.graph.groups)))
         elif name == "own-uniform":
-            tables = self.tables["l1"]
+            tables = self.values("l1")
+            widths = scaled_widths(self.graph, limit, np.ones(len(self.graph.groups)))
+        elif name == "random":
+            tables = self.values("random")
             widths = scaled_widths(self.graph, limit, np.ones(len(self.graph.groups)))
         elif kind == "own":
-            tables = self.tables[which]
+            tables = self.values(which)
             widths = self._optimum(tables, limits)
         elif kind == "floor":
-            widths = self._optimum(self.tables[which], limits, min_channels=FLOOR)
+            widths = self._optimum(self.values(which), limits, min_channels=FLOOR)
         elif kind == "threshold":
-            widths = threshold_widths(self.graph, self.tables[which], limit)
+            widths = threshold_widths(self.graph, self.values(which), limit)
         elif kind in SOLVERS:
-            widths = self._optimum(self.tables[which], limits, solver=kind)
+            widths = self._optimum(self.values(which), limits, solver=kind)
         else:
             generator = np.random.default_rng([int(which), ("coefficients", "wild", "widths").index(kind)])
             if kind == "widths":
@@ -122,22 +135,6 @@ class PlanSet:
     def _optimum(self, tables: ValueTables, limits: Mapping[str, int], **given: object) -> list[int]:
         found = plan_from_values(self.graph, tables, limits, **given)  # type: ignore[arg-type]
         return [len(group.kept) for group in found.groups]
-
-
-def plan_set(bench: Bench) -> PlanSet:
-    """Trace the parent, and make or load the value tables."""
-    graph = trace(bench.parent, torch.zeros(1, *bench.network.input_shape))
-    folder = bench.output / "tables"
-    images = None
-    tables = {}
-    for name, given in MODELS.items():
-        path = folder / f"{name}.json"
-        if not path.exists():
-            images = images or list(bench.images(bench.config.value_images))
-            made = estimate_values(graph, bench.parent, data=images, **{"method": name, **given})  # type: ignore[arg-type]
-            write_json(path, tables_to_data(made))
-        tables[name] = tables_from_data(read_json(path))
-    return PlanSet(bench, graph, tables, bench.output / "plans")
 
 
 def tables_to_data(tables: ValueTables) -> dict[str, object]:
