@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 from safetensors import safe_open
 from safetensors.torch import save_file

@@ -16,7 +16,6 @@ from benchmarks.experiment.store import Store
 from knapsack_prune.files import markdown_table, write_table
 
 Arm = tuple[str, str]  # plan and start
-BySeed = Mapping[tuple[Arm, str], Mapping[int, float]]
 
 
 def write_report(bench: Bench, store: Store, latencies: Store, table: Path, command: str) -> None:
@@ -34,13 +33,13 @@ def write_report(bench: Bench, store: Store, latencies: Store, table: Path, comm
         f"points). Methods read {config.value_images} training images, repair and statistics "
         f"{config.repair_images}; no test image chooses anything. Training: {config.training}; "
         + "; ".join(f"`{name}` {given}" for name, given in config.recipes.items())
-        + f"; the last epoch counts. {platform.machine()}, {os.cpu_count()} shared cores; {_all(rows, 'device')}; torch "
-        f"{_all(rows, 'torch')}, Torch-Pruning 1.6.1; commits {_all(rows, 'commit')}. Command: `{command}`.",
+        + f"; the last epoch counts. {platform.machine()}, {os.cpu_count()} shared cores; {_all(rows, 'device')}; "
+        f"torch {_all(rows, 'torch')}, Torch-Pruning 1.6.1; commits {_all(rows, 'commit')}. Command: `{command}`.",
         "",
-        "Start: `sliced` as cut, `statistics` batch-norm statistics measured afresh, `repaired`, `scratch` random weights. "
-        "`own-MODEL`: the proved optimum of that value model, its own units; `measured` is the default; `tp-*`: "
-        "Torch-Pruning, its pruning ratio searched. Mean ± deviation over seeds, their number in brackets. Last columns: "
-        f"{'/'.join(reference)} less this line, seed by seed, with 95 % of a bootstrap.",
+        "Start: `sliced` as cut, `statistics` batch-norm statistics measured afresh, `repaired`, `scratch` random "
+        "weights. `own-MODEL`: the proved optimum of that value model, its own units; `measured` is the default; `tp-*`: "
+        "Torch-Pruning, its pruning ratio searched. Mean ± deviation over seeds, their number in brackets. Last "
+        f"columns: {'/'.join(reference)} less this line, seed by seed, with 95 % of a bootstrap.",
     ]
     for budget in sorted({row["budget"] for row in rows}, reverse=True):
         at = [row for row in rows if row["budget"] == budget]
