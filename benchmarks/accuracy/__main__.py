@@ -1,7 +1,7 @@
 """Accuracy at equal counted FLOPs: our plans against those of other methods, same parent, same training.
 
     python -m benchmarks.accuracy benchmarks/accuracy/digits.toml -o OUT --table benchmarks/results/accuracy/digits
-    python -m benchmarks.accuracy benchmarks/accuracy/resnet20.toml --data DIR/cifar10-small --checkpoint PARENT \
+    python -m benchmarks.accuracy benchmarks/accuracy/resnet20.toml --data DIR/cifar10-small --checkpoint FILE \
         -o OUT --table benchmarks/results/accuracy/resnet20
 
 Plans, pruned networks and rows lie in OUT and are found again there: the same call carries on, and several may share
@@ -14,13 +14,12 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from pathlib import Path
 
 import torch
 
 from benchmarks.accuracy.methods import candidates
 from benchmarks.accuracy.report import write_report
-from benchmarks.experiment.bench import Bench
+from benchmarks.experiment.bench import Bench, add_options
 from benchmarks.experiment.config import read_config
 from benchmarks.experiment.runner import forget, run_stages, wanted
 from benchmarks.experiment.store import Store
@@ -31,9 +30,9 @@ def main() -> None:
     options = arguments()
     if options.device == "cpu":
         torch.set_num_threads(1)
-    bench = Bench(
-        read_config(options.config), options.data, options.checkpoint, options.output, options.device
-    )
+    bench = Bench(read_config(options.config), options)
+    if options.parent_only:
+        return
     store, latencies = Store(options.output / "rows"), Store(options.output / "latency")
     forget(bench, store, options.redo)
     make, names = candidates(bench), bench.config.plans["methods"]
@@ -54,16 +53,10 @@ def main() -> None:
 def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("config", type=Path, help="TOML file")
-    parser.add_argument("--data", default="digits", help="image folder with train and test, or digits")
-    parser.add_argument("--checkpoint", type=Path, help="the parent's weights")
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    add_options(parser)
+    parser.add_argument("--parent-only", action="store_true", help="adapt the parent and stop")
     parser.add_argument("--plans", action="store_true", help="make all plans and stop")
     parser.add_argument("--latency", action="store_true", help="measure the time of every network and stop")
-    parser.add_argument("--redo", nargs="*", default=[], metavar="GLOB", help="make these rows again")
-    parser.add_argument("--report", action="store_true", help="write table and plots and stop")
-    parser.add_argument("--table", type=Path, required=True, help="write TABLE.csv, TABLE.md and plots")
-    parser.add_argument("-o", "--output", type=Path, required=True)
     return parser.parse_args()
 
 

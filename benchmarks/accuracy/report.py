@@ -37,9 +37,9 @@ def write_report(bench: Bench, store: Store, latencies: Store, table: Path, comm
         f"torch {_all(rows, 'torch')}, Torch-Pruning 1.6.1; commits {_all(rows, 'commit')}. Command: `{command}`.",
         "",
         "Start: `sliced` as cut, `statistics` batch-norm statistics measured afresh, `repaired`, `scratch` random "
-        "weights. `own-MODEL`: the proved optimum of that value model, its own units; `measured` is the default; `tp-*`: "
-        "Torch-Pruning, its pruning ratio searched. Mean ± deviation over seeds, their number in brackets. Last "
-        f"columns: {'/'.join(reference)} less this line, seed by seed, with 95 % of a bootstrap.",
+        "weights. `own-MODEL`: the proved optimum of that value model, its own units; `measured` is the default; "
+        "`tp-*`: Torch-Pruning, its pruning ratio searched. Mean ± deviation over seeds, their number in brackets. "
+        f"Last columns: {'/'.join(reference)} less this line, seed by seed, with 95 % of a bootstrap.",
     ]
     for budget in sorted({row["budget"] for row in rows}, reverse=True):
         at = [row for row in rows if row["budget"] == budget]

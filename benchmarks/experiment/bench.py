@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
+from argparse import ArgumentParser, Namespace
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -52,32 +53,45 @@ class Candidate:
 class Bench:
     """A parent, its images and its recipes."""
 
-    def __init__(
-        self, config: Config, data: str, checkpoint: Path | None, output: Path, device: str = "cpu"
-    ) -> None:
-        """Load the parent, open and decode the images.
+    def __init__(self, config: Config, options: Namespace) -> None:
+        """Load or adapt the parent, open and decode the images.
 
         Args:
             config: the experiment.
-            data: what `open_source` opens.
-            checkpoint: the parent's weights, unless it brings its own.
-            output: where networks that are used again are kept.
-            device: of training.
+            options: those of `add_options`.
         """
         self.config = config
-        self.output = output
-        self.network = load_network(config.network, checkpoint=checkpoint)
+        self.output: Path = options.output
+        self.network = load_network(
+            config.network, checkpoint=options.parent or options.checkpoint, input_shape=config.input_shape
+        )
         self.parent = self.network.model
-        self.source = open_source(data)
+        self.source = open_source(options.data)
         common = {"held_out": 0.0, "distill": "none", "logit_weight": 0.0} | config.training
         self.settings = TrainingSettings(**common)
         self.session = Session(
             self.source,
             self.network.input_shape,
             self.settings,
-            ExecutionSettings(device=device, cache="device", progress=False),  # type: ignore[arg-type]
+            ExecutionSettings(device=options.device, cache="device", progress=False),
         )
+        self.device = self.session.accelerator.device
         self.commit = commit()
+        if config.parent and options.parent is None:
+            self._adapt(options.output / "parent.safetensors")
+
+    def _adapt(self, path: Path) -> None:
+        """Train the parent on the images, once."""
+        if not path.exists():
+            settings = TrainingSettings.of(self.settings, **self.config.parent)
+            before = self.session.accuracy(self.parent).top1
+            trained = self._trained(self.parent, None, settings)
+            print(
+                f"parent: {100 * before:.2f} -> {100 * self.session.accuracy(trained).top1:.2f} %", flush=True
+            )
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_file(trained.state_dict(), path)
+        self.parent.load_state_dict(load_file(path))
 
     def images(self, samples: int) -> CalibrationLoader:
         """Training images, never test images."""
@@ -110,7 +124,7 @@ class Bench:
             "cpu_seconds": round(time.process_time() - cpu, 1),
             "commit": self.commit,
             "torch": torch.__version__,
-            "device": device_name(self.session.accelerator.device),
+            "device": device_name(self.device),
         }
 
     def _started(self, candidate: Candidate, start: str, seed: int) -> nn.Module:
@@ -135,7 +149,13 @@ class Bench:
         if path.exists():
             network.load_state_dict(load_file(path))
             return
-        repair(self.parent, network, candidate.plan, list(self.images(self.config.repair_images)))
+        repair(
+            self.parent.to(self.device),
+            network.to(self.device),
+            candidate.plan,
+            list(self.images(self.config.repair_images)),
+        )
+        self.parent.cpu(), network.cpu()
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file(network.state_dict(), path)
 
@@ -146,17 +166,17 @@ class Bench:
     @torch.no_grad()
     def _measure_statistics(self, network: nn.Module) -> None:
         """Batch-norm statistics afresh, in training mode, on the images that the repair reads."""
-        network.train()
+        network.train().to(self.device)
         for module in network.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.reset_running_stats()
                 module.momentum = None
         for images, _ in self.images(self.config.repair_images):
-            network(images)
+            network(images.to(self.device))
         for module in network.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.momentum = 0.1
-        network.eval()
+        network.eval().cpu()
 
     def _trained(self, network: nn.Module, plan: Plan | None, settings: TrainingSettings) -> nn.Module:
         teacher = None
@@ -173,3 +193,18 @@ def plan_candidate(parent: nn.Module, name: str, budget: float, plan: Plan) -> C
     """The network of one of our plans."""
     whole = sum(layer.flops_before for layer in plan.layers)
     return Candidate(name, budget, slim(parent, plan, check=False), plan.planned_flops, whole, plan)
+
+
+def add_options(parser: ArgumentParser) -> None:
+    """The options that experiments share."""
+    parser.add_argument("config", type=Path, help="TOML file")
+    parser.add_argument("--data", default="digits", help="image folder with train and test, or digits")
+    parser.add_argument(
+        "--checkpoint", type=Path, help="weights from which the parent is adapted to the images"
+    )
+    parser.add_argument("--parent", type=Path, help="weights of a parent that is adapted already")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--redo", nargs="*", default=[], metavar="GLOB", help="make these rows again")
+    parser.add_argument("--report", action="store_true", help="write the tables and stop")
+    parser.add_argument("--table", type=Path, required=True, help="write TABLE.csv, TABLE.md and any plots")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="plans, networks and rows")

@@ -42,6 +42,8 @@ class Config(Part):
 
     Attributes:
         network: name of the parent; by default the embedded one with its weights.
+        input_shape: of the network, where its name does not say it.
+        parent: settings of the training that adapts the parent to the images; empty where it is adapted already.
         value_images: training images that values read.
         repair_images: training images that repair and statistics read, without labels.
         training: settings of every training run.
@@ -51,6 +53,8 @@ class Config(Part):
     """
 
     network: str | None = None
+    input_shape: tuple[int, ...] | None = None
+    parent: dict[str, Any] = {}
     value_images: int = 512
     repair_images: int = 1000
     training: dict[str, Any] = {}
