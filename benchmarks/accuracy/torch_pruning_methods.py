@@ -29,23 +29,23 @@ class Method:
 
     Attributes:
         importance: of a group.
-        gradients: whether the importance reads gradients, taken anew before every step.
+        gradients: batches from which gradients are taken anew before every step; 0 where the importance reads none.
         given: further arguments of the pruner; all prune globally.
     """
 
     importance: Callable[[], Any]
-    gradients: bool = False
+    gradients: int = 0
     given: tuple[tuple[str, Any], ...] = ()
 
 
 METHODS: dict[str, Method] = {
     "tp-l1": Method(partial(tp.importance.GroupMagnitudeImportance, p=1)),
-    "tp-taylor": Method(tp.importance.GroupTaylorImportance, gradients=True),
+    "tp-taylor": Method(tp.importance.GroupTaylorImportance, gradients=8),
     "tp-isomorphic": Method(
-        tp.importance.GroupTaylorImportance, gradients=True, given=(("isomorphic", True),)
+        tp.importance.GroupTaylorImportance, gradients=8, given=(("isomorphic", True),)
     ),
     "tp-iterative": Method(
-        tp.importance.GroupTaylorImportance, gradients=True, given=(("iterative_steps", STEPS),)
+        tp.importance.GroupTaylorImportance, gradients=2, given=(("iterative_steps", STEPS),)
     ),
 }
 
@@ -106,7 +106,7 @@ def _pruned(
     )
     for _ in range(pruner.iterative_steps):
         if method.gradients:
-            _take_gradients(network, images)
+            _take_gradients(network, images[: method.gradients])
         pruner.step()
         network.zero_grad()
     try:
