@@ -41,9 +41,7 @@ class Method:
 METHODS: dict[str, Method] = {
     "tp-l1": Method(partial(tp.importance.GroupMagnitudeImportance, p=1)),
     "tp-taylor": Method(tp.importance.GroupTaylorImportance, gradients=8),
-    "tp-isomorphic": Method(
-        tp.importance.GroupTaylorImportance, gradients=8, given=(("isomorphic", True),)
-    ),
+    "tp-isomorphic": Method(tp.importance.GroupTaylorImportance, gradients=8, given=(("isomorphic", True),)),
     "tp-iterative": Method(
         tp.importance.GroupTaylorImportance, gradients=2, given=(("iterative_steps", STEPS),)
     ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from argparse import ArgumentParser, Namespace
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -18,11 +18,12 @@ from benchmarks.experiment.config import Config
 from benchmarks.experiment.store import commit
 from knapsack_prune.data import CalibrationLoader, calibration_loader, open_source
 from knapsack_prune.data.seeds import derive_seed
+from knapsack_prune.iterate.method import iterate
 from knapsack_prune.networks import load_network
 from knapsack_prune.planning.plan_file import Plan
-from knapsack_prune.settings import ExecutionSettings, TrainingSettings
+from knapsack_prune.settings import ExecutionSettings, IterateSettings, TrainingSettings
 from knapsack_prune.slimming.repair import repair
-from knapsack_prune.slimming.slim import slim
+from knapsack_prune.slimming.slim import load_slim, slim
 from knapsack_prune.training.distillation.teacher import NetworkTeacher
 from knapsack_prune.training.finetune import device_name
 from knapsack_prune.training.matching import match_stages
@@ -69,12 +70,8 @@ class Bench:
         self.source = open_source(options.data)
         common = {"held_out": 0.0, "distill": "none", "logit_weight": 0.0} | config.training
         self.settings = TrainingSettings(**common)
-        self.session = Session(
-            self.source,
-            self.network.input_shape,
-            self.settings,
-            ExecutionSettings(device=options.device, cache="device", progress=False),
-        )
+        self.execution = ExecutionSettings(device=options.device, cache="device", progress=False)
+        self.session = Session(self.source, self.network.input_shape, self.settings, self.execution)
         self.device = self.session.accelerator.device
         self.commit = commit()
         if config.parent and options.parent is None:
@@ -107,6 +104,8 @@ class Bench:
             seed: of training and of random weights.
         """
         begun, cpu = time.perf_counter(), time.process_time()
+        if start == "iterated":
+            candidate = self._iterated(candidate, seed)
         network = self._started(candidate, start, seed)
         row: dict[str, Any] = {"plan": candidate.name, "start": start, "recipe": recipe, "seed": seed}
         if recipe != "none":
@@ -140,6 +139,15 @@ class Bench:
         elif start == "repaired":
             self._repair(network, candidate)
         return network
+
+    def _iterated(self, candidate: Candidate, seed: int) -> Candidate:
+        """What rounds and their ensemble leave of the parent at the candidate's budget."""
+        folder = self.output / "iterate" / f"{candidate.budget:g}-{seed}"
+        settings = IterateSettings(**self.config.iterate, flops_budget=candidate.budget, seed=seed)
+        iterate(self.network, self.source, folder, settings, self.execution)
+        plan = Plan.load(folder / "final" / "plan.json")
+        network = load_slim(folder / "final", lambda: copy.deepcopy(self.parent))
+        return replace(candidate, sliced=network, flops=plan.planned_flops, plan=plan)
 
     def _repair(self, network: nn.Module, candidate: Candidate) -> None:
         """Repaired once; the weights are kept for other recipes and seeds."""

@@ -8,9 +8,10 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-STARTS = ("sliced", "statistics", "repaired", "scratch")
+STARTS = ("sliced", "statistics", "repaired", "scratch", "iterated")
 """What training starts from: the parent's weights at the kept channels; then batch-norm statistics measured afresh;
-then repaired; or random weights."""
+then repaired; or random weights; or what the rounds of `iterate` and the distillation of their ensemble leave, which
+choose their own plan."""
 
 
 class Part(BaseModel):
@@ -48,6 +49,7 @@ class Config(Part):
         repair_images: training images that repair and statistics read, without labels.
         training: settings of every training run.
         recipes: further settings of each kind of run, by name.
+        iterate: settings of the rounds of `iterated`.
         stages: what is run.
         plans: settings of whatever makes the plans.
     """
@@ -59,6 +61,7 @@ class Config(Part):
     repair_images: int = 1000
     training: dict[str, Any] = {}
     recipes: dict[str, dict[str, Any]] = {}
+    iterate: dict[str, Any] = {}
     stages: tuple[Stage, ...]
     plans: dict[str, Any] = {}
 

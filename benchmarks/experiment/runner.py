@@ -30,19 +30,26 @@ def run_stages(
         for budget in stage.budgets:
             for name in _matching(stage, names(budget)):
                 candidate = None
-                for recipe in stage.recipes:
-                    for seed in stage.seeds if recipe != "none" else (0,):
-                        for start in stage.starts:
-                            key = f"{budget:g}/{name}/{start}-{recipe}-{seed}"
-                            if key in store:
-                                continue
-                            with store.claim(key) as mine:
-                                if not mine:
-                                    continue
-                                candidate = candidate or make(name, budget)
-                                row = {"budget": budget} | bench.row(candidate, start, recipe, seed)
-                                store.write(key, row)
-                                print(f"{key}: {row['top1']} ({row['cpu_seconds']} CPU s)", flush=True)
+                for start, recipe, seed in _runs(stage):
+                    key = f"{budget:g}/{name}/{start}-{recipe}-{seed}"
+                    if key in store:
+                        continue
+                    with store.claim(key) as mine:
+                        if not mine:
+                            continue
+                        candidate = candidate or make(name, budget)
+                        row = {"budget": budget} | bench.row(candidate, start, recipe, seed)
+                        store.write(key, row)
+                        print(f"{key}: {row['top1']} ({row['cpu_seconds']} CPU s)", flush=True)
+
+
+def _runs(stage: Stage) -> list[tuple[str, str, int]]:
+    """Start, recipe and seed; what draws nothing has seed 0 alone."""
+    runs = [
+        (start, recipe, seed) for recipe in stage.recipes for seed in stage.seeds for start in stage.starts
+    ]
+    fixed = [run if run[1] != "none" or run[0] == "iterated" else (*run[:2], 0) for run in runs]
+    return list(dict.fromkeys(fixed))
 
 
 def wanted(config: Config, names: Sequence[str]) -> list[tuple[str, float]]:
