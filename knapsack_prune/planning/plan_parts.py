@@ -43,7 +43,11 @@ class ImportancePart(Part):
 
 
 class BudgetPart(Part):
-    """One resource: the parent's cost, the limit, and what the plan costs; fractions are of the parent."""
+    """One resource: the parent's cost, the limit, and what the plan costs; fractions are of the parent.
+
+    `binds` says whether more could be kept under a larger limit, `worth_of_percent` how much more under one that is a
+    percent larger, as a share of all importance (by the Lagrangian bound); `note` what to know of the numbers.
+    """
 
     resource: str
     unit: str
@@ -52,6 +56,9 @@ class BudgetPart(Part):
     planned: Count
     kept_fraction: float
     removed_fraction: float
+    binds: bool | None = None
+    worth_of_percent: float | None = None
+    note: str | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

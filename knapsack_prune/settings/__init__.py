@@ -9,6 +9,7 @@ from __future__ import annotations
 from knapsack_prune.settings.augmentation import AugmentationSettings as AugmentationSettings
 from knapsack_prune.settings.base import Settings as Settings
 from knapsack_prune.settings.budgets import BudgetSettings as BudgetSettings
+from knapsack_prune.settings.budgets import ResourceBudgets as ResourceBudgets
 from knapsack_prune.settings.budgets import WidthConstraints as WidthConstraints
 from knapsack_prune.settings.data import DataSettings as DataSettings
 from knapsack_prune.settings.execution import DeviceSettings as DeviceSettings
