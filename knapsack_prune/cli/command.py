@@ -119,7 +119,7 @@ def _option(kind: type[Settings], field: str, name: str, flag: str) -> inspect.P
     owner = next(base for base in kind.__mro__ if field in inspect.get_annotations(base))
     default = info.get_default()
     types = [part for part in get_args(info.annotation) or (info.annotation,) if part not in (NoneType, ...)]
-    choices = _texts(info.annotation) if all(get_origin(part) is Literal for part in types) else []
+    choices = _texts(info.annotation) if all(isinstance(part, str) or get_origin(part) is Literal for part in types) else []
     if bool in types:
         annotation: Any = bool | None
     else:

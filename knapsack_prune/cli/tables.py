@@ -77,7 +77,7 @@ def budget_table(budgets: Sequence[BudgetPart]) -> RenderableType:
             *(amount(part.resource, number) for number in (part.parent, part.limit, part.planned)),
             percent(part.kept_fraction),
             percent(part.removed_fraction),
-            *([] if worth is None else ["yes" if part.binds else "no", percent(worth, 3)]),
+            *([] if worth is None else ["yes" if part.binds else "no", f"{100 * worth:.2g} %"]),
         )
     notes = [FLOPS_NOTE] if any(part.resource == "flops" for part in budgets) else []
     notes += [

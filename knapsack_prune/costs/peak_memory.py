@@ -30,6 +30,9 @@ from knapsack_prune.networks.modes import evaluating
 PROBES = 4
 """Like runs that are needed: two fix a line, and two more say whether it is one."""
 
+FEW = 2
+"""Groups of so few units are not narrowed for a run."""
+
 MOST_PROBES = 10
 """Narrower copies that are run at most."""
 
@@ -72,7 +75,10 @@ def peak_memory(network: PricedNetwork) -> Resource:
     sizes = np.array([run.sizes for run in runs], dtype=np.int64).T
     forms, loose = _forms(graph, counts, sizes)
     sums = _largest([_add(forms[index] for index in moment) for moment in runs[0].moments], graph)
-    note = f"an upper bound: {loose} tensors follow no width" if loose else ""
+    few = [group.name for group in graph.groups if group.size <= FEW]
+    reasons = [f"{loose} tensors follow no width"] if loose else []
+    reasons += [f"{len(few)} groups of {FEW} units are counted whole"] if few else []
+    note = f"an upper bound: {' and '.join(reasons)}; {UNIT}" if reasons else ""
     terms = tuple((CostTerm("", "tensors alive", 1, (form,)),) for form in sums)
     return Resource("peak_memory", UNIT, whole.peak, terms, note)
 
@@ -103,19 +109,21 @@ def _like_runs(network: PricedNetwork, whole: LiveTensors) -> tuple[list[tuple[i
 
 
 def _narrower(size: int, generator: np.random.Generator) -> int:
-    """A random number of units; one alone only where there is no other choice, since it may need no copy."""
-    least = min(2, size - 1)
-    return int(generator.integers(max(least, size * 2 // 5), max(size - 1, least + 1) + 1))
+    """A random number of units, at least 2: one alone may need no copy where several do."""
+    return size if size <= FEW else int(generator.integers(max(FEW, size * 2 // 5), size + (size <= 2 * FEW)))
 
 
 def _told_apart(graph: ChannelGraph, counts: Sequence[Sequence[int]]) -> bool:
     """Whether no two forms with different weights agree, up to a constant and a factor, on all runs."""
+    per_group = np.array(counts)
+    if ((per_group == per_group[0]).all(axis=0) & (per_group[0] < graph.sizes)).any():
+        return False  # what never varied cannot be told from a constant
     seen: dict[tuple[int, ...], tuple[tuple[int, int], ...]] = {}
     for form in graph.widths:
         values = np.array([form.at(row) for row in counts])
         away = values - values[0]
         if not away.any():
-            return False
+            continue  # of groups of few units, which no probe narrows
         divisor = int(np.gcd.reduce(away)) * (1 if away[np.flatnonzero(away)[0]] > 0 else -1)
         common = math.gcd(*(weight for _, weight in form.weights))
         weights = tuple((group, weight // common) for group, weight in form.weights)

@@ -119,11 +119,29 @@ class SweepBudgets(ResourceBudgets):
         return self
 
 
+def read_multiple(value: object) -> object:
+    """A number of channels, or `auto`.
+
+    Raises:
+        ValueError: a number out of range, or neither.
+    """
+    if value is None or value == "auto":
+        return value
+    try:
+        number = int(str(value))
+    except ValueError:
+        raise ValueError(f"{value!r}: it must be a whole number or auto") from None
+    if not 1 <= number < INT_LIMIT:
+        raise ValueError(f"{number}: it must be at least 1 and under {INT_LIMIT:,}")
+    return number
+
+
 class WidthConstraints(Settings):
     """Which widths are allowed."""
 
     round_to: Annotated[
-        Annotated[int, Field(ge=1, lt=INT_LIMIT)] | Literal["auto"] | None,
+        int | Literal["auto"] | None,
+        BeforeValidator(read_multiple),
         Field(
             description="Keep a multiple of this many channels in every group (or all of them); auto: the widths at "
             "which the latency table steps. By default 1, and auto under a latency budget.",

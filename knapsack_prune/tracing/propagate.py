@@ -86,7 +86,8 @@ def _record_written(context: Context, value: Value) -> None:
         if isinstance(ids, Ids):
             context.ledger.holds(ids)
     if context.operator in ACTIVATIONS and isinstance(value, Ids):
-        context.ledger.wrote(context.module, context.operator, value)
+        wide = any(module == context.module for module, _, _ in context.ledger.full_width)
+        context.ledger.wrote(context.module, context.operator, Ids.none(value.shape) if wide else value)
 
 
 def _stages(program: ExportedProgram, values: dict[Node, Value]) -> list[tuple[CutPoint, IntArray]]:
