@@ -28,6 +28,7 @@ PANELS = {
     "execution": "Device and loading",
     "iterate": "Rounds and their distillation",
     "export": "Export",
+    "latency": "Measuring",
 }
 NEGATIVES = {"channels_last": "--channels-first"}
 SHARED = {"seed"}  # one flag for all sections
@@ -42,7 +43,7 @@ ConfigFile = Annotated[
 
 def command(function: Callable[..., None]) -> Callable[..., None]:
     """Register a command, with the options of `expanded`."""
-    app.command(expanded(function), name=function.__name__)
+    app.command(expanded(function), name=function.__name__.replace("_", "-"))
     return function
 
 
@@ -119,7 +120,8 @@ def _option(kind: type[Settings], field: str, name: str, flag: str) -> inspect.P
     owner = next(base for base in kind.__mro__ if field in inspect.get_annotations(base))
     default = info.get_default()
     types = [part for part in get_args(info.annotation) or (info.annotation,) if part not in (NoneType, ...)]
-    choices = _texts(info.annotation) if all(isinstance(part, str) or get_origin(part) is Literal for part in types) else []
+    literal = all(isinstance(part, str) or get_origin(part) is Literal for part in types)
+    choices = _texts(info.annotation) if literal else []
     if bool in types:
         annotation: Any = bool | None
     else:

@@ -119,7 +119,10 @@ class EndToEnd(_Part):
 
 
 class LatencyTable(_Part):
-    """Measured times of one network on one device."""
+    """Measured times of one network on one device.
+
+    While it is being measured, `partial` holds what is known, by configuration and widths, and nothing else does.
+    """
 
     format: Literal["knapsack-prune-latency"]
     version: Literal[1]
@@ -129,6 +132,7 @@ class LatencyTable(_Part):
     operators: tuple[OperatorEntry, ...]
     grids: tuple[Grid, ...]
     end_to_end: EndToEnd | None
+    partial: dict[str, dict[str, Nanoseconds]] | None = None
 
     @model_validator(mode="after")
     def _references(self) -> Self:

@@ -9,9 +9,7 @@ itself (reordered weights, workspaces of convolutions) is no tensor and is not.
 
 from __future__ import annotations
 
-import math
 import weakref
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,19 +20,10 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from knapsack_prune.costs.probing import FEW, fit, like_runs
 from knapsack_prune.costs.resource import PricedNetwork, Resource
-from knapsack_prune.errors import RequestError
 from knapsack_prune.graph.channel_graph import ChannelGraph, CostTerm, Form
 from knapsack_prune.networks.modes import evaluating
-
-PROBES = 4
-"""Like runs that are needed: two fix a line, and two more say whether it is one."""
-
-FEW = 2
-"""Groups of so few units are not narrowed for a run."""
-
-MOST_PROBES = 10
-"""Narrower copies that are run at most."""
 
 UNIT = "bytes of tensors alive at once, one input included, weights apart"
 
@@ -70,8 +59,7 @@ def live_tensors(model: nn.Module, example: Tensor) -> LiveTensors:
 def peak_memory(network: PricedNetwork) -> Resource:
     """The peak over all moments, each linear in the widths; an upper bound where a tensor's size follows none."""
     graph = network.graph
-    whole = _run(network, graph.sizes)
-    counts, runs = _like_runs(network, whole)
+    counts, runs, whole = like_runs(network, "peak_memory", _run, lambda run: run.moments)
     sizes = np.array([run.sizes for run in runs], dtype=np.int64).T
     forms, loose = _forms(graph, counts, sizes)
     sums = _largest([_add(forms[index] for index in moment) for moment in runs[0].moments], graph)
@@ -83,57 +71,7 @@ def peak_memory(network: PricedNetwork) -> Resource:
     return Resource("peak_memory", UNIT, whole.peak, terms, note)
 
 
-def _like_runs(network: PricedNetwork, whole: LiveTensors) -> tuple[list[tuple[int, ...]], list[LiveTensors]]:
-    """Runs that make the same tensors in the same order, at widths that tell all forms apart.
-
-    At some widths a network makes fewer tensors (one head needs no copy) or more (a gather of kept channels): the
-    largest set of like runs counts.
-    """
-    graph = network.graph
-    generator = np.random.default_rng(0)
-    alike: dict[tuple[frozenset[int], ...], list[tuple[tuple[int, ...], LiveTensors]]] = defaultdict(list)
-    alike[whole.moments].append((graph.sizes, whole))
-    for _ in range(MOST_PROBES):
-        counts = tuple(_narrower(size, generator) for size in graph.sizes)
-        run = _run(network, counts)
-        alike[run.moments].append((counts, run))
-        most = max(alike.values(), key=len)
-        if len(most) >= PROBES and _told_apart(graph, [counts for counts, _ in most]):
-            break
-    if len(most) < PROBES:
-        raise RequestError(
-            f"peak_memory cannot be priced: of {MOST_PROBES} narrower copies no {PROBES} make the same tensors; give "
-            f"another budget"
-        )
-    return [counts for counts, _ in most], [run for _, run in most]
-
-
-def _narrower(size: int, generator: np.random.Generator) -> int:
-    """A random number of units, at least 2: one alone may need no copy where several do."""
-    return size if size <= FEW else int(generator.integers(max(FEW, size * 2 // 5), size + (size <= 2 * FEW)))
-
-
-def _told_apart(graph: ChannelGraph, counts: Sequence[Sequence[int]]) -> bool:
-    """Whether no two forms with different weights agree, up to a constant and a factor, on all runs."""
-    per_group = np.array(counts)
-    if ((per_group == per_group[0]).all(axis=0) & (per_group[0] < graph.sizes)).any():
-        return False  # what never varied cannot be told from a constant
-    seen: dict[tuple[int, ...], tuple[tuple[int, int], ...]] = {}
-    for form in graph.widths:
-        values = np.array([form.at(row) for row in counts])
-        away = values - values[0]
-        if not away.any():
-            continue  # of groups of few units, which no probe narrows
-        divisor = int(np.gcd.reduce(away)) * (1 if away[np.flatnonzero(away)[0]] > 0 else -1)
-        common = math.gcd(*(weight for _, weight in form.weights))
-        weights = tuple((group, weight // common) for group, weight in form.weights)
-        if seen.setdefault(tuple((away // divisor).tolist()), weights) != weights:
-            return False
-    return True
-
-
-def _run(network: PricedNetwork, counts: Sequence[int]) -> LiveTensors:
-    small = network.narrow(counts)
+def _run(small: nn.Module, network: PricedNetwork) -> LiveTensors:
     reference = next(small.parameters())
     example = torch.zeros(1, *network.graph.input_shape, device=reference.device, dtype=reference.dtype)
     return live_tensors(small, example)
@@ -153,27 +91,10 @@ def _forms(
     known: dict[bytes, Form | None] = {}
     for row in sizes:
         if row.tobytes() not in known:
-            known[row.tobytes()] = _fit(row, candidates)
+            known[row.tobytes()] = fit(row, candidates)
     whole = {row.tobytes(): Form(int(row.max())) for row in sizes}
     forms = [known[row.tobytes()] or whole[row.tobytes()] for row in sizes]
     return forms, sum(known[row.tobytes()] is None for row in sizes)
-
-
-def _fit(row: Any, candidates: Sequence[tuple[Form, Any]]) -> Form | None:
-    """The bytes as `constant + factor * form`, exactly; None if no form gives them."""
-    if (row == row[0]).all():
-        return Form(int(row[0]))
-    for form, values in candidates:
-        away = values - values[0]
-        at = int(np.abs(away).argmax())
-        if not away[at]:
-            continue
-        factor, rest = divmod(int(row[at] - row[0]), int(away[at]))
-        constant = int(row[0]) - factor * int(values[0])
-        if not rest and factor > 0 and constant >= 0 and (constant + factor * values == row).all():
-            weights = tuple((group, factor * weight) for group, weight in form.weights)
-            return Form(constant + factor * form.constant, weights)
-    return None
 
 
 def _add(forms: Any) -> Form:

@@ -18,6 +18,7 @@ from knapsack_prune.settings.export import ExportSettings as ExportSettings
 from knapsack_prune.settings.importance import CriterionSettings as CriterionSettings
 from knapsack_prune.settings.importance import ImportanceSettings as ImportanceSettings
 from knapsack_prune.settings.iterate import IterateSettings as IterateSettings
+from knapsack_prune.settings.latency import LatencySettings as LatencySettings
 from knapsack_prune.settings.network import NetworkSettings as NetworkSettings
 from knapsack_prune.settings.objective import ObjectiveSettings as ObjectiveSettings
 from knapsack_prune.settings.optimizer import OptimizerSettings as OptimizerSettings
