@@ -132,7 +132,8 @@ def _show_differences(one: Plan, other: Plan, rows: list[dict[str, Any]]) -> Non
     from rich.markup import escape
     from rich.table import Table
 
-    from knapsack_prune.cli.tables import FLOPS_NOTE, amount, percent
+    from knapsack_prune.cli.tables import FLOPS_NOTE, percent
+    from knapsack_prune.settings.budget import amount
 
     console = output()
     table = Table(title="Planned", title_justify="left")

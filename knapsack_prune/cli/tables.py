@@ -15,6 +15,7 @@ from rich.text import Text
 
 from knapsack_prune.planning.plan_file import Plan
 from knapsack_prune.planning.plan_parts import BudgetPart, FrozenPart, GroupPart, SolverPart
+from knapsack_prune.settings.budget import amount
 
 FLOPS_NOTE = "FLOPs are fvcore's: one per multiply-add."
 EXAMPLES = 3
@@ -91,11 +92,6 @@ def budget_table(budgets: Sequence[BudgetPart]) -> RenderableType:
 def told(part: BudgetPart) -> bool:
     """Whether a budget's numbers need a line of their own."""
     return part.note is not None or part.resource in ("activations", "peak_memory")
-
-
-def amount(resource: str, number: int) -> str:
-    """A cost in its unit; times, which are counted in picoseconds, in milliseconds."""
-    return f"{number / 1e9:,.3f} ms" if resource == "latency" else f"{number:,}"
 
 
 def group_table(groups: Sequence[GroupPart]) -> Table:

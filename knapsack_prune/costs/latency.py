@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from scipy.optimize import nnls
 
-from knapsack_prune.costs.counting import total
 from knapsack_prune.costs.latency_table import Grid, Interpolated, LatencyTable, WidthForm
 from knapsack_prune.costs.resource import PricedNetwork, Resource
 from knapsack_prune.errors import RequestError
@@ -59,7 +58,8 @@ def latency(network: PricedNetwork) -> Resource:
     note = f"predicted from times on {where}"
     if fitted:
         note += f"; {fitted} operators read more than two groups: a fitted polynomial prices them"
-    return Resource("latency", "picoseconds", total(terms, graph.sizes), (tuple(terms),), note)
+    parent = round(table.end_to_end.parent * PICOSECONDS)
+    return Resource("latency", "picoseconds", parent, (tuple(terms),), note, table.conditions)
 
 
 def _form(width: WidthForm, groups: Mapping[str, int], table: LatencyTable) -> Form:

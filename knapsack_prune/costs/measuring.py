@@ -30,7 +30,7 @@ from knapsack_prune.costs.latency_table import (
 )
 from knapsack_prune.costs.operator_calls import OperatorCall, operator_calls
 from knapsack_prune.costs.resource import PricedNetwork
-from knapsack_prune.costs.timing import time_call
+from knapsack_prune.costs.timing import clock_of, time_call
 from knapsack_prune.graph.channel_graph import ChannelGraph, Form
 from knapsack_prune.networks.modes import evaluating
 
@@ -141,7 +141,11 @@ def prepared(model: nn.Module, conditions: Conditions) -> nn.Module:
 def time_network(model: nn.Module, example: Tensor, seconds: float) -> float:
     """Nanoseconds of one batch: the median of five medians, each over a fifth of the time."""
     with evaluating(model), torch.no_grad():
-        runs = [time_call(lambda: model(example), example.device, seconds / 5).median_ms for _ in range(5)]
+        clock = clock_of(example.device)
+        runs = [
+            time_call(lambda: model(example), example.device, seconds / 5, clock=clock).median_ms
+            for _ in range(5)
+        ]
     return statistics.median(runs) * 1e6
 
 
@@ -244,9 +248,10 @@ def _time_on_cpu(
     call: OperatorCall, widths: tuple[int, ...], weights: dict[int, Tensor], device: torch.device
 ) -> float:
     args, kwargs = call.arguments(widths, weights, device)
-    start = time.perf_counter_ns()
+    clock = clock_of(device)
+    start = clock()
     call.operator(*args, **kwargs)
-    return float(time.perf_counter_ns() - start)
+    return float(clock() - start)
 
 
 def _time_on_gpu(

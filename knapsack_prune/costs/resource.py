@@ -9,7 +9,7 @@ from typing import Protocol
 from torch import nn
 
 from knapsack_prune.costs.counting import total
-from knapsack_prune.costs.latency_table import LatencyTable
+from knapsack_prune.costs.latency_table import Conditions, LatencyTable
 from knapsack_prune.graph.channel_graph import ChannelGraph, Terms
 
 Narrow = Callable[[Sequence[int]], nn.Module]
@@ -26,6 +26,7 @@ class Resource:
         parent: what the whole network costs.
         sums: the cost is the largest of these sums of terms; all but peak memory have one.
         note: what to know of the numbers; empty for exact counts.
+        conditions: what times were measured under.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Resource:
     parent: int
     sums: tuple[Terms, ...]
     note: str = ""
+    conditions: Conditions | None = None
 
     def cost(self, counts: Sequence[int]) -> int:
         """The cost when group `g` keeps `counts[g]` units."""

@@ -17,6 +17,7 @@ from knapsack_prune.planning.constraints import Levels, allowed_levels
 from knapsack_prune.planning.plan_parts import SolverPart
 from knapsack_prune.planning.pricing import graph_resources
 from knapsack_prune.settings import SolverSettings, WidthConstraints
+from knapsack_prune.settings.budget import amount
 from knapsack_prune.values.tables import ValueTables
 
 CONTRADICTION_SECONDS = 2.0
@@ -277,7 +278,8 @@ def least_costs(problem: Problem) -> dict[str, int]:
 def _infeasible(instance: solvers.Instance, solver: str, seed: int) -> str:
     least = solvers.least_costs(instance)
     parts = [
-        f"{_base(resource)} budget {resource.budget:,} is below {cost:,}, the least that the allowed widths cost"
+        f"{_base(resource)} budget {amount(_base(resource), resource.budget)} is below "
+        f"{amount(_base(resource), cost)}, the least that the allowed widths cost"
         for resource, cost in zip(instance.resources, least, strict=True)
         if cost > resource.budget
     ]
@@ -306,7 +308,7 @@ def _contradiction(instance: solvers.Instance, solver: str, seed: int) -> str:
         middle = (low + high) / 2
         low, high = (low, middle) if feasible(middle) else (middle, high)
     nearest = ", ".join(
-        f"{part.name} {math.floor(part.budget * high):,}"
+        f"{part.name} {amount(part.name, math.floor(part.budget * high))}"
         for part in instance.resources
         if part.name == _base(part)
     )

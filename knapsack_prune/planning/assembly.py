@@ -119,6 +119,7 @@ def _budget(resource: Resource, limit: int, counts: Sequence[int], worth: float 
         binds=None if worth is None else worth > LEAST_WORTH,
         worth_of_percent=worth,
         note=resource.note or None,
+        conditions=resource.conditions,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -18,9 +19,13 @@ from knapsack_prune.costs.resource import PricedNetwork
 from knapsack_prune.errors import RequestError
 from knapsack_prune.graph.selection import select
 from knapsack_prune.narrowing.copying import narrow_copy
+from knapsack_prune.planning.plan_parts import BudgetPart
 from knapsack_prune.planning.preparation import check_prunable
 from knapsack_prune.settings import LatencySettings
 from knapsack_prune.tracing.trial import trace
+
+SECONDS = 3.0
+"""How long each network is timed."""
 
 VERSIONED = ("knapsack-prune", "torch")
 
@@ -116,13 +121,32 @@ def _begun(
     return table if table.complete else {key: dict(times) for key, times in (table.partial or {}).items()}
 
 
-def measured_latency(
-    model: nn.Module, input_shape: Sequence[int], conditions: Conditions, seconds: float = 3.0
-) -> float:
-    """Nanoseconds of one batch of a network under a table's conditions, on this machine; the network may be moved."""
+def timed_latency(parent: nn.Module, small: nn.Module, budget: BudgetPart, input_shape: Sequence[int]) -> str:
+    """A sentence on the time that was predicted for a slim network and the one that this machine takes.
+
+    Args:
+        parent, small: the networks; both are left as they were.
+        budget: of latency, with its conditions.
+        input_shape: of one input, without batch.
+    """
+    conditions = budget.conditions
+    predicted = budget.planned / 1e9
+    here = device_names()
+    if conditions is None or here.get(conditions.device) != conditions.name:
+        where = "another device" if conditions is None else conditions.name
+        return f"Latency: {predicted:.3f} ms predicted; not measured, since the times are of {where}."
     threads = torch.get_num_threads()
     torch.set_num_threads(conditions.threads)
     try:
-        return time_network(prepared(model, conditions), example_batch(conditions, input_shape), seconds)
+        example = example_batch(conditions, input_shape)
+        whole, measured = (
+            time_network(prepared(copy.deepcopy(one), conditions), example, SECONDS) / 1e6
+            for one in (parent, small)
+        )
     finally:
         torch.set_num_threads(threads)
+    left = f"{100 * measured / whole:.1f} % of the parent's {whole:.3f} ms"
+    return (
+        f"Latency of a batch of {conditions.batch}: {predicted:.3f} ms predicted, {measured:.3f} ms measured "
+        f"({100 * (predicted / measured - 1):+.1f} % off), {left}; {budget.limit / 1e9:.3f} ms were allowed."
+    )

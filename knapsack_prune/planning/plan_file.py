@@ -32,7 +32,7 @@ SCHEMA_VERSION = 1
 
 OMITTED = (
     *("round", "loss", "predicted_loss"),
-    *("binds", "worth_of_percent", "note"),
+    *("binds", "worth_of_percent", "note", "conditions"),
     *("offset", "step", "block", "indices"),
 )
 """Keys of `importance`, budgets and slices that are written only where they have a value."""

@@ -25,6 +25,7 @@ from knapsack_prune.planning.plan_parts import ModelPart
 from knapsack_prune.planning.preparation import budget_limits, check_budgets, prepare
 from knapsack_prune.planning.pricing import graph_resources, price_network
 from knapsack_prune.settings import AllocationSettings, PlanSettings, WidthConstraints
+from knapsack_prune.settings.budget import amount
 from knapsack_prune.values.criteria import Scores
 from knapsack_prune.values.losses import Batches, Loss
 from knapsack_prune.values.tables import ValueTables, additive_tables
@@ -160,7 +161,7 @@ def _with_collisions(
         lower = least_costs(plan_problem(graph, values, limits, without, resources=resources))
         shown = " ".join(map(repr, given)) if isinstance(given, tuple) else given
         found += [
-            f"without `{setting}` {shown} the least of {resource} is {lower[resource]:,}"
+            f"without `{setting}` {shown} the least of {resource} is {amount(resource, lower[resource])}"
             for resource in short
             if lower[resource] < least[resource]
         ]

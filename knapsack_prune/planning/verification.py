@@ -19,6 +19,7 @@ from knapsack_prune.narrowing.equivalence import EquivalenceError, check_equival
 from knapsack_prune.planning.identity import check_fingerprint, kept_units
 from knapsack_prune.planning.plan_file import Plan
 from knapsack_prune.planning.pricing import price_network
+from knapsack_prune.settings.budget import amount
 from knapsack_prune.settings.importance import IMAGE_CRITERIA, WEIGHT_CRITERIA
 from knapsack_prune.tracing.trial import trace
 from knapsack_prune.values.estimate import estimate_values
@@ -124,7 +125,8 @@ def _check_costs(subject: _Subject) -> list[Check]:
                 f"{budget.resource} are {planned:,} of {parent:,}, the plan says {budget.planned:,} of "
                 f"{budget.parent:,}"
             )
-        result = f"{planned:,} of {parent:,}, within the limit of {budget.limit:,}"
+        shown = [amount(budget.resource, number) for number in (planned, parent, budget.limit)]
+        result = f"{shown[0]} of {shown[1]}, within the limit of {shown[2]}"
         checks.append(Check(budget.resource, result))
     return checks
 

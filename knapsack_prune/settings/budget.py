@@ -113,6 +113,11 @@ def read_named_budgets(value: object) -> object:
     return {name: _read(budget, name) for name, budget in value.items()}
 
 
+def amount(resource: str, number: int) -> str:
+    """A cost for people: times, which are counted in picoseconds, in milliseconds."""
+    return f"{number / TIMES['ms']:,.3f} ms" if resource == "latency" else f"{number:,}"
+
+
 def read_budget(value: object) -> object:
     """A budget from text or a number, for a field of the settings; None stays None.
 
@@ -125,6 +130,8 @@ def read_budget(value: object) -> object:
 def _read(value: object, resource: str = "") -> object:
     if value is None or isinstance(value, bool):
         return value
+    if resource == "latency" and isinstance(value, int) and value > 1:
+        return value  # read before: picoseconds
     try:
         return (parse_time if resource == "latency" else parse_budget)(str(value))
     except RequestError as error:
