@@ -47,6 +47,7 @@ def slim(
     from knapsack_prune.data import open_data
     from knapsack_prune.files import write_json
     from knapsack_prune.planning.identity import check_fingerprint
+    from knapsack_prune.planning.latency import timed_latency
     from knapsack_prune.planning.plan_file import Plan
     from knapsack_prune.slimming.repair import repair_on_source
     from knapsack_prune.slimming.slim import save_slim
@@ -70,10 +71,17 @@ def slim(
         save_slim(small, plan, directory)
         if report is not None:
             write_json(directory / "repair.json", report.record())
+    latency = plan.budget("latency")
+    if latency is not None:
+        with steps() as progress:
+            progress.enter("timing")
+            timed = timed_latency(parent.model, small, latency, plan.model.input_shape)
     before, after = (sum(p.numel() for p in network.parameters()) for network in (parent.model, small))
     console = output()
     console.print(f"{plan.model.name}: {before:,} parameters, slim {after:,} ({100 * after / before:.2f} %).")
     console.print("Sliced, it equals the masked parent, and fvcore counts in it what the plan says.")
+    if latency is not None:
+        console.print(timed, markup=False)
     if report is not None:
         show_repair(console, report)
     notes().print(f"Written: {directory}", markup=False)
@@ -84,6 +92,9 @@ def verify(
     plan_file: PlanFile,
     /,
     *,
+    latency_table: Annotated[
+        Path | None, Parameter(help="Measured times, to check a latency budget with.", show_default=False)
+    ] = None,
     network: NetworkSettings,
     data: DataSettings,
 ) -> None:
@@ -109,6 +120,7 @@ def verify(
                 parent.model,
                 same_weights=parent.weights == plan.model.weights,
                 data=_images(plan, parent, data),
+                table=latency_table,
                 source=str(plan_file),
                 enter=progress.enter,
             )

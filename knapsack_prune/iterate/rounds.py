@@ -19,7 +19,7 @@ from knapsack_prune.iterate.budgets import geometric_budgets
 from knapsack_prune.iterate.survivors import surviving_graph
 from knapsack_prune.iterate.widen import widen
 from knapsack_prune.networks import Network
-from knapsack_prune.planning.allocation import Levels, fixed_levels
+from knapsack_prune.planning.constraints import Levels, fixed_levels
 from knapsack_prune.planning.identity import kept_units
 from knapsack_prune.planning.plan_file import Plan
 from knapsack_prune.planning.planner import plan_from_values

@@ -11,6 +11,7 @@ from knapsack_prune.settings.data import DataSettings
 from knapsack_prune.settings.execution import ExecutionSettings
 from knapsack_prune.settings.export import ExportSettings
 from knapsack_prune.settings.iterate import IterateSettings
+from knapsack_prune.settings.latency import LatencySettings
 from knapsack_prune.settings.network import NetworkSettings
 from knapsack_prune.settings.plan import PlanSettings, SweepSettings
 from knapsack_prune.settings.repair import RepairSettings
@@ -81,5 +82,8 @@ class RunSettings(Settings):
     bench: BenchSettings = Field(default_factory=BenchSettings, description="The solvers, for `bench`.")
     sweep: SweepSettings = Field(
         default_factory=SweepSettings, description="Budgets and the rest, for `sweep`."
+    )
+    latency: LatencySettings = Field(
+        default_factory=LatencySettings, description="Measuring, for `latency-table`."
     )
     iterate: IterateSettings = Field(default_factory=IterateSettings, description="Rounds, for iterate.")
