@@ -20,7 +20,7 @@ from benchmarks.experiment.bench import Bench
 from knapsack_prune.costs.counting import total
 from knapsack_prune.files import read_json, write_json
 from knapsack_prune.graph.channel_graph import ChannelGraph
-from knapsack_prune.planning.allocation import fixed_levels
+from knapsack_prune.planning.constraints import fixed_levels
 from knapsack_prune.planning.plan_file import Plan
 from knapsack_prune.planning.planner import plan_from_values
 from knapsack_prune.planning.preparation import budget_limits
