@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,11 +16,13 @@ from knapsack_prune.settings import (
     DataSettings,
     NetworkSettings,
     PlanSettings,
+    ResourceBudgets,
     SweepSettings,
 )
 
 if TYPE_CHECKING:
     from knapsack_prune.cli.loading import Prepared
+    from knapsack_prune.costs.resource import Resource
     from knapsack_prune.planning.plan_file import Plan
 
 
@@ -45,7 +48,7 @@ def plan(
     """
     from knapsack_prune.cli.loading import check_writable, prepare
     from knapsack_prune.cli.tables import show_plan
-    from knapsack_prune.planning.allocation import allowed_levels, build_instance
+    from knapsack_prune.planning.planner import plan_problem
     from knapsack_prune.planning.preparation import budget_limits, check_budgets
 
     check_budgets(plan.requested())
@@ -54,14 +57,15 @@ def plan(
             check_writable(path)
     with steps() as progress:
         prepared = prepare(network, plan, data, progress)
-        limits = budget_limits(prepared.graph, plan.requested())
+        resources = _price(prepared, plan.requested(), plan, progress)
+        limits = budget_limits(prepared.graph, plan.requested(), resources)
         if export_instance is not None:
-            name = f"{prepared.network.name}-{prepared.values.provenance.method}-r{plan.round_to}"
-            levels = allowed_levels(plan)
-            build_instance(prepared.graph, prepared.values, limits, levels=levels, name=name).save(
-                export_instance
+            name = f"{prepared.network.name}-{prepared.values.provenance.method}-r{plan.round_to or 1}"
+            problem = plan_problem(
+                prepared.graph, prepared.values, limits, plan, resources=resources, name=name
             )
-        made = _solve(prepared, limits, plan, progress)
+            problem.instance.save(export_instance)
+        made = _solve(prepared, limits, resources, plan, progress, explain=True)
     if plan_output is not None:
         made.save(plan_output)
     show_plan(output(), made)
@@ -97,14 +101,14 @@ def sweep(
     if directory is not None:
         check_writable(directory, directory=True)
     points: list[FrontPoint] = []
-    params = {} if sweep.params_budget is None else {"params": sweep.params_budget}
     with steps() as progress:
         prepared = prepare(network, sweep, data, progress)
         whole = prepared.values.whole
+        resources = _price(prepared, {"flops": 1.0} | sweep.requested(), sweep, progress)
         for budget in sweep.flops_budgets:
-            limits = budget_limits(prepared.graph, {"flops": budget} | params)
+            limits = budget_limits(prepared.graph, {"flops": budget} | sweep.requested(), resources)
             try:
-                made = _solve(prepared, limits, sweep, progress)
+                made = _solve(prepared, limits, resources, sweep, progress)
             except RequestError as error:
                 points.append(FrontPoint(budget, limits["flops"], None, whole, str(error)))
                 continue
@@ -119,7 +123,27 @@ def sweep(
         notes().print(f"Written: {directory}/front.csv and a plan per budget.", markup=False)
 
 
-def _solve(prepared: Prepared, limits: dict[str, int], settings: AllocationSettings, progress: Steps) -> Plan:
+def _price(
+    prepared: Prepared, names: Iterable[str], settings: ResourceBudgets, progress: Steps
+) -> dict[str, Resource]:
+    from knapsack_prune.cli.loading import quiet_libraries
+    from knapsack_prune.planning.pricing import price_network
+
+    progress.enter("pricing")
+    with quiet_libraries():
+        return price_network(
+            prepared.graph, prepared.network.model, names, table=settings.latency_table, force=settings.force
+        )
+
+
+def _solve(
+    prepared: Prepared,
+    limits: dict[str, int],
+    resources: dict[str, Resource],
+    settings: AllocationSettings,
+    progress: Steps,
+    explain: bool = False,
+) -> Plan:
     from knapsack_prune.planning.planner import plan_from_values
 
     progress.enter("solving")
@@ -134,6 +158,8 @@ def _solve(prepared: Prepared, limits: dict[str, int], settings: AllocationSetti
         prepared.values,
         limits,
         settings,
+        resources=resources,
+        explain=explain,
         name=network.name,
         weights=network.weights,
         report=report,

@@ -13,7 +13,7 @@ from knapsack_prune.cli.command import command
 from knapsack_prune.cli.console import notes, output, steps
 from knapsack_prune.cli.reading import PlanFile
 from knapsack_prune.errors import RequestError
-from knapsack_prune.settings import DataSettings, NetworkSettings, SlimSettings
+from knapsack_prune.settings import DataSettings, NetworkSettings, RepairSettings
 
 if TYPE_CHECKING:
     from knapsack_prune.data.calibration import CalibrationLoader
@@ -33,7 +33,7 @@ def slim(
             help="Write model.safetensors, plan.json and config.json into this directory.",
         ),
     ],
-    slim: SlimSettings,
+    repair: RepairSettings,
     network: NetworkSettings,
     data: DataSettings,
 ) -> None:
@@ -44,11 +44,12 @@ def slim(
     """
     from knapsack_prune.cli.loading import check_writable, load_parent, quiet_libraries
     from knapsack_prune.cli.results import show_repair
-    from knapsack_prune.data import calibration_loader, open_data
+    from knapsack_prune.data import open_data
     from knapsack_prune.files import write_json
     from knapsack_prune.planning.identity import check_fingerprint
+    from knapsack_prune.planning.latency import timed_latency
     from knapsack_prune.planning.plan_file import Plan
-    from knapsack_prune.slimming.repair import repair
+    from knapsack_prune.slimming.repair import repair_on_source
     from knapsack_prune.slimming.slim import save_slim
     from knapsack_prune.slimming.slim import slim as make_slim
 
@@ -62,20 +63,25 @@ def slim(
         with quiet_libraries(), _holds(plan_file):
             small = make_slim(parent.model, plan)
         report = None
-        if slim.repair:
+        if repair.repair:
             progress.enter("repairing")
-            seed, shape = plan.importance.seed, plan.model.input_shape
-            images = calibration_loader(open_data(data, parent), slim.repair_samples, seed, 64, shape)
             with quiet_libraries():
-                report = repair(parent.model, small, plan, images)
+                report = repair_on_source(parent.model, small, plan, open_data(data, parent), repair)
         progress.enter("writing")
         save_slim(small, plan, directory)
         if report is not None:
             write_json(directory / "repair.json", report.record())
+    latency = plan.budget("latency")
+    if latency is not None:
+        with steps() as progress:
+            progress.enter("timing")
+            timed = timed_latency(parent.model, small, latency, plan.model.input_shape)
     before, after = (sum(p.numel() for p in network.parameters()) for network in (parent.model, small))
     console = output()
     console.print(f"{plan.model.name}: {before:,} parameters, slim {after:,} ({100 * after / before:.2f} %).")
     console.print("Sliced, it equals the masked parent, and fvcore counts in it what the plan says.")
+    if latency is not None:
+        console.print(timed, markup=False)
     if report is not None:
         show_repair(console, report)
     notes().print(f"Written: {directory}", markup=False)
@@ -86,6 +92,9 @@ def verify(
     plan_file: PlanFile,
     /,
     *,
+    latency_table: Annotated[
+        Path | None, Parameter(help="Measured times, to check a latency budget with.", show_default=False)
+    ] = None,
     network: NetworkSettings,
     data: DataSettings,
 ) -> None:
@@ -111,6 +120,7 @@ def verify(
                 parent.model,
                 same_weights=parent.weights == plan.model.weights,
                 data=_images(plan, parent, data),
+                table=latency_table,
                 source=str(plan_file),
                 enter=progress.enter,
             )

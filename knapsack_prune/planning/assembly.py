@@ -8,7 +8,8 @@ from dataclasses import asdict
 
 import numpy as np
 
-from knapsack_prune.costs.counting import UNITS, total
+from knapsack_prune.costs.counting import total
+from knapsack_prune.costs.resource import Resource
 from knapsack_prune.graph.channel_graph import (
     ChannelGraph,
     Form,
@@ -16,7 +17,6 @@ from knapsack_prune.graph.channel_graph import (
     IntArray,
     Slice,
     TabulatedTerm,
-    Terms,
 )
 from knapsack_prune.graph.selection import select
 from knapsack_prune.planning.allocation import Allocation
@@ -37,15 +37,19 @@ from knapsack_prune.planning.plan_parts import (
 from knapsack_prune.values.criteria import CRITERIA
 from knapsack_prune.values.tables import GroupValues, Provenance, ValueTables
 
+LEAST_WORTH = 1e-7
+"""A budget binds if one more percent of it would buy more than this share of the importance."""
+
 
 def assemble(
     graph: ChannelGraph,
     values: ValueTables,
     allocation: Allocation,
     limits: Mapping[str, int],
-    terms: Mapping[str, Terms],
+    resources: Mapping[str, Resource],
     round_to: int,
     model: ModelPart,
+    worth: Mapping[str, float] | None = None,
 ) -> Plan:
     """Write a plan.
 
@@ -54,9 +58,10 @@ def assemble(
         values: of its units.
         allocation: the units that stay, and what is proved about them.
         limits: per resource with a budget, the most that may be kept.
-        terms: per resource, its cost.
+        resources: what is limited, at least.
         round_to: the multiple that kept channels were asked to be.
         model: what identifies the parent.
+        worth: per resource, the share of all values that one more percent of its budget would buy.
     """
     selection, provenance = select(graph, allocation.kept), values.provenance
     parent_flops = total(graph.flops, graph.sizes)
@@ -77,7 +82,7 @@ def assemble(
             }
         ),
         budgets=tuple(
-            _budget(resource, limit, terms[resource], graph.sizes, allocation.counts)
+            _budget(resources[resource], limit, allocation.counts, (worth or {}).get(resource))
             for resource, limit in limits.items()
         ),
         solver=allocation.solver,
@@ -105,18 +110,20 @@ def assemble(
     )
 
 
-def _budget(
-    resource: str, limit: int, terms: Terms, sizes: Sequence[int], counts: Sequence[int]
-) -> BudgetPart:
-    parent, planned = total(terms, sizes), total(terms, counts)
+def _budget(resource: Resource, limit: int, counts: Sequence[int], worth: float | None) -> BudgetPart:
+    parent, planned = resource.parent, resource.cost(counts)
     return BudgetPart(
-        resource=resource,
-        unit=UNITS.get(resource, resource),
+        resource=resource.name,
+        unit=resource.unit,
         limit=limit,
         parent=parent,
         planned=planned,
         kept_fraction=planned / parent,
         removed_fraction=1 - planned / parent,
+        binds=None if worth is None else worth > LEAST_WORTH,
+        worth_of_percent=worth,
+        note=resource.note or None,
+        conditions=resource.conditions,
     )
 
 
@@ -164,7 +171,7 @@ def _layers(graph: ChannelGraph, counts: Sequence[int]) -> tuple[LayerPart, ...]
     for term in graph.flops:
         before[term.layer] += term.at(graph.sizes)
         after[term.layer] += term.at(counts)
-        factors = (term.form,) if isinstance(term, TabulatedTerm) else term.factors
+        factors = term.forms if isinstance(term, TabulatedTerm) else term.factors
         if factors:
             forms.setdefault(term.layer, (factors[0], factors[-1]))
     forms.update({layer.name: (layer.kept_in, layer.kept_out) for layer in graph.layers})

@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from knapsack_prune.costs.latency_table import Conditions
 from knapsack_prune.graph.channel_graph import IntArray
 
 
@@ -46,7 +47,12 @@ class ImportancePart(Part):
 
 
 class BudgetPart(Part):
-    """One resource: the parent's cost, the limit, and what the plan costs; fractions are of the parent."""
+    """One resource: the parent's cost, the limit, and what the plan costs; fractions are of the parent.
+
+    `binds` says whether more could be kept under a larger limit, `worth_of_percent` how much more under one that is a
+    percent larger, as a share of all importance (by the Lagrangian bound); `note` what to know of the numbers;
+    `conditions` what times were measured under.
+    """
 
     resource: str
     unit: str
@@ -55,6 +61,10 @@ class BudgetPart(Part):
     planned: Count
     kept_fraction: float
     removed_fraction: float
+    binds: bool | None = None
+    worth_of_percent: float | None = None
+    note: str | None = None
+    conditions: Conditions | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

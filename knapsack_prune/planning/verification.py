@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import nn
 
-from knapsack_prune.costs.counting import count_params, total
+from knapsack_prune.costs.counting import count_activations, count_params
+from knapsack_prune.costs.peak_memory import live_tensors
+from knapsack_prune.costs.registry import RESOURCES
 from knapsack_prune.errors import RequestError
 from knapsack_prune.graph.channel_graph import ChannelGraph, IntArray
 from knapsack_prune.narrowing.copying import narrow_copy
 from knapsack_prune.narrowing.equivalence import EquivalenceError, check_equivalence
 from knapsack_prune.planning.identity import check_fingerprint, kept_units
 from knapsack_prune.planning.plan_file import Plan
+from knapsack_prune.planning.pricing import price_network
+from knapsack_prune.settings.budget import amount
 from knapsack_prune.settings.importance import IMAGE_CRITERIA, WEIGHT_CRITERIA
 from knapsack_prune.tracing.trial import trace
 from knapsack_prune.values.estimate import estimate_values
@@ -51,6 +56,7 @@ class _Subject:
     kept: Sequence[IntArray]
     same_weights: bool
     data: Batches | None
+    table: Path | None
 
     @property
     def counts(self) -> list[int]:
@@ -63,6 +69,7 @@ def verify(
     *,
     same_weights: bool = True,
     data: Batches | None = None,
+    table: Path | None = None,
     source: str = "the plan",
     enter: Callable[[str], None] = lambda step: None,
 ) -> Verification:
@@ -74,6 +81,7 @@ def verify(
         same_weights: the parent has the weights that the plan was made with; otherwise importance is not recomputed.
         data: the batches that values were made with, to make them anew; without them, they are only checked against
             each other.
+        table: the latency table that the plan was made with; without it latency is not recomputed.
         source: what messages call the plan.
         enter: called with the name of every step.
 
@@ -85,7 +93,7 @@ def verify(
     enter("tracing")
     graph = trace(model, torch.zeros(1, *plan.model.input_shape))
     try:
-        subject = _Subject(plan, model, graph, kept_units(graph, plan), same_weights, data)
+        subject = _Subject(plan, model, graph, kept_units(graph, plan), same_weights, data, table)
         checks = [Check("fingerprint", plan.model.fingerprint), _check_groups(subject)]
         checks += _check_costs(subject)
         checks += _check_values(subject)
@@ -107,20 +115,26 @@ def _check_groups(subject: _Subject) -> Check:
 
 
 def _check_costs(subject: _Subject) -> list[Check]:
-    """Costs before and after are those of the polynomials."""
+    """Costs before and after are what pricing the network gives."""
+    names = [part.resource for part in subject.plan.budgets if part.resource in RESOURCES]
+    if subject.table is None and "latency" in names:
+        names.remove("latency")
+    resources = price_network(subject.graph, subject.model, names, table=subject.table, force=True)
     checks = []
-    terms = subject.graph.cost_terms()
     for budget in subject.plan.budgets:
-        if budget.resource not in terms:
+        if budget.resource not in resources:
+            why = "give its `latency_table`" if budget.resource == "latency" else "is no resource known here"
+            checks.append(Check(budget.resource, f"not recomputed: {why}"))
             continue
-        parent = total(terms[budget.resource], subject.graph.sizes)
-        planned = total(terms[budget.resource], subject.counts)
+        resource = resources[budget.resource]
+        parent, planned = resource.parent, resource.cost(subject.counts)
         if (parent, planned) != (budget.parent, budget.planned):
             raise BrokenPlanError(
                 f"{budget.resource} are {planned:,} of {parent:,}, the plan says {budget.planned:,} of "
                 f"{budget.parent:,}"
             )
-        result = f"{planned:,} of {parent:,}, within the limit of {budget.limit:,}"
+        shown = [amount(budget.resource, number) for number in (planned, parent, budget.limit)]
+        result = f"{shown[0]} of {shown[1]}, within the limit of {shown[2]}"
         checks.append(Check(budget.resource, result))
     return checks
 
@@ -221,9 +235,31 @@ def _check_slim_network(subject: _Subject) -> list[Check]:
     checks = []
     if report.flops is not None:
         checks.append(Check("fvcore's recount", f"{report.flops:,}, as planned"))
+    checks += _recounts(plan, small)
     outputs = (
         f"not comparable: {', '.join(report.reductions)}"
         if report.difference is None
         else f"outputs differ by {report.difference:.1e} of the largest"
     )
     return [*checks, Check("slim against masked", outputs)]
+
+
+def _recounts(plan: Plan, small: nn.Module) -> list[Check]:
+    """Activations and peak memory, counted in the slim network itself."""
+    checks = []
+    written, memory = plan.budget("activations"), plan.budget("peak_memory")
+    if written is not None:
+        counted = count_activations(small, plan.model.input_shape)
+        if counted != written.planned:
+            raise BrokenPlanError(f"the slim network writes {counted:,} activations, not {written.planned:,}")
+        checks.append(Check("activations recounted", f"{counted:,}, as planned"))
+    if memory is not None:
+        reference = next(small.parameters())
+        example = torch.zeros(1, *plan.model.input_shape, device=reference.device, dtype=reference.dtype)
+        peak = live_tensors(small, example).peak
+        if peak > memory.planned:
+            raise BrokenPlanError(
+                f"the slim network holds {peak:,} bytes at once, more than {memory.planned:,}"
+            )
+        checks.append(Check("peak memory run", f"{peak:,} bytes at once, {memory.planned:,} planned"))
+    return checks

@@ -42,7 +42,7 @@ def test_a_budget_is_met_and_used_up(budget: float) -> None:
 def test_absolute_and_double_budgets() -> None:
     model = network()
     graph = kp.trace(model, EXAMPLE)
-    flops, params = (total(terms, graph.sizes) for terms in graph.cost_terms().values())
+    flops, params = (total(terms, graph.sizes) for terms in (graph.flops, graph.params))
     plan = kp.plan(model, EXAMPLE, flops_budget=flops // 2, params_budget=0.6)
     assert [part.limit for part in plan.budgets] == [flops // 2, int(0.6 * params)]
     assert all(part.planned <= part.limit for part in plan.budgets)
