@@ -20,6 +20,7 @@ PANELS = {
     "importance": "Importance",
     "budgets": "Budgets and widths",
     "solver": "Solver",
+    "search": "Candidates and rounds",
     "optimizer": "Optimiser",
     "objective": "Loss and distillation",
     "augmentation": "Augmentation",
@@ -30,7 +31,7 @@ PANELS = {
     "export": "Export",
 }
 NEGATIVES = {"channels_last": "--channels-first"}
-SHARED = {"seed"}  # one flag for all sections
+SHARED = {"seed", "repair_samples", "held_out_samples"}  # one flag for all sections
 
 ConfigFile = Annotated[
     Path | None,

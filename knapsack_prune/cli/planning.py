@@ -20,7 +20,7 @@ from knapsack_prune.settings import (
 
 if TYPE_CHECKING:
     from knapsack_prune.cli.loading import Prepared
-    from knapsack_prune.planning.plan_file import Plan
+    from knapsack_prune.planning.planner import Problem
 
 
 @command
@@ -43,10 +43,11 @@ def plan(
 
     Without --model, the trained digits network shipped with the package is planned.
     """
-    from knapsack_prune.cli.loading import check_writable, prepare
+    from knapsack_prune.cli.loading import check_writable, prepare, quiet_libraries
     from knapsack_prune.cli.tables import show_plan
     from knapsack_prune.planning.allocation import allowed_levels, build_instance
     from knapsack_prune.planning.preparation import budget_limits, check_budgets
+    from knapsack_prune.search.planner import find_plan
 
     check_budgets(plan.requested())
     for path in (plan_output, export_instance):
@@ -61,7 +62,18 @@ def plan(
             build_instance(prepared.graph, prepared.values, limits, levels=levels, name=name).save(
                 export_instance
             )
-        made = _solve(prepared, limits, plan, progress)
+        problem = _problem(prepared, limits, plan, progress)
+        model, values = prepared.network.model, prepared.values
+        with quiet_libraries():
+            made = find_plan(
+                problem,
+                model,
+                values,
+                plan,
+                prepared.images,
+                enter=progress.enter,
+                progress=progress.count,
+            )
     if plan_output is not None:
         made.save(plan_output)
     show_plan(output(), made)
@@ -103,8 +115,9 @@ def sweep(
         whole = prepared.values.whole
         for budget in sweep.flops_budgets:
             limits = budget_limits(prepared.graph, {"flops": budget} | params)
+            progress.enter("solving")
             try:
-                made = _solve(prepared, limits, sweep, progress)
+                made = _problem(prepared, limits, sweep, progress).best(prepared.values)
             except RequestError as error:
                 points.append(FrontPoint(budget, limits["flops"], None, whole, str(error)))
                 continue
@@ -119,22 +132,15 @@ def sweep(
         notes().print(f"Written: {directory}/front.csv and a plan per budget.", markup=False)
 
 
-def _solve(prepared: Prepared, limits: dict[str, int], settings: AllocationSettings, progress: Steps) -> Plan:
-    from knapsack_prune.planning.planner import plan_from_values
-
-    progress.enter("solving")
+def _problem(
+    prepared: Prepared, limits: dict[str, int], settings: AllocationSettings, progress: Steps
+) -> Problem:
+    """What a command plans, told of as it is solved."""
+    from knapsack_prune.planning.planner import Problem
 
     def report(_seconds: float, value: int | None, bound: int | None) -> None:
         if value and bound is not None:
             progress.say(f"solving, gap {(bound - value) / value:.2g}")
 
-    network = prepared.network
-    return plan_from_values(
-        prepared.graph,
-        prepared.values,
-        limits,
-        settings,
-        name=network.name,
-        weights=network.weights,
-        report=report,
-    )
+    network, terms = prepared.network, prepared.graph.cost_terms()
+    return Problem(prepared.graph, limits, settings, terms, network.name, network.weights, report)

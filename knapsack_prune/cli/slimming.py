@@ -39,10 +39,11 @@ def slim(
     """
     from knapsack_prune.cli.loading import check_writable, load_parent, quiet_libraries
     from knapsack_prune.cli.results import show_repair
-    from knapsack_prune.data import calibration_loader, open_data
+    from knapsack_prune.data import calibration_parts, open_data
     from knapsack_prune.files import write_json
     from knapsack_prune.planning.identity import check_fingerprint
     from knapsack_prune.planning.plan_file import Plan
+    from knapsack_prune.slimming.outcome import outcome
     from knapsack_prune.slimming.repair import repair
     from knapsack_prune.slimming.slim import save_slim
     from knapsack_prune.slimming.slim import slim as make_slim
@@ -59,20 +60,31 @@ def slim(
         report = None
         if slim.repair:
             progress.enter("repairing")
-            seed, shape = plan.importance.seed, plan.model.input_shape
-            images = calibration_loader(open_data(data, parent), slim.repair_samples, seed, 64, shape)
+            said = plan.importance
+            images = calibration_parts(
+                open_data(data, parent),
+                said.samples,
+                slim.repair_samples,
+                slim.held_out_samples,
+                said.seed,
+                64,
+                plan.model.input_shape,
+            )
             with quiet_libraries():
-                report = repair(parent.model, small, plan, images)
+                report = repair(parent.model, small, plan, images.repair)
+            progress.enter("judging")
+            judged = outcome(parent.model, small, plan, images.held_out)
         progress.enter("writing")
         save_slim(small, plan, directory)
         if report is not None:
-            write_json(directory / "repair.json", report.record())
+            write_json(directory / "repair.json", {**judged.record(), **report.record()})
     before, after = (sum(p.numel() for p in network.parameters()) for network in (parent.model, small))
     console = output()
     console.print(f"{plan.model.name}: {before:,} parameters, slim {after:,} ({100 * after / before:.2f} %).")
     console.print("Sliced, it equals the masked parent, and fvcore counts in it what the plan says.")
     if report is not None:
         show_repair(console, report)
+        console.print(judged.sentence(), markup=False)
     notes().print(f"Written: {directory}", markup=False)
 
 

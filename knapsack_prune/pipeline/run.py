@@ -11,13 +11,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from knapsack_prune.data import ImageSource, calibration_loader, open_data
+from knapsack_prune.data import ImageSource, calibration_parts, open_data
 from knapsack_prune.errors import RequestError
 from knapsack_prune.files import file_digest, read_json, write_json
 from knapsack_prune.networks import Network, load_network
 from knapsack_prune.planning.plan_file import Plan
 from knapsack_prune.settings import ExecutionSettings, RunSettings
 from knapsack_prune.settings.importance import IMAGE_CRITERIA
+from knapsack_prune.slimming.outcome import outcome
 from knapsack_prune.slimming.repair import repair
 from knapsack_prune.slimming.slim import load_slim, save_slim, slim
 from knapsack_prune.training.run_directory import RunDirectory
@@ -122,19 +123,15 @@ class Run:
         return self._source
 
     def _plan(self, _: bool) -> list[Path]:
-        from knapsack_prune.planning.planner import plan
+        from knapsack_prune.search.planner import plan
 
         settings, parent = self._config.plan, self.parent()
-        images = None
-        if settings.criterion(images=True) in IMAGE_CRITERIA:
-            images = calibration_loader(
-                self.source(), settings.samples, settings.seed, settings.batch_size, parent.input_shape
-            )
+        reads = settings.tries or settings.criterion(images=True) in IMAGE_CRITERIA
         made = plan(
             parent.model,
             torch.zeros(1, *parent.input_shape),
             settings,
-            data=images,
+            data=self.source() if reads else None,
             name=parent.name,
             weights=parent.weights,
         )
@@ -151,16 +148,26 @@ class Run:
 
     def _repair(self, small: nn.Module, plan: Plan) -> None:
         """Repair what slimming did; where that is not possible, it is an error only if it was asked for."""
-        settings, shape = self._config.slim, self.parent().input_shape
-        images = calibration_loader(self.source(), settings.repair_samples, self._config.plan.seed, 64, shape)
+        settings, said = self._config.slim, plan.importance
         try:
-            report = repair(self.parent().model, small, plan, images)
+            images = calibration_parts(
+                self.source(),
+                said.samples,
+                settings.repair_samples,
+                settings.held_out_samples,
+                self._config.plan.seed,
+                64,
+                self.parent().input_shape,
+            )
+            report = repair(self.parent().model, small, plan, images.repair)
+            judged = outcome(self.parent().model, small, plan, images.held_out)
         except RequestError as error:
             if settings.repair:
                 raise
             self._log("slim", f"not repaired: {error}")
         else:
-            write_json(self._directory / "slim" / "repair.json", report.record())
+            self._log("slim", judged.sentence())
+            write_json(self._directory / "slim" / "repair.json", {**judged.record(), **report.record()})
 
     def _finetune(self, continues: bool) -> list[Path]:
         from knapsack_prune.training.finetune import finetune

@@ -19,6 +19,12 @@ TOTAL_VALUE = 10**9
 """The value of keeping everything. Values are integers: rounding moves a plan's value by at most half a unit per
 group, that is 5e-10 of the whole."""
 
+SPREAD = 0.1
+"""Widths that differ by no more than this part of a group count as the same when plans are compared."""
+
+PAIR_LEVELS = 128
+"""Levels of a group, at most, where pairs of groups have values."""
+
 
 Levels = Callable[[Group], IntArray]
 """The allowed numbers of kept units of a group, increasing."""
@@ -37,6 +43,32 @@ def allowed_levels(widths: WidthConstraints) -> Levels:
         return np.array(counts, dtype=np.int64)
 
     return levels
+
+
+def levels_near(levels: Levels, centre: Mapping[str, int], reach: float) -> Levels:
+    """The allowed levels that are at most a part `reach` of the group's size away from its level in `centre`, and the
+    next one on either side in any case."""
+
+    def near(group: Group) -> IntArray:
+        allowed = levels(group)
+        middle = int(np.searchsorted(allowed, centre[group.name]))
+        close = abs(allowed - centre[group.name]) <= reach * group.size
+        close[max(0, middle - 1) : middle + 2] = True
+        return allowed[close]
+
+    return near
+
+
+def levels_of_pairs(levels: Levels) -> Levels:
+    """Of the allowed levels `PAIR_LEVELS` at most, evenly chosen, so that tables of pairs stay small."""
+
+    def thinned(group: Group) -> IntArray:
+        allowed = levels(group)
+        if len(allowed) <= PAIR_LEVELS:
+            return allowed
+        return allowed[np.linspace(0, len(allowed) - 1, PAIR_LEVELS).round().astype(np.int64)]
+
+    return thinned
 
 
 def fixed_levels(units: Mapping[str, int]) -> Levels:
@@ -58,10 +90,12 @@ class Allocation:
     Attributes:
         kept: per group, the sorted indices of the units that stay.
         solver: what the solver proved, in the criterion's own unit.
+        best_left: no allowed plan that differs enough from those found before it is worth more (proved).
     """
 
     kept: tuple[IntArray, ...]
     solver: SolverPart
+    best_left: bool
 
     @property
     def counts(self) -> tuple[int, ...]:
@@ -85,13 +119,15 @@ def build_instance(
         values: of its units.
         budgets: per resource, the most that may be kept.
         terms: per resource, its cost; by default those of the graph (`flops`, `params`).
-        levels: allowed widths; every width by default.
+        levels: allowed widths; every width by default. With values of pairs, `levels_of_pairs` of them.
         name: of the instance.
 
     Raises:
         RequestError: no group, all values are the same.
     """
     levels = levels or allowed_levels(WidthConstraints())
+    if values.pairs:
+        levels = levels_of_pairs(levels)
     terms = terms or graph.cost_terms()
     if not values.whole > 0:
         raise RequestError(
@@ -106,7 +142,14 @@ def build_instance(
         worth = (valued.values - min(0.0, float(valued.values.min())))[allowed - 1]
         groups.append(solvers.Group(group.name, allowed, np.rint(worth * scale).astype(np.int64)))
     resources = [_resource(resource, budget, terms[resource], groups) for resource, budget in budgets.items()]
-    return solvers.Instance(name, groups, resources, value_scale=scale)
+    pairs = []
+    for pair in values.pairs:
+        first, second = (groups[g].levels - 1 for g in pair.groups)
+        worth = pair.values[np.ix_(first, second)]
+        pairs.append(
+            solvers.PairValues(pair.groups, np.rint((worth - min(0.0, worth.min())) * scale).astype(np.int64))
+        )
+    return solvers.Instance(name, groups, resources, scale, pairs)
 
 
 def allocate(
@@ -127,31 +170,89 @@ def allocate(
         result = solvers.solve(instance, settings.solver, limits, report)
     except solvers.SolverError as error:
         raise RequestError(str(error)) from error
-    if result.status is solvers.Status.INFEASIBLE:
-        raise RequestError(_infeasible(instance))
-    if result.status is solvers.Status.NO_SOLUTION_FOUND:
+    return _allocations(values, instance, (result,), settings, seed)[0]
+
+
+def allocate_best(
+    values: ValueTables,
+    instance: solvers.Instance,
+    settings: SolverSettings,
+    seed: int,
+    count: int,
+    distance: int | None = None,
+    report: Callable[[float, int | None, int | None], None] | None = None,
+) -> tuple[Allocation, ...]:
+    """The best allocation, then the best of those that differ enough from all before it, and so on.
+
+    Args:
+        values, instance, settings, seed, report: as of `allocate`.
+        count: how many.
+        distance: in how many groups any two differ by more than `SPREAD` of the group; by default a quarter of them.
+
+    Raises:
+        RequestError: as of `allocate`, a distance that there cannot be, or there are fewer allocations than `count`.
+    """
+    groups = len(instance.groups)
+    distance = max(1, groups // 4) if distance is None else distance
+    if distance > groups:
         raise RequestError(
-            f"solver {settings.solver!r} found no plan in {result.seconds:.1f} s; raise `time_limit` or use "
+            f"`candidate_distance` {distance}: the network has {groups} groups in which plans can differ; give at most "
+            f"{groups}"
+        )
+    try:
+        limits = solvers.Limits(seconds=settings.time_limit, seed=seed)
+        results = solvers.enumerate_best(
+            instance, count, distance, settings.solver, limits, report, spread=SPREAD
+        )
+    except solvers.SolverError as error:
+        raise RequestError(str(error)) from error
+    found = _allocations(values, instance, results, settings, seed)
+    if len(found) < count:
+        raise RequestError(
+            f"`candidates` {count}: there are only {len(found)} plans under these budgets, each of which differs from "
+            f"the better ones in at least {distance} of {groups} groups ({results[-1].notes[-1]}); ask for at most "
+            f"{len(found)}, or lower `candidate_distance`"
+        )
+    return found
+
+
+def _allocations(
+    values: ValueTables,
+    instance: solvers.Instance,
+    results: Sequence[solvers.Result],
+    settings: SolverSettings,
+    seed: int,
+) -> tuple[Allocation, ...]:
+    """What the solver's results, of which the first is the best, keep of the network."""
+    first = results[0]
+    if first.status is solvers.Status.INFEASIBLE:
+        raise RequestError(_infeasible(instance))
+    if first.status is solvers.Status.NO_SOLUTION_FOUND:
+        raise RequestError(
+            f"solver {settings.solver!r} found no plan in {first.seconds:.1f} s; raise `time_limit` or use "
             "`solver` exact"
         )
-    assert result.value is not None and result.bound is not None and result.gap is not None
-    kept = tuple(
-        valued.kept(int(group.levels[position]))
-        for group, valued, position in zip(instance.groups, values.groups, result.choice, strict=True)
-    )
-    return Allocation(
-        kept,
-        SolverPart(
+    found = []
+    for result in results:
+        assert first.bound is not None and result.value is not None
+        # What is proved of a later one alone leaves out what is near the earlier ones: the first bound holds for all.
+        proved = result.value == first.bound
+        solver = SolverPart(
             name=result.solver,
             version=result.version,
-            status="OPTIMAL" if result.status is solvers.Status.OPTIMAL else "FEASIBLE",
+            status="OPTIMAL" if proved else "FEASIBLE",
             value=result.value / instance.value_scale,
-            bound=result.bound / instance.value_scale,
-            gap=result.gap,
+            bound=first.bound / instance.value_scale,
+            gap=(first.bound - result.value) / max(1, abs(result.value)),
             seconds=round(result.seconds, 3),
             seed=seed,
-        ),
-    )
+        )
+        kept = tuple(
+            valued.kept(int(group.levels[position]))
+            for group, valued, position in zip(instance.groups, values.groups, result.choice, strict=True)
+        )
+        found.append(Allocation(kept, solver, result.status is solvers.Status.OPTIMAL))
+    return tuple(found)
 
 
 def _infeasible(instance: solvers.Instance) -> str:

@@ -77,6 +77,7 @@ def prepare(
         loss=loss,
         seed=settings.seed,
         normalize=settings.normalize,
+        pair_values=settings.pair_values,
         progress=progress,
     )
 

@@ -25,6 +25,7 @@ from knapsack_prune.settings.plan import PlanSettings as PlanSettings
 from knapsack_prune.settings.plan import SweepSettings as SweepSettings
 from knapsack_prune.settings.run import FinetuneSettings as FinetuneSettings
 from knapsack_prune.settings.run import RunSettings as RunSettings
+from knapsack_prune.settings.search import SearchSettings as SearchSettings
 from knapsack_prune.settings.slim import SlimSettings as SlimSettings
 from knapsack_prune.settings.solver import BenchSettings as BenchSettings
 from knapsack_prune.settings.solver import SolverSettings as SolverSettings

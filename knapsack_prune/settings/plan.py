@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from knapsack_prune.settings.base import Seed
 from knapsack_prune.settings.budgets import BudgetSettings, SweepBudgets, WidthConstraints
-from knapsack_prune.settings.importance import ImportanceSettings
+from knapsack_prune.settings.importance import ImportanceSettings, PairSettings
+from knapsack_prune.settings.search import SearchSettings
 from knapsack_prune.settings.solver import SolverSettings
 
 
@@ -14,12 +15,12 @@ class AllocationSettings(WidthConstraints, SolverSettings):
     seed: Seed = 0
 
 
-class PlanningSettings(ImportanceSettings, AllocationSettings):
+class PlanningSettings(ImportanceSettings, PairSettings, AllocationSettings):
     """What a plan and a sweep share."""
 
 
-class PlanSettings(BudgetSettings, PlanningSettings):
-    """A plan: budgets, importance, allowed widths and the solver."""
+class PlanSettings(BudgetSettings, SearchSettings, PlanningSettings):
+    """A plan: budgets, importance, allowed widths, the solver, and which plans are tried out."""
 
 
 class SweepSettings(SweepBudgets, PlanningSettings):

@@ -9,10 +9,9 @@ alone is the Fisher criterion of Theis et al. 2018 (arXiv 1801.05787) and of Liu
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 from torch import nn
 
 from knapsack_prune.errors import RequestError
@@ -20,9 +19,17 @@ from knapsack_prune.graph.channel_graph import ChannelGraph, IntArray
 from knapsack_prune.values.cutting import CuttableNetwork
 from knapsack_prune.values.losses import Batches, Loss
 from knapsack_prune.values.moments import collect_moments
-from knapsack_prune.values.tables import GroupValues, Provenance, ValueTables, value_tables
+from knapsack_prune.values.tables import (
+    FloatArray,
+    GroupValues,
+    PairTable,
+    Provenance,
+    ValueTables,
+    value_tables,
+)
 
-FloatArray = npt.NDArray[np.float64]
+MOST_JOINED = 4
+"""Groups on one side of a layer, at most, for its groups to have values as pairs."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,10 +45,42 @@ class JointFisher:
     tables: ValueTables
     derivatives: tuple[FloatArray, ...]
 
-    def pair(self, first: int, second: int) -> FloatArray:
-        """Values of two groups beyond the sum of their own: entry (n - 1, m - 1) when they keep n and m units."""
+    def pair(self, first: int, second: int) -> PairTable:
+        """Values of two groups beyond the sum of their own."""
         one, other = self.derivatives[first], self.derivatives[second]
-        return -(one.T @ other) / len(one)
+        return PairTable((first, second), -(one.T @ other) / len(one))
+
+    def with_pairs(self, graph: ChannelGraph, tables: ValueTables) -> ValueTables:
+        """Tables of the same orders of units, with the values of all `joined_groups`."""
+        pairs = tuple(self.pair(*groups) for groups in joined_groups(graph))
+        options = {**tables.provenance.options, "pairs": len(pairs)}
+        return replace(tables, pairs=pairs, provenance=replace(tables.provenance, options=options))
+
+
+def joined_groups(graph: ChannelGraph) -> tuple[tuple[int, int], ...]:
+    """Pairs of groups of which a layer reads one and writes the other, as inside a residual block.
+
+    Their widths are multiplied in what the layer costs already, so that values of theirs tie no groups together that
+    were free of each other. Layers that read or write more than `MOST_JOINED` groups, as behind a long concatenation,
+    are left out: that would be pairs of all with all.
+    """
+    sides: dict[str, tuple[set[int], set[int]]] = {}
+    for index, group in enumerate(graph.groups):
+        for part in group.slices:
+            if part.role != "channel":
+                sides.setdefault(part.parameter, (set(), set()))[part.role == "out"].add(index)
+    return tuple(
+        sorted(
+            {
+                (min(reads, writes), max(reads, writes))
+                for read, written in sides.values()
+                if len(read) <= MOST_JOINED and len(written) <= MOST_JOINED
+                for reads in read
+                for writes in written
+                if reads != writes
+            }
+        )
+    )
 
 
 def joint_fisher(

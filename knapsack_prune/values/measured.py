@@ -37,6 +37,7 @@ def measured_values(
     widths: int = 4,
     refit: Refit = "readers",
     around: Sequence[int] | None = None,
+    at: Sequence[Sequence[int]] | None = None,
     loss: Loss | None = None,
     seed: int = 0,
     known: Measurements | None = None,
@@ -57,6 +58,7 @@ def measured_values(
         refit: re-fit no layer (`none`), those that read removed units (`readers`), or every layer behind them (`all`)
             before the loss is taken; by least squares on the first half of each batch, while the second is judged.
         around: kept units per group of the network in which a group is cut; by default all of them.
+        at: per group, the widths that are measured, below its size; by default `widths` of each, spread out.
         loss: judges outputs; by default the divergence to the parent's (KL). Batch norms use the statistics of the
             batch, for parent and cut network alike.
         seed: of the positions from which fits take their rows.
@@ -78,12 +80,12 @@ def measured_values(
     orders = [group.order for group in shape.groups]
     known = {} if known is None else known
     meter = _Meter(network, data, orders, base, refit, loss or divergence, seed, known, progress)
-    points = [_spread(group.size, widths) for group in graph.groups]
+    points = at or [_spread(group.size, widths) for group in graph.groups]
     groups = []
-    for group, at, losses in zip(shape.groups, points, meter.measure(points), strict=True):
+    for group, widths_at, losses in zip(shape.groups, points, meter.measure(points), strict=True):
         # Keeping more is never worth less: the nearest such losses (pool adjacent violators).
         falling = isotonic_regression(losses, increasing=False).x
-        groups.append(GroupValues(group.order, _along(group.values, np.array(at), falling)))
+        groups.append(GroupValues(group.order, _along(group.values, np.array(widths_at), falling)))
     options: dict[str, str | int | float | bool] = {
         "shape": shape.provenance.method,
         "refit": refit,

@@ -222,7 +222,7 @@ def test_joint_fisher_by_its_formula() -> None:
     assert -fisher.tables.groups[1].values[3] >= np.square(derivatives[:, gone].sum(1)).mean() / 2 - 1e-12
     stream = fisher.tables.groups[0].order[7:]
     both = (derivatives[:, gone].sum(1) * found.derivatives[0].numpy()[:, stream].sum(1)).mean()
-    assert fisher.pair(1, 0)[3, 6] == pytest.approx(-both)
+    assert fisher.pair(1, 0).values[3, 6] == pytest.approx(-both)
 
 
 def test_examples_are_told_apart_where_layers_read_tokens() -> None:

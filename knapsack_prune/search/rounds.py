@@ -1,0 +1,124 @@
+"""Rounds: values measured again around a plan, solved again near it, accepted by the repaired held-out loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import nn
+
+from knapsack_prune.planning.allocation import Levels, allowed_levels, levels_near
+from knapsack_prune.planning.plan_file import Plan
+from knapsack_prune.planning.plan_parts import RoundPart
+from knapsack_prune.planning.planner import Problem
+from knapsack_prune.search.trials import Trials
+from knapsack_prune.settings import SearchSettings
+from knapsack_prune.settings.search import TRUST_REGION
+from knapsack_prune.values.measured import measured_values
+from knapsack_prune.values.tables import ValueTables
+
+FAILURES = 2
+"""So many rounds in a row that gain nothing end the search."""
+
+
+@dataclass(frozen=True, eq=False)
+class Improvement:
+    """The last plan that was accepted, and every round."""
+
+    plan: Plan
+    parts: tuple[RoundPart, ...]
+
+
+def improve(
+    problem: Problem,
+    model: nn.Module,
+    values: ValueTables,
+    start: Plan,
+    start_loss: float,
+    settings: SearchSettings,
+    trials: Trials,
+    progress: Callable[[int, int | None], None] | None = None,
+) -> Improvement:
+    """Move the widths of a plan, a trust region at a time, as long as the repaired held-out loss falls.
+
+    The loss of the unrepaired network is no judge: by it, networks learn to say nothing. Values around a plan are
+    therefore only proposals, and a region in which they failed is halved.
+
+    Args:
+        problem: what plans are made from.
+        model: the parent; left as it is.
+        values: orders of units, and the shape of values between measured widths.
+        start, start_loss: a plan, and the held-out loss of its repaired network.
+        settings: how many rounds at most, and the first trust region.
+        trials: tries plans out.
+        progress: as of `measured_values`.
+
+    Raises:
+        RequestError: what `measured_values` and `Trials` refuse.
+    """
+    count, reach = settings.rounds or 0, settings.trust_region or TRUST_REGION
+    allowed = allowed_levels(problem.settings)
+    plan, loss, around = start, start_loss, None
+    known: dict[str, float] = {}
+    parts: list[RoundPart] = []
+    failures = 0
+    for number in range(1, count + 1):
+        what = f"round {number} of {count}"
+        centre = _widths(plan)
+        levels = levels_near(allowed, centre, reach)
+        if around is None:
+            trials.enter(f"{what}: measuring around the plan")
+            known = {}
+            around = measured_values(
+                problem.graph,
+                model,
+                trials.images.values,
+                values,
+                around=tuple(centre.values()),
+                at=_ends(problem, levels, centre),
+                loss=trials.rise,
+                seed=trials.seed,
+                known=known,
+                progress=progress,
+            )
+        trials.enter(f"{what}: solving")
+        proposed = problem.best(around, levels)
+        widths = _widths(proposed)
+        if widths == centre:
+            break  # nothing near the plan is worth more: no smaller region has anything better
+        gain = around.total(tuple(widths.values())) - around.total(tuple(centre.values()))
+        # A repair lowers losses as a whole: of the loss that is there, the part that was gained unrepaired.
+        predicted = loss * max(0.0, 1 - gain / known["base"]) if known["base"] > 0 else loss - gain
+        _, found = trials.repaired_loss(proposed, what)
+        parts.append(
+            RoundPart(
+                trust_region=reach,
+                predicted_loss=predicted,
+                repaired_loss=found,
+                accepted=found < loss,
+                widths=tuple(widths.values()),
+            )
+        )
+        if found < loss:
+            said = proposed.importance.model_copy(update={"predicted_loss": predicted})
+            plan, loss, around = proposed.model_copy(update={"importance": said}), found, None
+            failures = 0
+        else:
+            failures, reach = failures + 1, reach / 2
+            if failures == FAILURES:
+                break
+    return Improvement(plan, tuple(parts))
+
+
+def _widths(plan: Plan) -> dict[str, int]:
+    return {group.name: len(group.kept) for group in plan.groups}
+
+
+def _ends(problem: Problem, levels: Levels, centre: dict[str, int]) -> list[list[int]]:
+    """Per group, the widths to measure: the plan's own, and the ends of the trust region."""
+    found = []
+    for group in problem.graph.groups:
+        near = levels(group)
+        points = {int(near[0]), centre[group.name], int(near[-1])} - {group.size}
+        found.append(sorted(points) or [max(1, group.size - 1)])
+    return found
