@@ -20,24 +20,19 @@ from typing import Any
 import torch
 
 import knapsack_prune as kp
-from knapsack_prune.data import calibration_parts, open_source
+from knapsack_prune.data import open_source
 from knapsack_prune.data.preparation import Preparation
 from knapsack_prune.files import markdown_table, read_json, write_json, write_table
 from knapsack_prune.networks import load_network
-from knapsack_prune.planning.allocation import fixed_levels
 from knapsack_prune.planning.planner import Problem
 from knapsack_prune.planning.preparation import budget_limits
+from knapsack_prune.search.candidates import rank_candidates
 from knapsack_prune.search.images import search_images
-from knapsack_prune.search.planner import find_plan
+from knapsack_prune.search.rounds import improve
+from knapsack_prune.search.trials import Trials
 from knapsack_prune.settings import PlanSettings
 from knapsack_prune.slimming.outcome import held_out_loss
-from knapsack_prune.slimming.repair import repair
 from knapsack_prune.values.estimate import estimate_values
-
-SEARCHES: dict[str, dict[str, Any]] = {
-    "candidates": {"candidates": 5},
-    "rounds": {"rounds": 2},
-}
 
 
 class Bench:
@@ -63,57 +58,56 @@ class Bench:
         return 100 * right / sum(len(y) for _, y in self.test)
 
     def run(self, seed: int) -> list[dict[str, Any]]:
-        """All plans of one seed: those of both searches, judged on the test images."""
-        shape, rows = self.network.input_shape, []
-        settings = PlanSettings(flops_budget=self.options.budget, seed=seed)
-        problem = Problem(
-            self.graph,
-            budget_limits(self.graph, settings.requested()),
-            settings,
-            self.graph.cost_terms(),
-            self.network.name,
+        """The candidates, and the rounds from the first of them: all plans, judged on the test images."""
+        settings = PlanSettings(
+            flops_budget=self.options.budget,
+            seed=seed,
+            samples=self.options.samples,
+            repair_samples=self.options.repair_samples,
+            candidates=self.options.candidates,
+            rounds=self.options.rounds,
+            pair_values=self.options.pair_values,
         )
-        values = None
-        for name, asked in SEARCHES.items():
-            path = self.options.output / f"{self.options.network}-{seed}-{name}.json"
-            if not path.exists():
-                search = PlanSettings.of(settings, **asked)
-                images = search_images(self.source, search, shape)
-                begun = time.perf_counter()
-                if values is None:
-                    values = estimate_values(self.graph, self.model, data=images.values, seed=seed)
-                    spent = time.perf_counter() - begun
-                begun = time.perf_counter()
-                made = find_plan(problem, self.model, values, search, images, enter=print)
-                assert made.search is not None
-                found = {
-                    **made.search.model_dump(),
-                    "seconds": time.perf_counter() - begun,
-                    "values seconds": spent,
-                }
-                plain = problem.best(values)
-                tried = [*found["candidates"], *found["rounds"]]
-                if not found["candidates"]:
-                    widths = [len(group.kept) for group in plain.groups]
-                    tried.insert(0, {"widths": widths, "repaired_loss": found["start_loss"]})
-                for part in tried:
-                    part |= self.tested(problem, values, part["widths"], seed)
-                write_json(path, {**found, "tried": tried})
-            rows.append(read_json(path))
-        return rows
+        name = f"{self.network.name}-{seed}{'-pairs' * settings.pair_values}"
+        path = self.options.output / f"{name}.json"
+        if path.exists():
+            return read_json(path)  # type: ignore[no-any-return]
+        images = search_images(self.source, settings, self.network.input_shape)
+        limits, terms = budget_limits(self.graph, settings.requested()), self.graph.cost_terms()
+        problem = Problem(self.graph, limits, settings, terms, self.network.name)
+        tested: list[dict[str, Any]] = []
+        bench = self
 
-    def tested(
-        self, problem: Problem, values: kp.ValueTables, widths: list[int], seed: int
-    ) -> dict[str, float]:
-        """Accuracy and divergence on the test images of the repaired network of these widths."""
-        names = [group.name for group in self.graph.groups]
-        plan = problem.best(values, fixed_levels(dict(zip(names, widths, strict=True))))
-        small = kp.slim(self.model, plan, check=False)
-        parts = calibration_parts(self.source, 512, 1000, 512, seed, 64, self.network.input_shape)
-        repair(self.model, small, plan, parts.repair)
-        small.eval()
-        loss, _ = held_out_loss(self.model, small, self.test)
-        return {"test_loss": loss, "test_accuracy": self.accuracy(small)}
+        class Tested(Trials):
+            """Also judges each repaired network on the test images."""
+
+            def repaired_loss(self, plan: kp.Plan, what: str) -> tuple[torch.nn.Module, float]:
+                begun = time.perf_counter(), time.process_time()
+                small, loss = super().repaired_loss(plan, what)
+                small.eval()
+                row = {"plan": what, "predicted": plan.importance.predicted_loss, "held_out": loss}
+                row |= {"seconds": time.perf_counter() - begun[0], "cpu": time.process_time() - begun[1]}
+                row["test_loss"] = held_out_loss(self.model, small, bench.test)[0]
+                row["accuracy"] = bench.accuracy(small)
+                row["widths"] = [len(group.kept) for group in plan.groups]
+                print(row, flush=True)
+                tested.append(row)
+                return small, loss
+
+        begun = time.process_time()
+        values = estimate_values(
+            self.graph, self.model, data=images.values, seed=seed, pair_values=settings.pair_values
+        )
+        print(f"values: {time.process_time() - begun:.0f} s of CPU", flush=True)
+        trials = Tested(self.model, images, None, seed, lambda step: print(step, flush=True))
+        ranking = rank_candidates(problem, values, settings, trials)
+        first = ranking.parts[0].repaired_loss
+        plain = problem.best(values)
+        turns = improve(problem, self.model, values, plain, first, settings, trials).parts
+        for row, part in zip(tested[len(ranking.parts) :], turns, strict=True):
+            row |= {"predicted": part.predicted_loss, "accepted": part.accepted}
+        write_json(path, tested)
+        return tested
 
 
 def main() -> None:
@@ -121,53 +115,50 @@ def main() -> None:
     options = arguments()
     bench = Bench(options)
     rows: list[list[Any]] = []
+    columns = [
+        "seed",
+        "plan",
+        "predicted",
+        "held-out loss",
+        "test loss",
+        "test accuracy %",
+        "CPU seconds",
+        "widths",
+    ]
     for seed in options.seeds:
-        candidates, rounds = bench.run(seed)
-        first, *others = candidates["tried"]
-        rows.append(line(seed, "values alone", first))
-        rows += [line(seed, f"candidate {n}", part) for n, part in enumerate(others, 2)]
-        best = min(candidates["tried"], key=lambda part: part["repaired_loss"])
-        rows.append(line(seed, f"**best of {1 + len(others)} candidates**", best, candidates["seconds"]))
-        start, *turns = rounds["tried"]
-        rows += [line(seed, f"round {n}", part) for n, part in enumerate(turns, 1)]
-        last = ([start] + [part for part in turns if part["accepted"]])[-1]
-        rows.append(line(seed, f"**after {len(turns)} rounds**", last, rounds["seconds"]))
-        columns = [
-            "seed",
-            "plan",
-            "predicted",
-            "held-out loss",
-            "test loss",
-            "test accuracy %",
-            "seconds",
-            "widths",
-        ]
+        tested = bench.run(seed)
+        rows += [line(seed, row["plan"], row) for row in tested]
+        candidates = tested[: options.candidates]
+        accepted = [row for row in tested if row.get("accepted")]
+        rows.append(line(seed, "**values alone**", candidates[0]))
+        best = min(candidates, key=lambda row: row["held_out"])
+        rows.append(line(seed, f"**best of {len(candidates)} candidates**", best))
+        rows.append(line(seed, "**after the rounds**", [candidates[0], *accepted][-1]))
         text = [
             f"# Trying plans out: {options.network}, FLOPs kept at most {options.budget:g}",
             "",
             f"Parent {bench.accuracy(bench.model.eval()):.2f} % on {sum(len(y) for _, y in bench.test)} test images. "
-            "All networks are repaired, none is trained. Losses: divergence (KL) to the parent, predicted before "
+            f"All networks are repaired on {options.repair_samples} training images, none is trained; values read "
+            f"{options.samples}. Losses: divergence (KL) to the parent, predicted before "
             "anything was cut, then on held-out training images (by which the searches choose) and on the test images. "
             f"{platform.machine()} CPU, {torch.get_num_threads()} thread, torch {torch.__version__}, beside other "
-            "jobs: seconds are upper bounds.",
+            "jobs; CPU seconds: slimming, repair and judging of one plan. Rounds start from candidate 1.",
             "",
             *markdown_table(columns, rows),
         ]
         write_table(options.table, [dict(zip(columns, row, strict=True)) for row in rows], text)
 
 
-def line(seed: int, name: str, part: dict[str, Any], seconds: float | None = None) -> list[Any]:
+def line(seed: int, name: str, row: dict[str, Any]) -> list[Any]:
     """A row of the table."""
-    said = part.get("predicted_loss")
+    losses = [f"{row[key]:.4g}" for key in ("predicted", "held_out", "test_loss")]
     return [
         seed,
         name,
-        "" if said is None else f"{said:.4g}",
-        f"{part['repaired_loss']:.4g}",
-        f"{part['test_loss']:.4g}",
-        f"{part['test_accuracy']:.2f}",
-        "" if seconds is None else f"{seconds:.0f}",
-        " ".join(map(str, part["widths"])),
+        *losses,
+        f"{row['accuracy']:.2f}",
+        f"{row['cpu']:.0f}",
+        " ".join(map(str, row["widths"])),
     ]
 
 
@@ -178,6 +169,11 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--checkpoint", type=Path, default=None)
     parser.add_argument("--data", default="digits")
     parser.add_argument("--budget", type=float, default=0.3)
+    parser.add_argument("--samples", type=int, default=512, help="images that values read")
+    parser.add_argument("--repair-samples", type=int, default=1000, help="images that repairs read")
+    parser.add_argument("--candidates", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--pair-values", action="store_true", help="also values of pairs of groups")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--table", type=Path, required=True, help="write TABLE.csv and TABLE.md")
     parser.add_argument("-o", "--output", type=Path, required=True)

@@ -43,7 +43,7 @@ def slim(
     from knapsack_prune.files import write_json
     from knapsack_prune.planning.identity import check_fingerprint
     from knapsack_prune.planning.plan_file import Plan
-    from knapsack_prune.slimming.outcome import outcome
+    from knapsack_prune.slimming.outcome import REPAIR, outcome
     from knapsack_prune.slimming.repair import repair
     from knapsack_prune.slimming.slim import save_slim
     from knapsack_prune.slimming.slim import slim as make_slim
@@ -77,7 +77,7 @@ def slim(
         progress.enter("writing")
         save_slim(small, plan, directory)
         if report is not None:
-            write_json(directory / "repair.json", {**judged.record(), **report.record()})
+            write_json(directory / REPAIR, {**judged.record(), **report.record()})
     before, after = (sum(p.numel() for p in network.parameters()) for network in (parent.model, small))
     console = output()
     console.print(f"{plan.model.name}: {before:,} parameters, slim {after:,} ({100 * after / before:.2f} %).")

@@ -18,7 +18,7 @@ from knapsack_prune.networks import Network, load_network
 from knapsack_prune.planning.plan_file import Plan
 from knapsack_prune.settings import ExecutionSettings, RunSettings
 from knapsack_prune.settings.importance import IMAGE_CRITERIA
-from knapsack_prune.slimming.outcome import outcome
+from knapsack_prune.slimming.outcome import REPAIR, outcome, read_outcome
 from knapsack_prune.slimming.repair import repair
 from knapsack_prune.slimming.slim import load_slim, save_slim, slim
 from knapsack_prune.training.run_directory import RunDirectory
@@ -81,6 +81,8 @@ class Run:
             "result": read_json(folder / "trained" / "result.json"),
             "evaluation": read_json(folder / "evaluation.json"),
         }
+        if judged := read_outcome(folder / "slim"):
+            report["outcome"] = judged.record()
         if config.export.format:
             self._step("export", {**made_from, "export": config.export.record()}, self._export)
             report["export"] = read_json(folder / "exported" / "export.json")
@@ -167,7 +169,7 @@ class Run:
             self._log("slim", f"not repaired: {error}")
         else:
             self._log("slim", judged.sentence())
-            write_json(self._directory / "slim" / "repair.json", {**judged.record(), **report.record()})
+            write_json(self._directory / "slim" / REPAIR, {**judged.record(), **report.record()})
 
     def _finetune(self, continues: bool) -> list[Path]:
         from knapsack_prune.training.finetune import finetune

@@ -22,7 +22,7 @@ group, that is 5e-10 of the whole."""
 SPREAD = 0.1
 """Widths that differ by no more than this part of a group count as the same when plans are compared."""
 
-PAIR_LEVELS = 128
+PAIR_LEVELS = 32
 """Levels of a group, at most, where pairs of groups have values."""
 
 
@@ -208,9 +208,11 @@ def allocate_best(
         raise RequestError(str(error)) from error
     found = _allocations(values, instance, results, settings, seed)
     if len(found) < count:
+        proved = results[-1].notes[-1].endswith("(proved)")
+        sure = "proved" if proved else f"found in {settings.time_limit:g} s each; more with `time_limit`"
         raise RequestError(
             f"`candidates` {count}: there are only {len(found)} plans under these budgets, each of which differs from "
-            f"the better ones in at least {distance} of {groups} groups ({results[-1].notes[-1]}); ask for at most "
+            f"the better ones in at least {distance} of {groups} groups ({sure}); ask for at most "
             f"{len(found)}, or lower `candidate_distance`"
         )
     return found

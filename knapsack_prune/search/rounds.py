@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
+import numpy as np
 from torch import nn
 
 from knapsack_prune.planning.allocation import Levels, allowed_levels, levels_near
@@ -58,14 +59,20 @@ def improve(
     """
     count, reach = settings.rounds or 0, settings.trust_region or TRUST_REGION
     allowed = allowed_levels(problem.settings)
+    shape = values
+    if (
+        values.provenance.loss is None
+    ):  # what is no loss tells nothing of its size: straight lines join those measured
+        groups = tuple(replace(group, values=np.zeros(len(group.values))) for group in values.groups)
+        shape = replace(values, groups=groups)
     plan, loss, around = start, start_loss, None
     known: dict[str, float] = {}
+    tried = {_widths(plan)}
     parts: list[RoundPart] = []
     failures = 0
     for number in range(1, count + 1):
         what = f"round {number} of {count}"
-        centre = _widths(plan)
-        levels = levels_near(allowed, centre, reach)
+        now = _widths(plan)
         if around is None:
             trials.enter(f"{what}: measuring around the plan")
             known = {}
@@ -73,52 +80,62 @@ def improve(
                 problem.graph,
                 model,
                 trials.images.values,
-                values,
-                around=tuple(centre.values()),
-                at=_ends(problem, levels, centre),
+                shape,
+                around=now,
+                at=_ends(problem, _near(problem, allowed, now, reach), now),
                 loss=trials.rise,
                 seed=trials.seed,
                 known=known,
                 progress=progress,
             )
         trials.enter(f"{what}: solving")
-        proposed = problem.best(around, levels)
-        widths = _widths(proposed)
-        if widths == centre:
-            break  # nothing near the plan is worth more: no smaller region has anything better
-        gain = around.total(tuple(widths.values())) - around.total(tuple(centre.values()))
+        proposed = problem.best(around, _near(problem, allowed, now, reach))
+        while (widths := _widths(proposed)) in tried - {now} and reach * max(problem.graph.sizes) >= 1:
+            reach /= 2
+            proposed = problem.best(around, _near(problem, allowed, now, reach))
+        if widths in tried:
+            break  # nothing new near the plan is worth more
+        tried.add(widths)
+        gain = around.total(widths) - around.total(now)
         # A repair lowers losses as a whole: of the loss that is there, the part that was gained unrepaired.
         predicted = loss * max(0.0, 1 - gain / known["base"]) if known["base"] > 0 else loss - gain
         _, found = trials.repaired_loss(proposed, what)
+        accepted = found < loss
         parts.append(
             RoundPart(
                 trust_region=reach,
                 predicted_loss=predicted,
                 repaired_loss=found,
-                accepted=found < loss,
-                widths=tuple(widths.values()),
+                accepted=accepted,
+                widths=widths,
             )
         )
-        if found < loss:
+        if accepted:
             said = proposed.importance.model_copy(update={"predicted_loss": predicted})
             plan, loss, around = proposed.model_copy(update={"importance": said}), found, None
             failures = 0
-        else:
-            failures, reach = failures + 1, reach / 2
-            if failures == FAILURES:
-                break
+            continue
+        failures, reach = failures + 1, reach / 2
+        if failures == FAILURES:
+            break
     return Improvement(plan, tuple(parts))
 
 
-def _widths(plan: Plan) -> dict[str, int]:
-    return {group.name: len(group.kept) for group in plan.groups}
+def _widths(plan: Plan) -> tuple[int, ...]:
+    return tuple(len(group.kept) for group in plan.groups)
 
 
-def _ends(problem: Problem, levels: Levels, centre: dict[str, int]) -> list[list[int]]:
+def _near(problem: Problem, allowed: Levels, widths: Sequence[int], reach: float) -> Levels:
+    """The trust region around a plan."""
+    names = (group.name for group in problem.graph.groups)
+    return levels_near(allowed, dict(zip(names, widths, strict=True)), reach)
+
+
+def _ends(problem: Problem, levels: Levels, widths: Sequence[int]) -> list[list[int]]:
     """Per group, the widths to measure: the plan's own, and the ends of the trust region."""
     found = []
-    for group in problem.graph.groups:
+    for group, own in zip(problem.graph.groups, widths, strict=True):
         near = levels(group)
-        points = {int(near[0]), centre[group.name], int(near[-1])} - {group.size}
+        points = {int(near[0]), own, int(near[-1])} - {group.size}
         found.append(sorted(points) or [max(1, group.size - 1)])
     return found

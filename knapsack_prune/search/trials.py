@@ -17,6 +17,9 @@ from knapsack_prune.slimming.repair import repair
 from knapsack_prune.slimming.slim import slim
 from knapsack_prune.values.losses import Loss
 
+STEPS = 8
+"""Optimiser steps per epoch of a candidate's training, at least."""
+
 
 @dataclass(frozen=True)
 class Trials:
@@ -62,7 +65,10 @@ class Trials:
 
         assert self.images.training is not None
         self.enter(f"{what}: training")
+        # Of few images there are still some steps in an epoch.
+        few = max(1, len(self.images.training.train.labels) // STEPS)
         settings = FinetuneSettings(epochs=epochs, held_out=0.0, seed=self.seed)
+        settings = FinetuneSettings.of(settings, batch_size=min(settings.batch_size, few))
         device = next(self.model.parameters()).device
         with TemporaryDirectory() as folder:
             trained = finetune(

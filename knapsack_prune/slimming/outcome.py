@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from knapsack_prune.errors import RequestError
+from knapsack_prune.files import read_json
 from knapsack_prune.networks.modes import evaluating
 from knapsack_prune.planning.plan_file import Plan
 from knapsack_prune.values.losses import Batches, Loss, checked_loss, divergence, network_input
+
+REPAIR = "repair.json"
+"""The file in a slim network's directory that says what was repaired, and what came of it."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,16 @@ class Outcome:
     def record(self) -> dict[str, Any]:
         """As plain values."""
         return asdict(self)
+
+
+def read_outcome(directory: Path) -> Outcome | None:
+    """What the directory of a slim network says of its repair; None where there was none."""
+    path = directory / REPAIR
+    if not path.is_file():
+        return None
+    told = read_json(path)
+    names = [field.name for field in fields(Outcome)]
+    return Outcome(*(told[name] for name in names)) if told.keys() >= set(names) else None
 
 
 def outcome(model: nn.Module, small: nn.Module, plan: Plan, held_out: Batches) -> Outcome:
