@@ -94,10 +94,11 @@ def main() -> None:
     lines = [
         "# Joint Fisher values of pairs of groups: what `exact` proves",
         "",
-        f"One thread a run, {os.cpu_count()}-core {platform.machine()} beside other jobs, limit {options.time_limit:g} s "
-        f"by the clock: CPU seconds say what a run took. Trained weights: {trained}; the others are initial weights with "
-        f"the batch-norm statistics of the images. **{sum(proofs)} of {len(proofs)} proved in 10 s of CPU.** The tables: "
-        "two groups that a layer reads and writes, each group in at most two pairs, at most 32 levels a group.",
+        f"One thread a run, {os.cpu_count()}-core {platform.machine()} beside other jobs, limit "
+        f"{options.time_limit:g} s by the clock: CPU seconds say what a run took. Trained weights: {trained}; others "
+        "are initial weights with the batch-norm statistics of the images. "
+        f"**{sum(proofs)} of {len(proofs)} proved in 10 s of CPU.** The tables: two groups that a layer reads and "
+        "writes, each group in at most two pairs, at most 32 levels a group.",
         "",
         "| network | FLOPs kept at most | round to | groups | pairs | entries | status | gap | seconds | CPU seconds |",
         "|---|---|---|---|---|---|---|---|---|---|",
