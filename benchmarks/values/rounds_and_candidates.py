@@ -24,8 +24,9 @@ from knapsack_prune.data import open_source
 from knapsack_prune.data.preparation import Preparation
 from knapsack_prune.files import markdown_table, read_json, write_json, write_table
 from knapsack_prune.networks import load_network
-from knapsack_prune.planning.planner import Problem
+from knapsack_prune.planning.planner import Planner
 from knapsack_prune.planning.preparation import budget_limits
+from knapsack_prune.planning.pricing import graph_resources
 from knapsack_prune.search.candidates import rank_candidates
 from knapsack_prune.search.images import search_images
 from knapsack_prune.search.rounds import improve
@@ -73,8 +74,9 @@ class Bench:
         if path.exists():
             return read_json(path)  # type: ignore[no-any-return]
         images = search_images(self.source, settings, self.network.input_shape)
-        limits, terms = budget_limits(self.graph, settings.requested()), self.graph.cost_terms()
-        problem = Problem(self.graph, limits, settings, terms, self.network.name)
+        limits = budget_limits(self.graph, settings.requested())
+        resources = graph_resources(self.graph, limits)
+        planner = Planner(self.graph, limits, settings, resources, self.network.name)
         tested: list[dict[str, Any]] = []
         bench = self
 
@@ -87,7 +89,7 @@ class Bench:
                 small.eval()
                 row = {"plan": what, "predicted": plan.importance.predicted_loss, "held_out": loss}
                 row |= {"seconds": time.perf_counter() - begun[0], "cpu": time.process_time() - begun[1]}
-                row["test_loss"] = held_out_loss(self.model, small, bench.test)[0]
+                row["test_loss"] = held_out_loss(self.model, small, plan, bench.test)[0]
                 row["accuracy"] = bench.accuracy(small)
                 row["widths"] = [len(group.kept) for group in plan.groups]
                 print(row, flush=True)
@@ -100,10 +102,10 @@ class Bench:
         )
         print(f"values: {time.process_time() - begun:.0f} s of CPU", flush=True)
         trials = Tested(self.model, images, None, seed, lambda step: print(step, flush=True))
-        ranking = rank_candidates(problem, values, settings, trials)
+        ranking = rank_candidates(planner, values, settings, trials)
         first = ranking.parts[0].repaired_loss
-        plain = problem.best(values)
-        turns = improve(problem, self.model, values, plain, first, settings, trials).parts
+        plain = planner.best(values)
+        turns = improve(planner, self.model, values, plain, first, settings, trials).parts
         for row, part in zip(tested[len(ranking.parts) :], turns, strict=True):
             row |= {"predicted": part.predicted_loss, "accepted": part.accepted}
         write_json(path, tested)

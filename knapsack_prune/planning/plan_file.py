@@ -31,8 +31,13 @@ from knapsack_prune.planning.plan_parts import (
 
 SCHEMA_VERSION = 1
 
-OMITTED = ("round", "loss", "predicted_loss", "offset", "step", "block", "indices")
-"""Keys of `importance` and of slices that are written only where they have a value."""
+OMITTED = (
+    *("round", "loss", "predicted_loss", "images", "options"),
+    *("binds", "worth_of_percent", "note", "conditions"),
+    *("order", "values"),
+    *("offset", "step", "block", "indices"),
+)
+"""Keys of `importance`, budgets, groups and slices that are written only where they have a value."""
 
 
 class Plan(Part):
@@ -96,7 +101,8 @@ class Plan(Part):
     def to_json(self) -> str:
         """The plan as JSON text: the same plan gives the same bytes."""
         data = self.model_dump(mode="json", exclude=None if self.search else {"search"})
-        for part in (data["importance"], *(part for group in data["groups"] for part in group["slices"])):
+        slices = (part for group in data["groups"] for part in group["slices"])
+        for part in (data["importance"], *data["budgets"], *data["groups"], *slices):
             for key in [key for key in OMITTED if part.get(key, 0) is None]:
                 del part[key]
         return _compact(data) + "\n"

@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from knapsack_prune.costs.latency_table import Conditions
 from knapsack_prune.graph.channel_graph import IntArray
 
 
@@ -30,7 +31,8 @@ class ModelPart(Part):
 class ImportancePart(Part):
     """How units were valued: on the parent, or on the network that a round of `iterate` (from 2) had left of it.
 
-    Where values count a loss, `loss` names it, and `predicted_loss` is what the plan is expected to cost.
+    Where values count a loss, `loss` names it, and `predicted_loss` is what the plan is expected to cost. `images`
+    is the digest of the examples that were read, `options` are further settings of the method.
     """
 
     criterion: str
@@ -40,10 +42,17 @@ class ImportancePart(Part):
     round: Positive | None = None
     loss: str | None = None
     predicted_loss: float | None = None
+    images: str | None = None
+    options: dict[str, str | int | float | bool] | None = None
 
 
 class BudgetPart(Part):
-    """One resource: the parent's cost, the limit, and what the plan costs; fractions are of the parent."""
+    """One resource: the parent's cost, the limit, and what the plan costs; fractions are of the parent.
+
+    `binds` says whether more could be kept under a larger limit, `worth_of_percent` how much more under one that is a
+    percent larger, as a share of all importance (by the Lagrangian bound); `note` what to know of the numbers;
+    `conditions` what times were measured under.
+    """
 
     resource: str
     unit: str
@@ -52,6 +61,10 @@ class BudgetPart(Part):
     planned: Count
     kept_fraction: float
     removed_fraction: float
+    binds: bool | None = None
+    worth_of_percent: float | None = None
+    note: str | None = None
+    conditions: Conditions | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -115,7 +128,11 @@ class SlicePart(Part):
 
 
 class GroupPart(Part):
-    """One group: `kept` are sorted unit indices in the parent, of `size`; a unit is `channels` channels wide."""
+    """One group: `kept` are sorted unit indices in the parent, of `size`; a unit is `channels` channels wide.
+
+    Where values are not sums of scores, `order` are its units, the most valuable first, and `values[n - 1]` is what
+    keeping n of them is worth: `kept` are the first of `order`.
+    """
 
     name: str
     size: Positive
@@ -124,6 +141,8 @@ class GroupPart(Part):
     round_to: Positive
     layers: tuple[str, ...]
     slices: tuple[SlicePart, ...]
+    order: tuple[Count, ...] | None = None
+    values: tuple[float, ...] | None = None
 
     @model_validator(mode="after")
     def _indices(self) -> Self:
@@ -135,6 +154,14 @@ class GroupPart(Part):
         if self.kept[-1] >= self.size:
             raise ValueError(
                 f"group {self.name}: index {self.kept[-1]} of kept is out of range, the size is {self.size}"
+            )
+        if (self.order is None) != (self.values is None):
+            raise ValueError(f"group {self.name}: of order and values one is missing")
+        order, values = self.order or (), self.values or ()
+        if len(order) != len(values) or (order and set(order[: len(self.kept)]) != set(self.kept)):
+            raise ValueError(
+                f"group {self.name}: kept are not the first {len(self.kept)} units of its order of {len(order)}, with "
+                f"{len(values)} values"
             )
         for part in self.slices:
             if part.indices is not None and len(part.indices) != self.size:

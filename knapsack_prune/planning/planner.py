@@ -6,19 +6,26 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from knapsack_prune.graph.channel_graph import ChannelGraph, Terms
+from knapsack_prune.costs.resource import Resource
+from knapsack_prune.errors import RequestError
+from knapsack_prune.graph.channel_graph import ChannelGraph
 from knapsack_prune.planning.allocation import (
     Allocation,
-    Levels,
+    InfeasibleBudgets,
+    Problem,
     allocate,
     allocate_best,
-    allowed_levels,
-    build_instance,
+    build_problem,
+    least_costs,
+    worth_of_more,
 )
 from knapsack_prune.planning.assembly import assemble
+from knapsack_prune.planning.constraints import Levels, constrained_levels, tied_groups
 from knapsack_prune.planning.plan_file import Plan
 from knapsack_prune.planning.plan_parts import ModelPart
-from knapsack_prune.settings import AllocationSettings
+from knapsack_prune.planning.pricing import graph_resources
+from knapsack_prune.settings import AllocationSettings, WidthConstraints
+from knapsack_prune.settings.budget import amount
 from knapsack_prune.values.criteria import Scores
 from knapsack_prune.values.tables import ValueTables, additive_tables
 
@@ -27,64 +34,52 @@ SolverReport = Callable[[float, int | None, int | None], None]
 
 
 @dataclass(frozen=True, eq=False)
-class Problem:
-    """What plans of one network are made from.
-
-    Attributes:
-        graph: the traced network.
-        limits: absolute, per resource.
-        settings: allowed widths, solver and seed.
-        terms: per resource, its cost.
-        name, weights: of the network, for the plan.
-        report: told how the solver gets on.
-    """
+class Planner:
+    """Makes plans of one network under the same budgets; what all of them share is as of `plan_from_values`."""
 
     graph: ChannelGraph
     limits: Mapping[str, int]
     settings: AllocationSettings
-    terms: Mapping[str, Terms]
+    resources: Mapping[str, Resource]
     name: str = "network"
     weights: str | None = None
     report: SolverReport | None = None
 
-    def best(self, values: ValueTables, levels: Levels | None = None) -> Plan:
-        """The plan that keeps the most importance; of the settings' widths if no `levels` are given.
-
-        Raises:
-            RequestError: as of `build_instance` and `allocate`.
-        """
-        instance = build_instance(
+    def best(self, values: ValueTables, levels: Levels | None = None, explain: bool = False) -> Plan:
+        """The plan that keeps the most importance; see `plan_from_values`."""
+        return plan_from_values(
             self.graph,
             values,
             self.limits,
-            terms=self.terms,
-            levels=levels or allowed_levels(self.settings),
+            self.settings,
+            resources=self.resources,
+            levels=levels,
             name=self.name,
+            weights=self.weights,
+            explain=explain,
+            report=self.report,
         )
-        return self._plan(values, allocate(values, instance, self.settings, self.settings.seed, self.report))
 
     def several(
         self, values: ValueTables, count: int, distance: int | None
     ) -> tuple[tuple[Plan, Allocation], ...]:
         """The best plans that differ from each other, see `allocate_best`."""
-        levels = allowed_levels(self.settings)
-        instance = build_instance(
-            self.graph, values, self.limits, terms=self.terms, levels=levels, name=self.name
+        settings = self.settings
+        problem = plan_problem(
+            self.graph, values, self.limits, settings, resources=self.resources, name=self.name
         )
-        found = allocate_best(
-            values, instance, self.settings, self.settings.seed, count, distance, self.report
-        )
-        return tuple((self._plan(values, allocation), allocation) for allocation in found)
-
-    def _plan(self, values: ValueTables, allocation: Allocation) -> Plan:
+        found = allocate_best(values, problem, settings, settings.seed, count, distance, self.report)
+        worth = worth_of_more(problem, settings.time_limit, settings.seed)
         model = ModelPart(
             name=self.name,
             weights=self.weights,
             input_shape=self.graph.input_shape,
             fingerprint=self.graph.fingerprint,
         )
-        return assemble(
-            self.graph, values, allocation, self.limits, self.terms, self.settings.round_to, model
+        multiple = settings.multiple
+        return tuple(
+            (assemble(self.graph, values, one, self.limits, self.resources, multiple, model, worth), one)
+            for one in found
         )
 
 
@@ -94,10 +89,11 @@ def plan_from_values(
     limits: Mapping[str, int],
     settings: AllocationSettings | None = None,
     *,
-    terms: Mapping[str, Terms] | None = None,
+    resources: Mapping[str, Resource] | None = None,
     levels: Levels | None = None,
     name: str = "network",
     weights: str | None = None,
+    explain: bool = False,
     report: SolverReport | None = None,
     **given: Any,
 ) -> Plan:
@@ -108,13 +104,71 @@ def plan_from_values(
         values: of its units; scores are added up.
         limits: absolute, per resource.
         settings: allowed widths, solver and seed.
-        terms: per resource, its cost; by default those of the graph.
+        resources: at least those limited; by default what the graph alone prices.
         levels: allowed widths, instead of those of the settings.
         name, weights: of the network, for the plan.
+        explain: find out which budgets bind, and what more of each would buy; this solves two relaxations a budget.
         report: called with seconds, value and bound as the solver improves them.
         given: fields of `AllocationSettings` by name, instead of the settings' own.
     """
     settings = AllocationSettings.of(settings, **given)
     tables = additive_tables(graph, values) if isinstance(values, Scores) else values
-    problem = Problem(graph, limits, settings, terms or graph.cost_terms(), name, weights, report)
-    return problem.best(tables, levels)
+    resources = graph_resources(graph, limits) if resources is None else resources
+    problem = plan_problem(graph, tables, limits, settings, resources=resources, levels=levels, name=name)
+    try:
+        allocation = allocate(tables, problem, settings, settings.seed, report)
+    except InfeasibleBudgets as error:
+        if levels is not None:
+            raise
+        raise RequestError(
+            _with_collisions(str(error), graph, tables, limits, settings, resources)
+        ) from error
+    worth = worth_of_more(problem, settings.time_limit, settings.seed) if explain else {}
+    model = ModelPart(
+        name=name, weights=weights, input_shape=graph.input_shape, fingerprint=graph.fingerprint
+    )
+    return assemble(graph, tables, allocation, limits, resources, settings.multiple, model, worth)
+
+
+def plan_problem(
+    graph: ChannelGraph,
+    values: ValueTables,
+    limits: Mapping[str, int],
+    settings: WidthConstraints,
+    *,
+    resources: Mapping[str, Resource],
+    levels: Levels | None = None,
+    name: str = "network",
+) -> Problem:
+    """The grouped knapsack of a plan, under all constraints on widths; arguments as of `plan_from_values`."""
+    levels = levels or constrained_levels(graph, settings, resources)
+    tied = tied_groups(graph, settings.tie)
+    return build_problem(graph, values, limits, resources=resources, levels=levels, tied=tied, name=name)
+
+
+def _with_collisions(
+    message: str,
+    graph: ChannelGraph,
+    values: ValueTables,
+    limits: Mapping[str, int],
+    settings: WidthConstraints,
+    resources: Mapping[str, Resource],
+) -> str:
+    """The message, with each constraint on widths without which the budgets could be met."""
+    least = least_costs(plan_problem(graph, values, limits, settings, resources=resources))
+    short = [resource for resource, limit in limits.items() if least[resource] > limit]
+    found = []
+    for setting, free in (("limit", ()), ("tie", ()), ("round_to", 1), ("min_channels", 1)):
+        given = getattr(settings, setting)
+        if given in (free, None):
+            continue
+        # Not `of`: what is given by name would be checked as if it had been typed.
+        without = settings.model_copy(update={setting: free})
+        lower = least_costs(plan_problem(graph, values, limits, without, resources=resources))
+        shown = " ".join(map(repr, given)) if isinstance(given, tuple) else given
+        found += [
+            f"without `{setting}` {shown} the least of {resource} is {amount(resource, lower[resource])}"
+            for resource in short
+            if lower[resource] < least[resource]
+        ]
+    return f"{message}; {'; '.join(found)}" if found else message

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from knapsack_prune.planning.plan_file import Plan
 from knapsack_prune.planning.plan_parts import CandidatePart
-from knapsack_prune.planning.planner import Problem
+from knapsack_prune.planning.planner import Planner
 from knapsack_prune.search.trials import Trials
 from knapsack_prune.settings import SearchSettings
 from knapsack_prune.values.tables import ValueTables
@@ -21,12 +21,12 @@ class Ranking:
 
 
 def rank_candidates(
-    problem: Problem, values: ValueTables, settings: SearchSettings, trials: Trials
+    planner: Planner, values: ValueTables, settings: SearchSettings, trials: Trials
 ) -> Ranking:
     """Try the best plans out.
 
     Args:
-        problem, values: what the plans are made from.
+        planner, values: what the plans are made from.
         settings: how many candidates, how far apart, and how long each is trained.
         trials: tries them out.
 
@@ -35,7 +35,7 @@ def rank_candidates(
     """
     count = settings.candidates or 1
     trials.enter("solving for candidates")
-    found = problem.several(values, count, settings.candidate_distance)
+    found = planner.several(values, count, settings.candidate_distance)
     tried = []
     for number, (plan, allocation) in enumerate(found, 1):
         what = f"candidate {number} of {count}"

@@ -11,8 +11,9 @@ from knapsack_prune.data import ImageSource, calibration_loader
 from knapsack_prune.errors import RequestError
 from knapsack_prune.planning.plan_file import Plan
 from knapsack_prune.planning.plan_parts import SearchPart
-from knapsack_prune.planning.planner import Problem
+from knapsack_prune.planning.planner import Planner
 from knapsack_prune.planning.preparation import budget_limits, check_budgets, prepare
+from knapsack_prune.planning.pricing import price_network
 from knapsack_prune.search.candidates import rank_candidates
 from knapsack_prune.search.images import SearchImages, search_images
 from knapsack_prune.search.rounds import improve
@@ -66,9 +67,10 @@ def plan(
         batches = calibration_loader(data, asked.samples, asked.seed, asked.batch_size, example.shape[1:])
     valued_by = None if loss is not None and asked.tries and criterion not in LOSS_MODELS else loss
     graph, values = prepare(model, example, asked, criterion, data=lambda: batches, loss=valued_by)
-    limits = budget_limits(graph, asked.requested())
-    problem = Problem(graph, limits, asked, graph.cost_terms(), name or type(model).__name__, weights)
-    return find_plan(problem, model, values, asked, images, loss=loss)
+    resources = price_network(graph, model, asked.requested(), table=asked.latency_table, force=asked.force)
+    limits = budget_limits(graph, asked.requested(), resources)
+    planner = Planner(graph, limits, asked, resources, name or type(model).__name__, weights)
+    return find_plan(planner, model, values, asked, images, loss=loss)
 
 
 def require_images(settings: PlanSettings, data: ImageSource | Batches | None) -> ImageSource | Batches:
@@ -82,7 +84,7 @@ def require_images(settings: PlanSettings, data: ImageSource | Batches | None) -
 
 
 def find_plan(
-    problem: Problem,
+    planner: Planner,
     model: nn.Module,
     values: ValueTables,
     settings: PlanSettings,
@@ -95,7 +97,7 @@ def find_plan(
     """The plan of a network that is traced and valued; candidates come before rounds, which start from the best one.
 
     Args:
-        problem: what plans are made from.
+        planner: makes the plans.
         model: the parent; left as it was.
         values: of its units.
         settings: whether plans are tried out, and which.
@@ -109,13 +111,13 @@ def find_plan(
     """
     if not settings.tries:
         enter("solving")
-        return problem.best(values)
+        return planner.best(values, explain=True)
     assert images is not None
     trials = Trials(model, images, loss, settings.seed, enter)
-    ranking = rank_candidates(problem, values, settings, trials)
+    ranking = rank_candidates(planner, values, settings, trials)
     plan = ranking.plan
     first = next(part for part in ranking.parts if part.rank == 1)
-    rounds = improve(problem, model, values, plan, first.repaired_loss, settings, trials, progress)
+    rounds = improve(planner, model, values, plan, first.repaired_loss, settings, trials, progress)
     several = settings.candidates is not None
     search = SearchPart(
         loss="divergence" if loss is None else "user",

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from torch import nn
 
-from knapsack_prune.planning.allocation import Levels, allowed_levels, levels_near
+from knapsack_prune.planning.constraints import Levels, constrained_levels, levels_near
 from knapsack_prune.planning.plan_file import Plan
 from knapsack_prune.planning.plan_parts import RoundPart
-from knapsack_prune.planning.planner import Problem
+from knapsack_prune.planning.planner import Planner
 from knapsack_prune.search.trials import Trials
 from knapsack_prune.settings import SearchSettings
 from knapsack_prune.settings.search import TRUST_REGION
@@ -31,7 +31,7 @@ class Improvement:
 
 
 def improve(
-    problem: Problem,
+    planner: Planner,
     model: nn.Module,
     values: ValueTables,
     start: Plan,
@@ -46,7 +46,7 @@ def improve(
     therefore only proposals, and a region in which they failed is halved.
 
     Args:
-        problem: what plans are made from.
+        planner: what plans are made from.
         model: the parent; left as it is.
         values: orders of units, and the shape of values between measured widths.
         start, start_loss: a plan, and the held-out loss of its repaired network.
@@ -58,7 +58,7 @@ def improve(
         RequestError: what `measured_values` and `Trials` refuse.
     """
     count, reach = settings.rounds or 0, settings.trust_region or TRUST_REGION
-    allowed = allowed_levels(problem.settings)
+    allowed = constrained_levels(planner.graph, planner.settings, planner.resources)
     shape = values
     if (
         values.provenance.loss is None
@@ -66,7 +66,6 @@ def improve(
         groups = tuple(replace(group, values=np.zeros(len(group.values))) for group in values.groups)
         shape = replace(values, groups=groups)
     plan, loss, around = start, start_loss, None
-    known: dict[str, float] = {}
     tried = {_widths(plan)}
     parts: list[RoundPart] = []
     failures = 0
@@ -75,30 +74,29 @@ def improve(
         now = _widths(plan)
         if around is None:
             trials.enter(f"{what}: measuring around the plan")
-            known = {}
             around = measured_values(
-                problem.graph,
+                planner.graph,
                 model,
                 trials.images.values,
                 shape,
                 around=now,
-                at=_ends(problem, _near(problem, allowed, now, reach), now),
+                at=_ends(planner, _near(planner, allowed, now, reach), now),
                 loss=trials.rise,
                 seed=trials.seed,
-                known=known,
                 progress=progress,
             )
         trials.enter(f"{what}: solving")
-        proposed = problem.best(around, _near(problem, allowed, now, reach))
-        while (widths := _widths(proposed)) in tried - {now} and reach * max(problem.graph.sizes) >= 1:
+        proposed = planner.best(around, _near(planner, allowed, now, reach))
+        while (widths := _widths(proposed)) in tried - {now} and reach * max(planner.graph.sizes) >= 1:
             reach /= 2
-            proposed = problem.best(around, _near(problem, allowed, now, reach))
+            proposed = planner.best(around, _near(planner, allowed, now, reach))
         if widths in tried:
             break  # nothing new near the plan is worth more
         tried.add(widths)
         gain = around.total(widths) - around.total(now)
         # A repair lowers losses as a whole: of the loss that is there, the part that was gained unrepaired.
-        predicted = loss * max(0.0, 1 - gain / known["base"]) if known["base"] > 0 else loss - gain
+        base = float(around.provenance.options["base_loss"])
+        predicted = loss * max(0.0, 1 - gain / base) if base > 0 else loss - gain
         _, found = trials.repaired_loss(proposed, what)
         accepted = found < loss
         parts.append(
@@ -125,16 +123,16 @@ def _widths(plan: Plan) -> tuple[int, ...]:
     return tuple(len(group.kept) for group in plan.groups)
 
 
-def _near(problem: Problem, allowed: Levels, widths: Sequence[int], reach: float) -> Levels:
+def _near(planner: Planner, allowed: Levels, widths: Sequence[int], reach: float) -> Levels:
     """The trust region around a plan."""
-    names = (group.name for group in problem.graph.groups)
+    names = (group.name for group in planner.graph.groups)
     return levels_near(allowed, dict(zip(names, widths, strict=True)), reach)
 
 
-def _ends(problem: Problem, levels: Levels, widths: Sequence[int]) -> list[list[int]]:
+def _ends(planner: Planner, levels: Levels, widths: Sequence[int]) -> list[list[int]]:
     """Per group, the widths to measure: the plan's own, and the ends of the trust region."""
     found = []
-    for group, own in zip(problem.graph.groups, widths, strict=True):
+    for group, own in zip(planner.graph.groups, widths, strict=True):
         near = levels(group)
         points = {int(near[0]), own, int(near[-1])} - {group.size}
         found.append(sorted(points) or [max(1, group.size - 1)])

@@ -57,7 +57,7 @@ class Trials:
         small = slim(self.model, plan, check=False)
         repair(self.model, small, plan, self.images.repair)
         self.enter(f"{what}: judging")
-        return small, self._loss(small)
+        return small, self._loss(small, plan)
 
     def trained_loss(self, small: nn.Module, plan: Plan, epochs: int, what: str) -> float:
         """The same after a short training of a slim network, under the parent, on images that do not judge."""
@@ -80,7 +80,7 @@ class Trials:
                 ExecutionSettings(progress=False),
                 start=small,
             )
-        return self._loss(trained.network.to(device))
+        return self._loss(trained.network.to(device), plan)
 
-    def _loss(self, small: nn.Module) -> float:
-        return round(held_out_loss(self.model, small, self.images.held_out, self.loss)[0], 6)
+    def _loss(self, small: nn.Module, plan: Plan) -> float:
+        return round(held_out_loss(self.model, small, plan, self.images.held_out, self.loss)[0], 6)

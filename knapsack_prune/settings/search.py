@@ -7,7 +7,7 @@ from typing import Annotated, Self
 from pydantic import Field, model_validator
 
 from knapsack_prune.settings.base import INT_LIMIT
-from knapsack_prune.settings.slim import RepairImageSettings
+from knapsack_prune.settings.repair import RepairImageSettings
 
 TRUST_REGION = 0.25
 

@@ -67,28 +67,28 @@ def outcome(model: nn.Module, small: nn.Module, plan: Plan, held_out: Batches) -
     Raises:
         RequestError: as of `held_out_loss`.
     """
-    loss, images = held_out_loss(model, small, held_out)
+    loss, images = held_out_loss(model, small, plan, held_out)
     said = plan.importance
     return Outcome(said.predicted_loss if said.loss == "divergence" else None, loss, images)
 
 
 def held_out_loss(
-    model: nn.Module, small: nn.Module, data: Batches, loss: Loss | None = None
+    model: nn.Module, small: nn.Module, plan: Plan, data: Batches, loss: Loss | None = None
 ) -> tuple[float, int]:
     """The rise of the loss over the parent's in evaluation mode, and the images on which it was taken.
 
     Args:
-        model, small, data: as of `outcome`.
+        model, small, plan, data: as of `outcome`.
         loss: judges outputs; by default the divergence to the parent's (KL).
 
     Raises:
-        RequestError: no images, or a loss that is no finite scalar.
+        RequestError: no images, images of another shape, or a loss that is no finite scalar.
     """
     total, images = 0.0, 0
     device = next(small.parameters()).device
     with evaluating(model), evaluating(small), torch.no_grad():
         for batch in data:
-            inputs = network_input(batch).to(device)
+            inputs = network_input(batch, plan.model.input_shape).to(device)
             parent = model(inputs)
             rise = checked_loss(loss or divergence, small(inputs), parent, batch, "the slim network")
             if loss is not None:

@@ -29,7 +29,7 @@ def refused(ended: Ended, *words: str) -> None:
         (["--flops-budget", "NaN"], ["not a number"]),
         (["--flops-budget", "abc"], ["'abc' is not a number"]),
         ([], ["no budget is given", "--flops-budget", "0.3"]),
-        (["--flops-budget", "0.3", "--round-to", "0"], ["--round-to 0", "at least 1"]),
+        (["--flops-budget", "0.3", "--round-to", "0"], ["--round-to: 0", "at least 1"]),
         (["--flops-budget", "0.3", "--min-channels", "0"], ["--min-channels 0", "at least 1"]),
         (["--flops-budget", "0.3", "--keep", "layer9.*"], ["--keep 'layer9.*' matches none of the"]),
         (["--flops-budget", "0.3", "--keep", "*"], ["pinned by --keep"]),

@@ -14,7 +14,7 @@ from torch import nn
 import knapsack_prune as kp
 from knapsack_prune.costs.counting import total
 from knapsack_prune.errors import RequestError
-from knapsack_prune.planning.allocation import PAIR_LEVELS, allowed_levels, levels_near, levels_of_pairs
+from knapsack_prune.planning.constraints import PAIR_LEVELS, allowed_levels, few_levels, levels_near
 from knapsack_prune.settings import WidthConstraints
 from tests.zoo import ZOO, enliven
 
@@ -46,7 +46,7 @@ def test_a_budget_is_met_and_used_up(budget: float) -> None:
 def test_absolute_and_double_budgets() -> None:
     model = network()
     graph = kp.trace(model, EXAMPLE)
-    flops, params = (total(terms, graph.sizes) for terms in graph.cost_terms().values())
+    flops, params = (total(terms, graph.sizes) for terms in (graph.flops, graph.params))
     plan = kp.plan(model, EXAMPLE, flops_budget=flops // 2, params_budget=0.6)
     assert [part.limit for part in plan.budgets] == [flops // 2, int(0.6 * params)]
     assert all(part.planned <= part.limit for part in plan.budgets)
@@ -134,7 +134,7 @@ def test_a_zero_network_has_no_order() -> None:
 
 def test_with_pairs_a_group_offers_few_widths_and_its_ends() -> None:
     group = kp.trace(network(), EXAMPLE).groups[0]
-    thinned = levels_of_pairs(allowed_levels(WidthConstraints()))(replace(group, size=500))
+    thinned = few_levels(allowed_levels(WidthConstraints())(replace(group, size=500)))
     assert len(thinned) == PAIR_LEVELS and (thinned[0], thinned[-1]) == (1, 500)
     assert set(np.diff(thinned)) <= {16, 17}
 

@@ -43,7 +43,7 @@ def judged(model: nn.Module, plan: Plan, loss: Callable[..., Tensor] | None = No
     """The held-out loss of a plan's repaired network, from the pieces."""
     small = kp.slim(model, plan)
     repair(model, small, plan, FITTED)
-    return held_out_loss(model, small, HELD_OUT, loss)[0]
+    return held_out_loss(model, small, plan, HELD_OUT, loss)[0]
 
 
 def test_the_best_candidate_on_held_out_images_is_written() -> None:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, get_args, get_origin
 import pytest
 
 from knapsack_prune.cli import load_commands
+from knapsack_prune.cli.app import SPELLED
 from knapsack_prune.cli.command import expanded
 from knapsack_prune.errors import RequestError
 from knapsack_prune.settings import PlanSettings, RunSettings, Settings, TrainingSettings
@@ -22,6 +23,7 @@ COMMANDS = {
     "network": "plan",
     "data": "plan",
     "execution": "finetune",
+    "repair": "slim",
 }  # else the command of the section's name
 FIELDS = [(section, field) for section, kind in SECTIONS.items() for field in kind.model_fields]
 
@@ -33,8 +35,10 @@ TOGETHER = {
     "candidate_distance": {"candidates": "3"},
     "candidate_epochs": {"candidates": "3"},
     "trust_region": {"rounds": "3"},
+    "latency_table": {"latency_budget": "0.5"},
 }
 TEXTS = {"teacher": "ensemble:there", "start_lr": "0.01", "end_lr": "0.01", "flops_budgets": "0.25,2G"}
+TEXTS |= {"limit": "layer*=0.25:0.75", "budgets": "params=0.5,activations=3M"}
 
 
 def other(kind: type[Settings], field: str) -> str:
@@ -81,7 +85,7 @@ def test_every_field_is_set_by_command_line_file_and_python_alike(section: str, 
 
     tokens = []
     for name, typed in {field: text, **more}.items():
-        flag = "--" + name.replace("_", "-")
+        flag = "--" + SPELLED.get(name, name).replace("_", "-")
         if typed in ("true", "false"):
             negative = "--channels-first" if name == "channels_last" else f"--no-{flag[2:]}"
             tokens.append(flag if typed == "true" else negative)
@@ -112,6 +116,8 @@ def _toml(value: Any) -> str:
         return str(value).lower()
     if isinstance(value, tuple):
         return f"[{', '.join(map(_toml, value))}]"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key} = {_toml(entry)}" for key, entry in value.items()) + "}"
     return repr(value) if isinstance(value, int | float) else f'"{value}"'
 
 
