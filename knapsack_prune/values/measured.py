@@ -208,10 +208,8 @@ class _Meter:
         if not judged:
             raise RequestError("the data holds 0 examples; give at least one batch with `data`")
         self.base_loss = sums.get("base", 0.0) / judged
-        rise = {
-            cut: (sums[key] - sums[self._key((cut[0], sizes[cut[0]]))]) / judged for key, cut in cuts.items()
-        }
-        return [[rise[g, n] for n in ns] for g, ns in enumerate(points)]
+        whole = [sums[self._key((g, size))] for g, size in enumerate(sizes)]
+        return [[(sums[self._key((g, n))] - whole[g]) / judged for n in ns] for g, ns in enumerate(points)]
 
     def _pieces(self) -> Iterator[tuple[Tensor, Any, int]]:
         """Batches, or as large parts of them as memory allows; with each, how many parts its batch has."""
