@@ -13,7 +13,7 @@ from knapsack_prune.costs.counting import total
 from knapsack_prune.costs.resource import Resource
 from knapsack_prune.errors import RequestError
 from knapsack_prune.graph.channel_graph import ChannelGraph, Form, IntArray, TabulatedTerm, Terms
-from knapsack_prune.planning.constraints import Levels, allowed_levels
+from knapsack_prune.planning.constraints import Levels, allowed_levels, few_levels
 from knapsack_prune.planning.plan_parts import SolverPart
 from knapsack_prune.planning.pricing import graph_resources
 from knapsack_prune.settings import SolverSettings, WidthConstraints
@@ -23,6 +23,9 @@ from knapsack_prune.values.tables import ValueTables
 CONTRADICTION_SECONDS = 2.0
 LARGEST_FACTOR = 64
 """How long, and how far, the nearest budgets that can be met are searched for."""
+
+SPREAD = 0.1
+"""Widths that differ by no more than this part of a group count as the same when plans are compared."""
 
 TOTAL_VALUE = 10**9
 """The value of keeping everything. Values are integers: rounding moves a plan's value by at most half a unit per
@@ -36,10 +39,12 @@ class Allocation:
     Attributes:
         kept: per group, the sorted indices of the units that stay.
         solver: what the solver proved, in the criterion's own unit.
+        best_left: no allowed plan that differs enough from those found before it is worth more (proved).
     """
 
     kept: tuple[IntArray, ...]
     solver: SolverPart
+    best_left: bool
 
     @property
     def counts(self) -> tuple[int, ...]:
@@ -97,7 +102,7 @@ def build_problem(
         values: of its units.
         budgets: per resource, the most that may be kept.
         resources: at least those; by default what the graph alone prices.
-        levels: allowed widths; every width by default.
+        levels: allowed widths; every width by default. With values of pairs, `few_levels` of them.
         tied: groups that keep the same fraction: one decision of the knapsack.
         name: of the instance.
 
@@ -117,6 +122,8 @@ def build_problem(
         for group, valued in zip(graph.groups, values.groups, strict=True)
     ]
     decisions = _decisions(graph, allowed, tied)
+    if values.pairs:
+        decisions = [replace(decision, levels=few_levels(decision.levels)) for decision in decisions]
     groups, meaning = [], [(0, 1)] * len(graph.groups)
     for at, decision in enumerate(decisions):
         value = np.zeros(len(decision.levels), dtype=np.int64)
@@ -128,6 +135,7 @@ def build_problem(
             value += np.rint(worth * scale).astype(np.int64)
         names = "=".join(graph.groups[index].name for index, _ in decision.members)
         groups.append(solvers.Group(names, decision.levels, value))
+    pairs = _pair_values(values, decisions, meaning, scale)
     most = [int(counts[-1]) for counts in allowed]
     converted = []
     for resource, budget in budgets.items():
@@ -137,7 +145,26 @@ def build_problem(
         for number, terms in enumerate(reaching or sums[:1], 1):
             label = resource if number == 1 else f"{resource}#{number}"
             converted.append(_resource(label, budget, terms, groups, meaning))
-    return Problem(solvers.Instance(name, groups, converted, value_scale=scale), tuple(meaning))
+    return Problem(solvers.Instance(name, groups, converted, scale, pairs), tuple(meaning))
+
+
+def _pair_values(
+    values: ValueTables, decisions: Sequence[_Decision], meaning: Sequence[tuple[int, int]], scale: float
+) -> list[solvers.PairValues]:
+    """Values of pairs of decisions; as those of single ones, counted from the least where that is a loss."""
+    pairs = []
+    for pair in values.pairs:
+        (first, step), (second, other) = (meaning[group] for group in pair.groups)
+        if first == second:
+            raise RequestError(
+                "`pair_values` with `tie`: two groups that keep the same fraction are one decision, and have no values "
+                "as a pair; leave one of them out"
+            )
+        rows, columns = step * decisions[first].levels - 1, other * decisions[second].levels - 1
+        worth = pair.values[np.ix_(rows, columns)]
+        whole = np.rint((worth - min(0.0, float(worth.min()))) * scale).astype(np.int64)
+        pairs.append(solvers.PairValues((first, second), whole))
+    return pairs
 
 
 def _decisions(
@@ -187,32 +214,90 @@ def allocate(
         RequestError: the budgets cannot be met (the message tells the smallest feasible ones), the solver found
             nothing in its time, or there is no such solver or limit.
     """
-    instance = problem.instance
-    result = _solve(instance, settings.solver, settings.time_limit, seed, report)
-    if result.status is solvers.Status.INFEASIBLE:
-        raise InfeasibleBudgets(_infeasible(instance, settings.solver, seed))
-    if result.status is solvers.Status.NO_SOLUTION_FOUND:
+    result = _solve(problem.instance, settings.solver, settings.time_limit, seed, report)
+    return _allocations(values, problem, (result,), settings, seed)[0]
+
+
+def allocate_best(
+    values: ValueTables,
+    problem: Problem,
+    settings: SolverSettings,
+    seed: int,
+    count: int,
+    distance: int | None = None,
+    report: Callable[[float, int | None, int | None], None] | None = None,
+) -> tuple[Allocation, ...]:
+    """The best allocation, then the best of those that differ enough from all before it, and so on.
+
+    Args:
+        values, problem, settings, seed, report: as of `allocate`.
+        count: how many.
+        distance: in how many groups any two differ by more than `SPREAD` of the group; by default a quarter of them.
+
+    Raises:
+        RequestError: as of `allocate`, a distance that there cannot be, or there are fewer allocations than `count`.
+    """
+    groups = len(problem.instance.groups)
+    distance = max(1, groups // 4) if distance is None else distance
+    if distance > groups:
         raise RequestError(
-            f"solver {settings.solver!r} found no plan in {result.seconds:.1f} s; raise `time_limit` or use "
+            f"`candidate_distance` {distance}: the network has {groups} groups in which plans can differ; give at most "
+            f"{groups}"
+        )
+    try:
+        limits = solvers.Limits(seconds=settings.time_limit, seed=seed)
+        results = solvers.enumerate_best(
+            problem.instance, count, distance, settings.solver, limits, report, spread=SPREAD
+        )
+    except solvers.SolverError as error:
+        raise RequestError(str(error)) from error
+    found = _allocations(values, problem, results, settings, seed)
+    if len(found) < count:
+        proved = results[-1].notes[-1].endswith("(proved)")
+        sure = "proved" if proved else f"found in {settings.time_limit:g} s each; more with `time_limit`"
+        raise RequestError(
+            f"`candidates` {count}: there are only {len(found)} plans under these budgets, each of which differs from "
+            f"the better ones in at least {distance} of {groups} groups ({sure}); ask for at most "
+            f"{len(found)}, or lower `candidate_distance`"
+        )
+    return found
+
+
+def _allocations(
+    values: ValueTables,
+    problem: Problem,
+    results: Sequence[solvers.Result],
+    settings: SolverSettings,
+    seed: int,
+) -> tuple[Allocation, ...]:
+    """What the solver's results, of which the first is the best, keep of the network."""
+    instance, first = problem.instance, results[0]
+    if first.status is solvers.Status.INFEASIBLE:
+        raise InfeasibleBudgets(_infeasible(instance, settings.solver, seed))
+    if first.status is solvers.Status.NO_SOLUTION_FOUND:
+        raise RequestError(
+            f"solver {settings.solver!r} found no plan in {first.seconds:.1f} s; raise `time_limit` or use "
             "`solver` exact"
         )
-    assert result.value is not None and result.bound is not None and result.gap is not None
-    kept = tuple(
-        valued.kept(count) for valued, count in zip(values.groups, problem.counts(result.choice), strict=True)
-    )
-    return Allocation(
-        kept,
-        SolverPart(
+    found = []
+    for result in results:
+        assert first.bound is not None and result.value is not None
+        # What is proved of a later one alone leaves out what is near the earlier ones: the first bound holds for all.
+        proved = result.value == first.bound
+        solver = SolverPart(
             name=result.solver,
             version=result.version,
-            status="OPTIMAL" if result.status is solvers.Status.OPTIMAL else "FEASIBLE",
+            status="OPTIMAL" if proved else "FEASIBLE",
             value=result.value / instance.value_scale,
-            bound=result.bound / instance.value_scale,
-            gap=result.gap,
+            bound=first.bound / instance.value_scale,
+            gap=(first.bound - result.value) / max(1, abs(result.value)),
             seconds=round(result.seconds, 3),
             seed=seed,
-        ),
-    )
+        )
+        counts = problem.counts(result.choice)
+        kept = tuple(valued.kept(count) for valued, count in zip(values.groups, counts, strict=True))
+        found.append(Allocation(kept, solver, result.status is solvers.Status.OPTIMAL))
+    return tuple(found)
 
 
 def worth_of_more(problem: Problem, seconds: float, seed: int) -> dict[str, float]:
@@ -231,7 +316,9 @@ def worth_of_more(problem: Problem, seconds: float, seed: int) -> dict[str, floa
             else resource
             for resource in instance.resources
         ]
-        larger = solvers.Instance(instance.name, instance.groups, raised, value_scale=instance.value_scale)
+        larger = solvers.Instance(
+            instance.name, instance.groups, raised, instance.value_scale, instance.pair_values
+        )
         after = _solve(larger, "lagrangian", seconds, seed).bound
         if before is not None and after is not None:
             worth[name] = max(0, after - before) / TOTAL_VALUE

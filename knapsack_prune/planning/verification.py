@@ -208,6 +208,11 @@ def _obstacle(subject: _Subject) -> str | None:
         return f"{said.criterion} is no criterion known here"
     if not subject.same_weights:
         return f"{said.criterion} belongs to other weights"
+    options = said.options or {}
+    if options.get("around"):
+        return f"{said.criterion} was measured around the plan before the last round"
+    if options.get("pairs"):
+        return f"{said.criterion} comes with values of {options['pairs']} pairs of groups"
     if said.loss == "user":
         return f"{said.criterion} counts a loss that was given as a function"
     if said.criterion not in IMAGE_CRITERIA:

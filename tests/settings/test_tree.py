@@ -32,6 +32,9 @@ TOGETHER = {
     "mean": {"std": "0.5"},
     "std": {"mean": "0.5"},
     "teacher_exclude": {"teacher": "ensemble:there"},
+    "candidate_distance": {"candidates": "3"},
+    "candidate_epochs": {"candidates": "3"},
+    "trust_region": {"rounds": "3"},
     "latency_table": {"latency_budget": "0.5"},
 }
 TEXTS = {"teacher": "ensemble:there", "start_lr": "0.01", "end_lr": "0.01", "flops_budgets": "0.25,2G"}
@@ -76,7 +79,7 @@ def test_every_field_is_set_by_command_line_file_and_python_alike(section: str, 
     assert value != getattr(kind(), field)
 
     written = f"[{section}]\n{field} = {_toml(value)}\n" + "".join(
-        f'{key} = "{m}"\n' for key, m in more.items()
+        f"{key} = {_toml(getattr(by_name, key))}\n" for key in more
     )
     assert getattr(parse_settings(tomllib.loads(written), "test"), section) == by_name
 
