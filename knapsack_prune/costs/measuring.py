@@ -307,6 +307,10 @@ def _end_to_end(
     times = np.array([one.measured for one in measured])
     rows = np.stack([sums, np.ones_like(sums)], axis=1) / times[:, None]
     factor, constant = nnls(rows, np.ones_like(times))[0].tolist()
+    if (
+        factor == 0
+    ):  # networks so small that their times do not rise with their operators': shared out in proportion
+        factor, constant = float(rows[:, 0].sum() / (rows[:, 0] ** 2).sum()), 0.0
     return EndToEnd(factor=factor, constant=constant, parent=measured[0].measured, networks=tuple(measured))
 
 
