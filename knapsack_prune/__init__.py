@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from knapsack_prune.settings import IterateSettings as IterateSettings
     from knapsack_prune.settings import NetworkSettings as NetworkSettings
     from knapsack_prune.settings import PlanSettings as PlanSettings
+    from knapsack_prune.settings import RepairSettings as RepairSettings
     from knapsack_prune.settings import RunSettings as RunSettings
-    from knapsack_prune.settings import SlimSettings as SlimSettings
     from knapsack_prune.settings import TrainingSettings as TrainingSettings
     from knapsack_prune.slimming.repair import RepairReport as RepairReport
     from knapsack_prune.slimming.repair import repair as repair
@@ -64,7 +64,7 @@ _HOMES = {
     "RequestError": "errors",
     "RunSettings": "settings",
     "Scores": "values.criteria",
-    "SlimSettings": "settings",
+    "RepairSettings": "settings",
     "TrainingSettings": "settings",
     "ValueTables": "values.tables",
     "Verification": "planning.verification",
@@ -100,10 +100,10 @@ __all__ = [
     "Plan",
     "PlanSettings",
     "RepairReport",
+    "RepairSettings",
     "RequestError",
     "RunSettings",
     "Scores",
-    "SlimSettings",
     "TrainingSettings",
     "ValueTables",
     "Verification",

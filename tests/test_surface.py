@@ -14,7 +14,7 @@ from knapsack_prune.cli import load_commands
 
 NAMES = {
     "RepairReport",
-    "SlimSettings",
+    "RepairSettings",
     "ValueTables",
     "estimate_values",
     "repair",

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Everything about training that wants a GPU, with the plans that lie here, so that neither ortools nor fvcore is needed:
-#     benchmarks/training/gpu.sh CIFAR10_FOLDER RESNET56_CHECKPOINT OUTPUT
-# CIFAR10_FOLDER holds train/CLASS/*.jpg and test/CLASS/*.jpg. Stopped, it continues where it was when called again.
+#     benchmarks/training/gpu.sh OUTPUT
+# Accuracies on a GPU: benchmarks/accuracy/gpu.sh.
 set -euo pipefail
-data=$1 checkpoint=$2 output=$3
+output=$1
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../.." && pwd)
 export PYTHONPATH="$root:$here"
@@ -18,6 +18,3 @@ ACCELERATE_USE_FSDP=true FSDP_VERSION=2 python -m torch.distributed.run --nproc-
   -o "$output/sharded" --epochs 2 --device cuda --ema 0
 
 python "$here/latency.py" --networks resnet18 resnet50 mobilenet_v2 --table "$results/latency_gpu.md"
-python "$here/cifar_distillation.py" --data "$data" --network cifar_resnet56 --checkpoint "$checkpoint" \
-  --plans "$here/plans" --adapt-epochs 20 --epochs 40 --precision bf16 --compile \
-  --table "$results/cifar10_jpeg_resnet56_distillation" -o "$output/cifar"

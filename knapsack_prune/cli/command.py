@@ -23,6 +23,7 @@ PANELS = {
     "optimizer": "Optimiser",
     "objective": "Loss and distillation",
     "augmentation": "Augmentation",
+    "repair": "Repair",
     "training": "Training",
     "run": "Training",
     "execution": "Device and loading",

@@ -130,6 +130,14 @@ def prepare(
             enter=steps.enter,
             progress=steps.count,
         )
+    few, layers = (values.provenance.options.get(f"layers_{name}", 0) for name in ("with_few_rows", "fitted"))
+    if few:
+        notes().print(
+            f"{few} of {layers} layers are fitted to fewer rows of a batch than they have unknowns, so that their old "
+            "weights decide: larger batches tell more (--batch-size).",
+            style="yellow",
+            markup=False,
+        )
     return Prepared(network, graph, values)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
@@ -13,7 +13,12 @@ from knapsack_prune.cli.command import command
 from knapsack_prune.cli.console import notes, output, steps
 from knapsack_prune.cli.reading import PlanFile
 from knapsack_prune.errors import RequestError
-from knapsack_prune.settings import DataSettings, NetworkSettings, SlimSettings
+from knapsack_prune.settings import DataSettings, NetworkSettings, RepairSettings
+
+if TYPE_CHECKING:
+    from knapsack_prune.data.calibration import CalibrationLoader
+    from knapsack_prune.networks import Network
+    from knapsack_prune.planning.plan_file import Plan
 
 
 @command
@@ -28,7 +33,7 @@ def slim(
             help="Write model.safetensors, plan.json and config.json into this directory.",
         ),
     ],
-    slim: SlimSettings,
+    repair: RepairSettings,
     network: NetworkSettings,
     data: DataSettings,
 ) -> None:
@@ -39,12 +44,12 @@ def slim(
     """
     from knapsack_prune.cli.loading import check_writable, load_parent, quiet_libraries
     from knapsack_prune.cli.results import show_repair
-    from knapsack_prune.data import calibration_loader, open_data
+    from knapsack_prune.data import open_data
     from knapsack_prune.files import write_json
     from knapsack_prune.planning.identity import check_fingerprint
     from knapsack_prune.planning.latency import timed_latency
     from knapsack_prune.planning.plan_file import Plan
-    from knapsack_prune.slimming.repair import repair
+    from knapsack_prune.slimming.repair import repair_on_source
     from knapsack_prune.slimming.slim import save_slim
     from knapsack_prune.slimming.slim import slim as make_slim
 
@@ -58,12 +63,10 @@ def slim(
         with quiet_libraries(), _holds(plan_file):
             small = make_slim(parent.model, plan)
         report = None
-        if slim.repair:
+        if repair.repair:
             progress.enter("repairing")
-            seed, shape = plan.importance.seed, plan.model.input_shape
-            images = calibration_loader(open_data(data, parent), slim.repair_samples, seed, 64, shape)
             with quiet_libraries():
-                report = repair(parent.model, small, plan, images)
+                report = repair_on_source(parent.model, small, plan, open_data(data, parent), repair)
         progress.enter("writing")
         save_slim(small, plan, directory)
         if report is not None:
@@ -93,11 +96,16 @@ def verify(
         Path | None, Parameter(help="Measured times, to check a latency budget with.", show_default=False)
     ] = None,
     network: NetworkSettings,
+    data: DataSettings,
 ) -> None:
-    """Check everything a plan says, trusting none of it: network, groups, costs, importance, slim output."""
+    """Check everything a plan says, trusting none of it: network, groups, costs, importance, slim output.
+
+    Importance that was read from images is recomputed where the same images are given by --data.
+    """
     from rich.markup import escape
     from rich.table import Table
 
+    from knapsack_prune.cli.app import with_flags
     from knapsack_prune.cli.loading import load_parent, quiet_libraries
     from knapsack_prune.planning.plan_file import Plan
     from knapsack_prune.planning.verification import verify as verify_plan
@@ -111,6 +119,7 @@ def verify(
                 plan,
                 parent.model,
                 same_weights=parent.weights == plan.model.weights,
+                data=_images(plan, parent, data),
                 table=latency_table,
                 source=str(plan_file),
                 enter=progress.enter,
@@ -119,8 +128,20 @@ def verify(
     table.add_column("what")
     table.add_column("found", overflow="fold")
     for check in verification.checks:
-        table.add_row(check.claim, escape(check.result))
+        table.add_row(check.claim, escape(with_flags(check.result)))
     output().print(table)
+
+
+def _images(plan: Plan, parent: Network, data: DataSettings) -> CalibrationLoader | None:
+    """The images that a plan's importance was read from, if there are any and a source is given."""
+    from knapsack_prune.data import calibration_loader, open_data
+
+    said = plan.importance
+    batch_size = (said.options or {}).get("batch_size")
+    if data.data is None or not isinstance(batch_size, int):
+        return None
+    source, shape = open_data(data, parent), plan.model.input_shape
+    return calibration_loader(source, said.samples, said.seed, batch_size, shape)
 
 
 @contextmanager

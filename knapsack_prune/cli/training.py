@@ -19,8 +19,8 @@ from knapsack_prune.settings import (
     IterateSettings,
     NetworkSettings,
     PlanSettings,
+    RepairSettings,
     RunSettings,
-    SlimSettings,
     TrainingSettings,
 )
 
@@ -46,13 +46,15 @@ def finetune(
     /,
     *,
     directory: Annotated[Path, output_directory("Write everything here.")],
+    repair: RepairSettings,
     finetune: FinetuneSettings,
     network: NetworkSettings,
     data: DataSettings,
     execution: ExecutionSettings,
 ) -> None:
-    """Train a pruned network under the inner knowledge of its parent.
+    """Repair a pruned network, and train it under the inner knowledge of its parent.
 
+    A network that `slim` or `finetune` wrote is trained as it is; one that is cut here from a plan is repaired first.
     Run it under `torchrun` or `accelerate launch` to train on several GPUs.
     """
     from knapsack_prune.cli.loading import load_target, set_threads
@@ -64,7 +66,15 @@ def finetune(
     set_threads(execution, subject.parent.name)
     source = open_data(data, subject.parent)
     result = train(
-        subject.parent.model, subject.plan, source, directory, finetune, execution, start=subject.start
+        subject.parent.model,
+        subject.plan,
+        source,
+        directory,
+        finetune,
+        execution,
+        start=subject.start,
+        repair=repair,
+        log=lambda line: notes().print(line, markup=False),
     )
     show_result(output(), result.record, directory)
 
@@ -76,6 +86,7 @@ def iterate(
         "iterated"
     ),
     iterate: IterateSettings,
+    repair: RepairSettings,
     network: NetworkSettings,
     data: DataSettings,
     execution: ExecutionSettings,
@@ -100,6 +111,7 @@ def iterate(
             directory,
             iterate,
             execution,
+            repair=repair,
             log=lambda line: notes().print(line, markup=False),
         )
     show_iterated(output(), record, directory)
@@ -190,7 +202,7 @@ def run(
     network: NetworkSettings,
     data: DataSettings,
     plan: PlanSettings,
-    slim: SlimSettings,
+    repair: RepairSettings,
     finetune: FinetuneSettings,
     execution: ExecutionSettings,
     export: ExportSettings,
@@ -214,7 +226,7 @@ def run(
         network=network,
         data=data,
         plan=plan,
-        slim=slim,
+        repair=repair,
         finetune=finetune,
         execution=execution,
         export=export,

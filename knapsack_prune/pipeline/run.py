@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from knapsack_prune.networks import Network, load_network
 from knapsack_prune.planning.plan_file import Plan
 from knapsack_prune.settings import ExecutionSettings, RunSettings
 from knapsack_prune.settings.importance import IMAGE_CRITERIA
-from knapsack_prune.slimming.repair import repair
+from knapsack_prune.slimming.repair import repair_on_source
 from knapsack_prune.slimming.slim import load_slim, save_slim, slim
 from knapsack_prune.training.run_directory import RunDirectory
 
@@ -70,7 +71,7 @@ class Run:
             "plan": config.plan.record(),
         }
         self._step("plan", made_from, self._plan)
-        made_from["slim"] = config.slim.record()
+        made_from["repair"] = config.repair.record()
         self._step("slim", made_from, self._slim)
         made_from["finetune"] = {**config.finetune.record(), "cache": config.execution.cache}
         self._step("finetune", made_from, self._finetune)
@@ -145,22 +146,12 @@ class Run:
     def _slim(self, _: bool) -> list[Path]:
         plan = Plan.load(self._directory / "plan.json")
         small = slim(self.parent().model, plan)
-        if self._config.slim.repair is not False:
-            self._repair(small, plan)
-        return _saved(small, plan, self._directory / "slim")
-
-    def _repair(self, small: nn.Module, plan: Plan) -> None:
-        """Repair what slimming did; where that is not possible, it is an error only if it was asked for."""
-        settings, shape = self._config.slim, self.parent().input_shape
-        images = calibration_loader(self.source(), settings.repair_samples, self._config.plan.seed, 64, shape)
-        try:
-            report = repair(self.parent().model, small, plan, images)
-        except RequestError as error:
-            if settings.repair:
-                raise
-            self._log("slim", f"not repaired: {error}")
-        else:
-            write_json(self._directory / "slim" / "repair.json", report.record())
+        wanted, folder = self._config.repair, self._directory / "slim"
+        told = partial(self._log, "slim")
+        report = repair_on_source(self.parent().model, small, plan, self.source(), wanted, told)
+        if report is not None:
+            write_json(folder / "repair.json", report.record())
+        return _saved(small, plan, folder)
 
     def _finetune(self, continues: bool) -> list[Path]:
         from knapsack_prune.training.finetune import finetune

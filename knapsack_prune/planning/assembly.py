@@ -34,7 +34,8 @@ from knapsack_prune.planning.plan_parts import (
     SlicePart,
     StagePart,
 )
-from knapsack_prune.values.tables import ValueTables
+from knapsack_prune.values.criteria import CRITERIA
+from knapsack_prune.values.tables import GroupValues, Provenance, ValueTables
 
 LEAST_WORTH = 1e-7
 """A budget binds if one more percent of it would buy more than this share of the importance."""
@@ -76,6 +77,8 @@ def assemble(
                 "round": provenance.round,
                 "loss": provenance.loss,
                 "predicted_loss": values.loss(allocation.counts),
+                "images": provenance.images,
+                "options": _options(provenance),
             }
         ),
         budgets=tuple(
@@ -84,7 +87,8 @@ def assemble(
         ),
         solver=allocation.solver,
         groups=tuple(
-            _group(group, kept, round_to) for group, kept in zip(graph.groups, allocation.kept, strict=True)
+            _group(group, kept, round_to, None if provenance.method in CRITERIA else valued)
+            for group, kept, valued in zip(graph.groups, allocation.kept, values.groups, strict=True)
         ),
         layers=_layers(graph, allocation.counts),
         frozen=tuple(
@@ -123,7 +127,13 @@ def _budget(resource: Resource, limit: int, counts: Sequence[int], worth: float 
     )
 
 
-def _group(group: Group, kept: IntArray, round_to: int) -> GroupPart:
+def _options(provenance: Provenance) -> dict[str, str | int | float | bool] | None:
+    """What `importance` does not say already."""
+    found = {key: value for key, value in provenance.options.items() if key != "normalize"}
+    return found or None
+
+
+def _group(group: Group, kept: IntArray, round_to: int, values: GroupValues | None) -> GroupPart:
     layers = dict.fromkeys(part.parameter.rpartition(".")[0] for part in group.slices if part.role == "out")
     return GroupPart(
         name=group.name,
@@ -133,6 +143,8 @@ def _group(group: Group, kept: IntArray, round_to: int) -> GroupPart:
         round_to=round_to,
         layers=tuple(layers),
         slices=tuple(run for part in group.slices for run in _runs(part)),
+        order=None if values is None else tuple(values.order.tolist()),
+        values=None if values is None else tuple(values.values.tolist()),
     )
 
 

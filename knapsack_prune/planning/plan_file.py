@@ -31,11 +31,12 @@ from knapsack_prune.planning.plan_parts import (
 SCHEMA_VERSION = 1
 
 OMITTED = (
-    *("round", "loss", "predicted_loss"),
+    *("round", "loss", "predicted_loss", "images", "options"),
     *("binds", "worth_of_percent", "note", "conditions"),
+    *("order", "values"),
     *("offset", "step", "block", "indices"),
 )
-"""Keys of `importance`, budgets and slices that are written only where they have a value."""
+"""Keys of `importance`, budgets, groups and slices that are written only where they have a value."""
 
 
 class Plan(Part):
@@ -90,8 +91,8 @@ class Plan(Part):
     def to_json(self) -> str:
         """The plan as JSON text: the same plan gives the same bytes."""
         data = self.model_dump(mode="json")
-        optional = (data["importance"], *data["budgets"])
-        for part in (*optional, *(part for group in data["groups"] for part in group["slices"])):
+        slices = (part for group in data["groups"] for part in group["slices"])
+        for part in (data["importance"], *data["budgets"], *data["groups"], *slices):
             for key in [key for key in OMITTED if part.get(key, 0) is None]:
                 del part[key]
         return _compact(data) + "\n"

@@ -31,7 +31,8 @@ class ModelPart(Part):
 class ImportancePart(Part):
     """How units were valued: on the parent, or on the network that a round of `iterate` (from 2) had left of it.
 
-    Where values count a loss, `loss` names it, and `predicted_loss` is what the plan is expected to cost.
+    Where values count a loss, `loss` names it, and `predicted_loss` is what the plan is expected to cost. `images`
+    is the digest of the examples that were read, `options` are further settings of the method.
     """
 
     criterion: str
@@ -41,6 +42,8 @@ class ImportancePart(Part):
     round: Positive | None = None
     loss: str | None = None
     predicted_loss: float | None = None
+    images: str | None = None
+    options: dict[str, str | int | float | bool] | None = None
 
 
 class BudgetPart(Part):
@@ -122,7 +125,11 @@ class SlicePart(Part):
 
 
 class GroupPart(Part):
-    """One group: `kept` are sorted unit indices in the parent, of `size`; a unit is `channels` channels wide."""
+    """One group: `kept` are sorted unit indices in the parent, of `size`; a unit is `channels` channels wide.
+
+    Where values are not sums of scores, `order` are its units, the most valuable first, and `values[n - 1]` is what
+    keeping n of them is worth: `kept` are the first of `order`.
+    """
 
     name: str
     size: Positive
@@ -131,6 +138,8 @@ class GroupPart(Part):
     round_to: Positive
     layers: tuple[str, ...]
     slices: tuple[SlicePart, ...]
+    order: tuple[Count, ...] | None = None
+    values: tuple[float, ...] | None = None
 
     @model_validator(mode="after")
     def _indices(self) -> Self:
@@ -142,6 +151,14 @@ class GroupPart(Part):
         if self.kept[-1] >= self.size:
             raise ValueError(
                 f"group {self.name}: index {self.kept[-1]} of kept is out of range, the size is {self.size}"
+            )
+        if (self.order is None) != (self.values is None):
+            raise ValueError(f"group {self.name}: of order and values one is missing")
+        order, values = self.order or (), self.values or ()
+        if len(order) != len(values) or (order and set(order[: len(self.kept)]) != set(self.kept)):
+            raise ValueError(
+                f"group {self.name}: kept are not the first {len(self.kept)} units of its order of {len(order)}, with "
+                f"{len(values)} values"
             )
         for part in self.slices:
             if part.indices is not None and len(part.indices) != self.size:

@@ -81,6 +81,7 @@ def prepare(
         loss=loss,
         seed=settings.seed,
         normalize=settings.normalize,
+        values=settings.values,
         progress=progress,
     )
 

@@ -25,9 +25,9 @@ from knapsack_prune.settings.optimizer import OptimizerSettings as OptimizerSett
 from knapsack_prune.settings.plan import AllocationSettings as AllocationSettings
 from knapsack_prune.settings.plan import PlanSettings as PlanSettings
 from knapsack_prune.settings.plan import SweepSettings as SweepSettings
+from knapsack_prune.settings.repair import RepairSettings as RepairSettings
 from knapsack_prune.settings.run import FinetuneSettings as FinetuneSettings
 from knapsack_prune.settings.run import RunSettings as RunSettings
-from knapsack_prune.settings.slim import SlimSettings as SlimSettings
 from knapsack_prune.settings.solver import BenchSettings as BenchSettings
 from knapsack_prune.settings.solver import SolverSettings as SolverSettings
 from knapsack_prune.settings.solver import SolveSettings as SolveSettings

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
 from knapsack_prune.settings.base import Seed
 from knapsack_prune.settings.budgets import BudgetSettings, SweepBudgets, WidthConstraints
 from knapsack_prune.settings.importance import ImportanceSettings
@@ -16,6 +21,14 @@ class AllocationSettings(WidthConstraints, SolverSettings):
 
 class PlanningSettings(ImportanceSettings, AllocationSettings):
     """What a plan and a sweep share."""
+
+    values: Annotated[
+        Path | None,
+        Field(
+            description="A file that keeps what units are worth, written while it is measured: what was stopped "
+            "continues, and a plan under another budget finds its values there. Refused if it holds other values."
+        ),
+    ] = None
 
 
 class PlanSettings(BudgetSettings, PlanningSettings):

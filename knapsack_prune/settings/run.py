@@ -14,7 +14,7 @@ from knapsack_prune.settings.iterate import IterateSettings
 from knapsack_prune.settings.latency import LatencySettings
 from knapsack_prune.settings.network import NetworkSettings
 from knapsack_prune.settings.plan import PlanSettings, SweepSettings
-from knapsack_prune.settings.slim import SlimSettings
+from knapsack_prune.settings.repair import RepairSettings
 from knapsack_prune.settings.solver import BenchSettings, SolveSettings
 from knapsack_prune.settings.training import TrainingSettings
 
@@ -72,7 +72,9 @@ class RunSettings(Settings):
     plan: PlanSettings = Field(
         default_factory=PlanSettings, description="Budgets, importance, widths, solver."
     )
-    slim: SlimSettings = Field(default_factory=SlimSettings, description="Slimming and repair.")
+    repair: RepairSettings = Field(
+        default_factory=RepairSettings, description="Repair of the slim network, before it is trained."
+    )
     finetune: FinetuneSettings = Field(default_factory=FinetuneSettings, description="Training.")
     execution: ExecutionSettings = Field(default_factory=ExecutionSettings, description="Device and loading.")
     export: ExportSettings = Field(default_factory=ExportSettings, description="Formats and timing.")

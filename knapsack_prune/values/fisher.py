@@ -73,13 +73,18 @@ def joint_fisher(
     """
     network = CuttableNetwork(graph, model)
     moments = collect_moments(network, data, derivatives=True, loss=loss, seed=seed, progress=progress)
+    if graph.groups and not any(bool(found.any()) for found in moments.derivatives):
+        raise RequestError(
+            "the loss has no gradient at the parent's own output, as one that compares with it: `joint_fisher` sees no "
+            "difference between units; choose `measured` or `reconstruction`, or give a `loss` against labels"
+        )
     groups, cumulated = [], []
     for index, group in enumerate(graph.groups):
         derivatives = moments.derivatives[index].numpy()
         if not len(derivatives):
             raise RequestError(
                 f"group {group.name}: no convolution or linear layer reads it, so that nothing tells what its units "
-                "are worth; choose `measured` values, or pin it with `keep`"
+                "are worth; pin it with `keep`, or choose `energy`"
             )
         if not np.isfinite(derivatives).all():
             raise RequestError(

@@ -25,6 +25,7 @@ class Provenance:
         seed: of the calibration set and of everything drawn.
         loss: what the values count, e.g. `kl` or `user`; None for sums of scores.
         round: of `iterate` whose network was read, from 2; None for the parent.
+        images: identifies the examples that were read, see `value_file.examples_identity`; None where there were none.
         options: further settings of the method, as plain data.
     """
 
@@ -33,6 +34,7 @@ class Provenance:
     seed: int
     loss: str | None = None
     round: int | None = None
+    images: str | None = None
     options: Mapping[str, str | int | float | bool] = field(default_factory=dict)
 
 
@@ -131,5 +133,7 @@ def additive_tables(graph: ChannelGraph, scores: Scores) -> ValueTables:
         order = best if scores.units is None else scores.units[index][best]
         groups.append(GroupValues(order, np.cumsum(scored[best])))
     options = {"normalize": scores.normalize}
-    provenance = Provenance(scores.criterion, scores.samples, scores.seed, None, scores.round, options)
+    provenance = Provenance(
+        scores.criterion, scores.samples, scores.seed, round=scores.round, options=options
+    )
     return value_tables(graph, groups, provenance, float(sum(values.sum() for values in scores.values)))

@@ -24,6 +24,7 @@ COMMANDS = {
     "data": "plan",
     "execution": "finetune",
     "latency": "latency-table",
+    "repair": "slim",
 }  # else the command of the section's name
 FIELDS = [(section, field) for section, kind in SECTIONS.items() for field in kind.model_fields]
 

@@ -93,13 +93,15 @@ def test_a_measured_loss_is_that_of_the_slim_network() -> None:
     known: dict[str, float] = {}
     data = [images(6), images(4, seed=2)]
     tables = measured_values(graph, model, data, shape, refit="none", widths=1, known=known)
-    assert known.keys() == {"base", "0:3", "1:4"}  # 0.5^1.5 of 8 and of 12
+    cuts = ("base", "0:3", "1:4")  # 0.5^1.5 of 8 and of 12
+    assert known.keys() == {f"{batch}:{cut}" for batch in range(2) for cut in cuts}
     for index, width in ((0, 3), (1, 4)):
         keep = keep_masks(graph, {index: shape.groups[index].order[:width]})
         small = slimmed(graph, model, keep)
         with torch.no_grad():
             losses = [float(divergence(small(x), model(x), x)) * len(x) for x in data]
-        assert known[f"{index}:{width}"] == pytest.approx(sum(losses) / 10, rel=1e-4)
+        found = [known[f"{batch}:{index}:{width}"] * len(x) for batch, x in enumerate(data)]
+        assert found == pytest.approx(losses, rel=1e-4)
         size, values = graph.groups[index].size, tables.groups[index].values
         assert values[width - 1] == pytest.approx(-sum(losses) / 10, rel=1e-4)
         assert values[size - 2] == pytest.approx(values[width - 1] / (size - width))  # a straight line to 0
@@ -123,7 +125,7 @@ def test_between_measured_widths_losses_follow_the_shape() -> None:
 def test_no_cut_is_free() -> None:
     graph, model = residual()
     shape = reconstruction_values(graph, model, [images(16)])
-    falling = {"base": 1.0, **{f"{g}:{n}": 0.5 for g in range(2) for n in range(1, 12)}}  # cuts that help
+    falling = {"0:base": 1.0, **{f"0:{g}:{n}": 0.5 for g in range(2) for n in range(1, 12)}}  # cuts that help
     tables = measured_values(graph, model, [images(16)], shape, known=falling)
     for values, predicted in zip(tables.groups, shape.groups, strict=True):
         np.testing.assert_allclose(values.values, 0.1 * predicted.values)
@@ -139,10 +141,10 @@ def test_groups_are_cut_around_a_thinner_network() -> None:
     keep = keep_masks(graph, {0: np.arange(8)[::-1][:4], 1: np.arange(12)[::-1][:4]})
     small = slimmed(graph, model, keep)
     with torch.no_grad():
-        assert known["1:4"] == pytest.approx(
+        assert known["0:1:4"] == pytest.approx(
             float(divergence(small(images(6)), model(images(6)), None)), rel=1e-4
         )
-    assert known.keys() == {"0:3", "0:8", "1:4", "1:12"}
+    assert known.keys() == {"0:0:3", "0:0:8", "0:1:4", "0:1:12"}
 
 
 def test_a_refit_costs_less_than_none() -> None:
@@ -163,11 +165,11 @@ def test_a_stopped_measurement_continues() -> None:
         graph, model, [images(8)], known=known, progress=lambda done, total: calls.append((done, total))
     )
     assert calls == [(done, 9) for done in range(1, 10)]  # the base and 4 widths of 2 groups
-    del known["1:6"]
+    del known["0:1:6"]
     again = measured_values(
         graph, model, [images(8)], known=known, progress=lambda done, total: calls.append((done, total))
     )
-    assert calls[9:] == [(1, 1)]
+    assert calls[9:] == [(9, 9)]
     for one, other in zip(whole.groups, again.groups, strict=True):
         np.testing.assert_array_equal(one.values, other.values)
 

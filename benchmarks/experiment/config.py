@@ -1,0 +1,71 @@
+"""What an experiment is: one TOML file."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+STARTS = ("sliced", "statistics", "repaired", "scratch", "iterated")
+"""What training starts from: the parent's weights at the kept channels; then batch-norm statistics measured afresh;
+then repaired; or random weights; or what the rounds of `iterate` and the distillation of their ensemble leave, which
+choose their own plan."""
+
+
+class Part(BaseModel):
+    """A table of the file; a key that is not known is refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Stage(Part):
+    """Rows to be made, in this order: every plan at every budget from every start by every recipe with every seed.
+
+    Attributes:
+        plans: names, or globs of names.
+        budgets: parts of the parent's FLOPs kept at most.
+        starts: some of `STARTS`.
+        recipes: names of `Config.recipes`; `none` does not train.
+        seeds: of training; those of `none` say nothing.
+    """
+
+    plans: tuple[str, ...] = ("*",)
+    budgets: tuple[float, ...]
+    starts: tuple[str, ...] = ("repaired",)
+    recipes: tuple[str, ...] = ("none",)
+    seeds: tuple[int, ...] = (0,)
+
+
+class Config(Part):
+    """The file.
+
+    Attributes:
+        network: name of the parent; by default the embedded one with its weights.
+        input_shape: of the network, where its name does not say it.
+        parent: settings of the training that adapts the parent to the images; empty where it is adapted already.
+        value_images: training images that values read.
+        repair_images: training images that repair and statistics read, without labels.
+        training: settings of every training run.
+        recipes: further settings of each kind of run, by name.
+        iterate: settings of the rounds of `iterated`.
+        stages: what is run.
+        plans: settings of whatever makes the plans.
+    """
+
+    network: str | None = None
+    input_shape: tuple[int, ...] | None = None
+    parent: dict[str, Any] = {}
+    value_images: int = 512
+    repair_images: int = 1000
+    training: dict[str, Any] = {}
+    recipes: dict[str, dict[str, Any]] = {}
+    iterate: dict[str, Any] = {}
+    stages: tuple[Stage, ...]
+    plans: dict[str, Any] = {}
+
+
+def read_config(path: Path) -> Config:
+    """The experiment that a TOML file describes."""
+    return Config.model_validate(tomllib.loads(path.read_text()))
