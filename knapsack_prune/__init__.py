@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from knapsack_prune.graph.channel_graph import ChannelGraph as ChannelGraph
     from knapsack_prune.networks import Network as Network
     from knapsack_prune.networks import load_network as load_network
+    from knapsack_prune.planning.latency import measure_latency as measure_latency
     from knapsack_prune.planning.plan_file import Plan as Plan
     from knapsack_prune.planning.plan_file import plan_schema as plan_schema
     from knapsack_prune.planning.verification import Verification as Verification
@@ -73,6 +74,7 @@ _HOMES = {
     "finetune": "training.finetune",
     "load_network": "networks",
     "load_slim": "slimming.slim",
+    "measure_latency": "planning.latency",
     "open_source": "data",
     "plan": "search.planner",
     "plan_schema": "planning.plan_file",
@@ -112,6 +114,7 @@ __all__ = [
     "finetune",
     "load_network",
     "load_slim",
+    "measure_latency",
     "open_source",
     "plan",
     "plan_schema",

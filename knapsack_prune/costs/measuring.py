@@ -30,20 +30,27 @@ from knapsack_prune.costs.latency_table import (
 )
 from knapsack_prune.costs.operator_calls import OperatorCall, operator_calls
 from knapsack_prune.costs.resource import PricedNetwork
-from knapsack_prune.costs.timing import clock_of, time_call
+from knapsack_prune.costs.timing import clock_of, clock_overhead, time_call
 from knapsack_prune.graph.channel_graph import ChannelGraph, Form
 from knapsack_prune.networks.modes import evaluating
 
 PARTS = 8
-MOST_POINTS = 14
-DEVIATION = 0.05
+MOST_POINTS = 12
+DEVIATION = 0.06
 """A grid starts with so many parts, has at most so many points, and gets one where a time between two deviates by more
 than this share."""
 
 FINEST = 32
 """Points are no closer than the full width by this, unless that is under one channel."""
 
+IDLE = torch.zeros(1)
+
 CALLS_PER_EVENT = 5
+SHORTEST = 100.0
+"""Nanoseconds that an operator takes at least: calling it does."""
+
+WORTHWHILE = 20_000.0
+"""Nanoseconds under which an operator's steps are not looked for."""
 
 Points = dict[str, dict[str, float]]
 """Nanoseconds by configuration and widths, as in `{"…": {"16,32": 5100.0}}`."""
@@ -184,7 +191,7 @@ def _refined_axes(
                 continue
             below, at, above = (points[key][_text(point(key, axis, w))] for w in (low, middle, high))
             line = below + (above - below) * (middle - low) / (high - low)
-            if abs(at - line) > DEVIATION * line:
+            if above > WORTHWHILE and abs(at - line) > DEVIATION * line:
                 axes[key][axis] = sorted({*axes[key][axis], middle})
                 following |= {(key, axis, low, middle), (key, axis, middle, high)}
         open_intervals = {entry for entry in following if len(axes[entry[0]][entry[1]]) < MOST_POINTS}
@@ -241,7 +248,8 @@ def _time_wave(
         for _ in range(repeats + 1):
             for (call, widths), held, times in zip(wave, weights, taken, strict=True):
                 times.append(timed(call, widths, held, device))
-    return [max(1.0, statistics.median(times[1:])) for times in taken]
+    overhead = 0.0 if device.type == "cuda" else clock_overhead(clock_of(device))
+    return [max(SHORTEST, statistics.median(times[1:]) - overhead) for times in taken]
 
 
 def _time_on_cpu(
@@ -249,6 +257,9 @@ def _time_on_cpu(
 ) -> float:
     args, kwargs = call.arguments(widths, weights, device)
     clock = clock_of(device)
+    # An operator that does nothing: what making the inputs has pushed out of the caches of code comes back.
+    torch.ops.aten.numel(torch.ops.aten.detach(IDLE))
+    clock()
     start = clock()
     call.operator(*args, **kwargs)
     return float(clock() - start)
@@ -307,6 +318,10 @@ def _end_to_end(
     times = np.array([one.measured for one in measured])
     rows = np.stack([sums, np.ones_like(sums)], axis=1) / times[:, None]
     factor, constant = nnls(rows, np.ones_like(times))[0].tolist()
+    if (
+        factor == 0
+    ):  # networks so small that their times do not rise with their operators': shared out in proportion
+        factor, constant = float(rows[:, 0].sum() / (rows[:, 0] ** 2).sum()), 0.0
     return EndToEnd(factor=factor, constant=constant, parent=measured[0].measured, networks=tuple(measured))
 
 

@@ -199,7 +199,7 @@ class _Recorder(TorchDispatchMode):
         written = {
             leaf.untyped_storage().data_ptr() for leaf in tree_leaves(result) if isinstance(leaf, Tensor)
         }
-        if operator._schema.is_mutable or not written <= read:
+        if read and (operator._schema.is_mutable or not written <= read):
             described = tuple(self._described(leaf) for leaf in leaves)
             self.calls.append(_Recorded(self.running[-1] if self.running else "", operator, described, spec))
         return result

@@ -110,6 +110,16 @@ def constrained_levels(
     return levels
 
 
+def check_layers(graph: ChannelGraph, widths: WidthConstraints) -> None:
+    """Refuse limits and ties that no plan can meet, before anything is scored.
+
+    Raises:
+        RequestError: as of `constrained_levels` and `tied_groups`.
+    """
+    _bounds(graph, [parse_limit(text) for text in widths.limit])
+    tied_groups(graph, widths.tie)
+
+
 def tied_groups(graph: ChannelGraph, globs: Sequence[str]) -> list[tuple[int, ...]]:
     """The groups that must keep the same fraction, as lists of indices; globs that share a group are one list.
 

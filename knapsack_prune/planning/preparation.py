@@ -11,6 +11,7 @@ from knapsack_prune.costs.counting import check_polynomial
 from knapsack_prune.costs.resource import Resource
 from knapsack_prune.errors import RequestError
 from knapsack_prune.graph.channel_graph import ChannelGraph
+from knapsack_prune.planning.constraints import check_layers
 from knapsack_prune.planning.pricing import graph_resources
 from knapsack_prune.settings.plan import PlanningSettings
 from knapsack_prune.tracing.trial import trace
@@ -69,6 +70,7 @@ def prepare(
         RequestError: as of `trace_checked` and `estimate_values`.
     """
     graph = trace_checked(model, example, keep=settings.keep, enter=enter)
+    check_layers(graph, settings)
     enter("scoring")
     batches = data()
     return graph, estimate_values(

@@ -83,6 +83,11 @@ class ResourceBudgets(Settings):
             raise ValueError(
                 "`latency_table` is given and no latency budget: give `latency_budget`, as in 0.5"
             )
+        if self.latency_table is None and "latency" in self.requested():
+            raise ValueError(
+                f"the latency budget {self.requested()['latency']:g} needs measured times: make them with "
+                f"latency-table, and give the file with `latency_table`"
+            )
         return self
 
     def requested(self) -> dict[str, float | int]:

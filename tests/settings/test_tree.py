@@ -23,6 +23,7 @@ COMMANDS = {
     "network": "plan",
     "data": "plan",
     "execution": "finetune",
+    "latency": "latency-table",
     "repair": "slim",
 }  # else the command of the section's name
 FIELDS = [(section, field) for section, kind in SECTIONS.items() for field in kind.model_fields]
@@ -36,6 +37,7 @@ TOGETHER = {
     "candidate_epochs": {"candidates": "3"},
     "trust_region": {"rounds": "3"},
     "latency_table": {"latency_budget": "0.5"},
+    "latency_budget": {"latency_table": "there"},
 }
 TEXTS = {"teacher": "ensemble:there", "start_lr": "0.01", "end_lr": "0.01", "flops_budgets": "0.25,2G"}
 TEXTS |= {"limit": "layer*=0.25:0.75", "budgets": "params=0.5,activations=3M"}
@@ -94,6 +96,7 @@ def test_every_field_is_set_by_command_line_file_and_python_alike(section: str, 
     name = COMMANDS.get(section, section)
     required = {
         "finetune": ["plan.json", "-o", "out"],
+        "latency-table": ["-o", "out"],
         "slim": ["plan.json", "-o", "out"],
         "solve": ["file"],
         "bench": ["file"],
