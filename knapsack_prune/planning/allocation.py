@@ -62,10 +62,19 @@ class _Decision:
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """A grouped knapsack and what its answer means: per group, the decision and the units per level."""
+    """A grouped knapsack and what its answer means.
+
+    Attributes:
+        instance: the knapsack.
+        meaning: per group, its decision and the units per level.
+        allowed: per group, the numbers of kept units that it was made of.
+        tied: groups that keep the same fraction.
+    """
 
     instance: solvers.Instance
     meaning: tuple[tuple[int, int], ...]
+    allowed: tuple[IntArray, ...]
+    tied: tuple[tuple[int, ...], ...]
 
     def counts(self, choice: Sequence[int]) -> list[int]:
         """Kept units per group."""
@@ -145,7 +154,8 @@ def build_problem(
         for number, terms in enumerate(reaching or sums[:1], 1):
             label = resource if number == 1 else f"{resource}#{number}"
             converted.append(_resource(label, budget, terms, groups, meaning))
-    return Problem(solvers.Instance(name, groups, converted, scale, pairs), tuple(meaning))
+    instance = solvers.Instance(name, groups, converted, scale, pairs)
+    return Problem(instance, tuple(meaning), tuple(allowed), tuple(map(tuple, tied)))
 
 
 def _pair_values(
@@ -216,6 +226,23 @@ def allocate(
     """
     result = _solve(problem.instance, settings.solver, settings.time_limit, seed, report)
     return _allocations(values, problem, (result,), settings, seed)[0]
+
+
+def best_value(problem: Problem, seconds: float, seed: int) -> tuple[float, float, float]:
+    """Solve a problem anew by the best solver.
+
+    Returns:
+        What the best allocation found keeps, what none keeps more than, and by how much both can be off for rounding
+        to whole numbers; in the criterion's own unit.
+
+    Raises:
+        RequestError: nothing was found in that time.
+    """
+    result = _solve(problem.instance, "exact", seconds, seed)
+    if result.value is None or result.bound is None:
+        raise RequestError(f"solving again found no plan in {seconds:g} s; raise `time_limit`")
+    scale, parts = problem.instance.value_scale, len(problem.meaning) + len(problem.instance.pair_values)
+    return result.value / scale, result.bound / scale, parts / scale
 
 
 def allocate_best(
