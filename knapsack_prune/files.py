@@ -7,6 +7,7 @@ import errno
 import hashlib
 import io
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -125,11 +126,13 @@ def parse_json(text: str, source: str, remedy: str) -> Any:
         RequestError: it is no JSON, holds NaN, Infinity or a number of thousands of digits, or is nested too deep.
     """
 
-    def refuse(constant: str) -> None:
-        raise ValueError(f"{constant} is no number")
+    def finite(written: str) -> float:
+        if not math.isfinite(number := float(written)):
+            raise ValueError(f"{written} is no finite number")
+        return number
 
     try:
-        return json.loads(text, parse_constant=refuse)
+        return json.loads(text, parse_constant=finite, parse_float=finite)
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno}: {error.msg}"
         raise RequestError(f"{source}: not JSON ({place}); {remedy}") from error

@@ -8,7 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from knapsack_prune.cli.command import command
-from knapsack_prune.cli.console import notes, output
+from knapsack_prune.cli.console import AsJson, notes, output, print_json
 from knapsack_prune.settings import (
     DataSettings,
     DeviceSettings,
@@ -31,7 +31,6 @@ SlimDirectory = Annotated[
         name="DIR", help="A slim network's directory; without it, the network of --model.", show_default=False
     ),
 ]
-AsJson = Annotated[bool, Parameter(name="--json", negative=(), help="Print the result as JSON.")]
 
 
 def output_directory(help: str) -> Parameter:
@@ -52,6 +51,7 @@ def finetune(
     network: ParentSettings,
     data: DataSettings,
     execution: ExecutionSettings,
+    as_json: AsJson = False,
 ) -> None:
     """Repair a pruned network, and train it under the inner knowledge of its parent.
 
@@ -78,7 +78,10 @@ def finetune(
         repair=repair,
         log=lambda line: notes().print(line, markup=False),
     )
-    show_result(output(), result.record, directory, read_outcome(target))
+    if as_json:
+        print_json(result.record)
+    else:
+        show_result(output(), result.record, directory, read_outcome(target))
 
 
 @command

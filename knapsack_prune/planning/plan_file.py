@@ -126,6 +126,8 @@ class Plan(Part):
         if not isinstance(data, dict):
             raise RequestError(f"{source}: a plan is a JSON object, this is a {type(data).__name__}")
         version = data.get("schema_version")
+        if isinstance(version, bool):
+            raise RequestError(f"{source}: schema_version is {version}, and no number; make the plan again")
         if isinstance(version, int) and version > SCHEMA_VERSION:
             raise RequestError(
                 f"{source}: schema_version {version} is newer than {SCHEMA_VERSION}, the newest known here; upgrade "

@@ -76,6 +76,7 @@ def test_code_that_settings_name_does_not_run(run: Run, command: list[str], host
     [
         ("timm", ["plan", "--model", "timm:resnet18", "--flops-budget", "0.5"], "[timm]"),
         ("onnxscript", ["export", "-o", "out"], "[export]"),
+        ("matplotlib", ["bench", "absent.json", "-o", "out"], "[bench]"),
         ("onnxruntime", ["run", "--flops-budget", "0.5", "-o", "out"], "[export]"),
     ],
 )
@@ -97,3 +98,26 @@ def test_widths_under_an_eighth_are_told(run: Run, plan_file: Path, tmp_path: Pa
     assert f"{part['name']}: 1 of {part['size']}" in warned
     assert "--limit '*=0.125:'" in warned
     assert "under an eighth" not in run("inspect", plan_file).out
+
+
+@pytest.mark.parametrize(
+    ("command", "keys"),
+    [
+        (["plan", "--flops-budget", "0.5", "--importance", "l1"], {"model", "budgets", "solver", "groups"}),
+        (["inspect", "PLAN"], {"model", "budgets", "solver", "groups"}),
+        (["diff", "PLAN", "PLAN"], {"budgets", "groups"}),
+        (["verify", "PLAN", "--quick"], {"checks", "trusted"}),
+        (["evaluate"], {"network", "top1", "images"}),
+    ],
+)
+def test_json_is_all_that_is_printed(run: Run, command: list[str], keys: set[str], plan_file: Path) -> None:
+    ended = run(*(plan_file if part == "PLAN" else part for part in command), "--json")
+    assert ended.code == 0, ended
+    assert keys <= json.loads(ended.out).keys()
+
+
+def test_a_sweep_as_json_has_a_budget_per_entry(run: Run) -> None:
+    ended = run("sweep", "--flops-budgets", "0.0001,0.5", "--importance", "l1", "--json")
+    refused_one, planned = json.loads(ended.out)
+    assert refused_one["plan"] is None and "smallest feasible" in refused_one["refusal"]
+    assert planned["refusal"] is None and planned["plan"]["solver"]["status"] == "OPTIMAL"
