@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 
@@ -94,17 +95,21 @@ def constrained_levels(
             "`latency_budget` and `latency_table`, or a number"
         )
     steps = _steps(graph, resources["latency"]) if by_steps else {}
+    for index in itertools.chain(*tied_groups(graph, widths.tie)):
+        steps.pop(graph.groups[index].name, None)  # steps of different groups have no common fraction
     bounds = _bounds(graph, [parse_limit(text) for text in widths.limit])
 
     def levels(group: Group) -> IntArray:
-        counts = base(group)
+        counts = on_step = base(group)
         if group.name in steps:
             on_step = counts[np.isin(counts, steps[group.name]) | (counts == counts[-1])]
-            counts = on_step
         low, low_why, high, high_why = bounds.get(group.name, (0, "", group.size, ""))
-        within = counts[(counts >= low) & (counts <= high)]
+        within: IntArray = on_step[(on_step >= low) & (on_step <= high)]
+        if not within.size and widths.round_to is None:
+            # Nobody asked for the steps: where none is within a limit, every width is.
+            within = counts[(counts >= low) & (counts <= high)]
         if not within.size:
-            raise RequestError(_collision(group, counts, (low, low_why), (high, high_why), widths, by_steps))
+            raise RequestError(_collision(group, on_step, (low, low_why), (high, high_why), widths, by_steps))
         return within
 
     return levels

@@ -137,7 +137,7 @@ def test_data_criterion_of_the_default_reads_the_digits(run: Run, tmp_path: Path
     assert run("plan", *arguments, "-o", path).code == 0
     importance = kp.Plan.load(path).importance
     assert (importance.criterion, importance.samples) == ("taylor", 100)
-    assert "not recomputed: taylor needs data" in run("verify", path).out
+    assert "not recomputed: taylor needs the images" in run("verify", path).out
 
 
 def test_slim_directory_loads_again_without_pickle(run: Run, plan_file: Path, tmp_path: Path) -> None:

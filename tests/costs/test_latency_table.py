@@ -193,3 +193,16 @@ def test_a_network_is_measured_and_the_file_continued(tmp_path: Path) -> None:
     assert all(grid.times()[0] == 7.0 for grid in again.grids if len(grid.widths) == 1)
     with pytest.raises(RequestError, match="is a table of batch 1, not 4: give another file"):
         kp.measure_latency(network(), EXAMPLE, path, batch=4)
+
+
+def test_budgets_that_contradict_each_other_are_told_with_the_nearest_that_do_not(tmp_path: Path) -> None:
+    # The first layer is slower where it is narrower: few FLOPs and little time exclude each other.
+    slow = _grid(nanoseconds=[40e3, 40e3, 10e3, 10e3])()
+    path = written(tmp_path / "t.json", slow)
+    given = {"importance": "l1", "latency_table": path, "round_to": 1}
+    assert kp.plan(network(), EXAMPLE, flops_budget=0.1, **given | {"latency_table": None}).solver.status
+    assert kp.plan(network(), EXAMPLE, latency_budget="20us", **given).solver.status
+    with pytest.raises(
+        RequestError, match=r"flops and latency contradict each other.*miss by .* %: give flops"
+    ):
+        kp.plan(network(), EXAMPLE, flops_budget=0.1, latency_budget="20us", **given)
