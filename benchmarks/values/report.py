@@ -62,7 +62,7 @@ class Outcomes:
         return f"{statistics.fmean(values):.2f} ± {statistics.stdev(values):.2f} ({len(values)})"
 
 
-def write_report(plans: PlanSet, store: Store, table: Path) -> None:
+def write_report(plans: PlanSet, store: Store, table: Path, command: str) -> None:
     """Write TABLE.md and TABLE.csv from all rows that are there."""
     rows = store.rows()
     if not rows:
@@ -77,7 +77,8 @@ def write_report(plans: PlanSet, store: Store, table: Path) -> None:
         f"points). Values read {config.value_images} training images, the repair {config.repair_images}, without "
         f"labels but for `taylor*` and `fisher`. Training: {config.training}; {recipes}; the last epoch counts. In "
         f"brackets: seeds, where there are several. {platform.machine()}, {os.cpu_count()} shared cores, one thread, "
-        f"torch {torch.__version__}; commits {', '.join(sorted({row['commit'] for row in rows}))}.",
+        f"torch {torch.__version__}; commits {', '.join(sorted({row['commit'] for row in rows}))}. "
+        f"Command: `{command}`.",
         "",
         "Plans named by a model are its optima, proved, with the units of the common order (`reconstruction`, as "
         "`measured`): only widths differ. `own-MODEL`: the units of the model's own order, as a user gets them; "
