@@ -15,7 +15,7 @@ import torch
 
 from benchmarks.experiment.plan_set import MODELS, SOLVED, SOLVERS, PlanSet, experiment_names
 from benchmarks.experiment.statistics import kendall
-from benchmarks.experiment.store import Store
+from benchmarks.experiment.store import Store, plain
 from knapsack_prune.files import markdown_table, write_table
 
 OUTCOMES = {
@@ -89,11 +89,7 @@ def write_report(plans: PlanSet, store: Store, table: Path, command: str) -> Non
     for budget in sorted({row["budget"] for row in rows}, reverse=True):
         at = [row for row in rows if row["budget"] == budget]
         lines += ["", f"## {budget:g} of the FLOPs", *_of_budget(plans, budget, Outcomes.of(at))]
-    write_table(table, [{key: _plain(value) for key, value in row.items()} for row in rows], lines)
-
-
-def _plain(value: Any) -> Any:
-    return " ".join(map(str, value)) if isinstance(value, list) else value
+    write_table(table, plain(rows), lines)
 
 
 def _of_budget(plans: PlanSet, budget: float, found: Outcomes) -> list[str]:
