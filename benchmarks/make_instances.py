@@ -114,7 +114,8 @@ def real(name: str, checkpoint: Path | None) -> Iterator[tuple[Instance, dict[st
 
     import knapsack_prune as kp
     from knapsack_prune.costs.counting import total
-    from knapsack_prune.planning.allocation import allowed_levels, build_instance
+    from knapsack_prune.planning.allocation import build_instance
+    from knapsack_prune.planning.constraints import allowed_levels
     from knapsack_prune.settings import WidthConstraints
     from knapsack_prune.values.criteria import Scores, score
 
@@ -126,8 +127,7 @@ def real(name: str, checkpoint: Path | None) -> Iterator[tuple[Instance, dict[st
         random = np.random.default_rng(0)
         values = tuple(v * random.lognormal(-(TAIL**2) / 2, TAIL, v.size) for v in scores.values)
         scores = Scores("l1 x log-normal", 0, 0, values)
-    terms = graph.cost_terms()
-    whole = {r: total(terms[r], graph.sizes) for r in ("flops", "params")}
+    whole = {"flops": total(graph.flops, graph.sizes), "params": total(graph.params, graph.sizes)}
     short = name.removeprefix("timm:")
     origin = {
         "network": name,

@@ -18,11 +18,12 @@ if TYPE_CHECKING:
     from knapsack_prune.graph.channel_graph import ChannelGraph as ChannelGraph
     from knapsack_prune.networks import Network as Network
     from knapsack_prune.networks import load_network as load_network
+    from knapsack_prune.planning.latency import measure_latency as measure_latency
     from knapsack_prune.planning.plan_file import Plan as Plan
     from knapsack_prune.planning.plan_file import plan_schema as plan_schema
-    from knapsack_prune.planning.planner import plan as plan
     from knapsack_prune.planning.verification import Verification as Verification
     from knapsack_prune.planning.verification import verify as verify
+    from knapsack_prune.search.planner import plan as plan
     from knapsack_prune.settings import DataSettings as DataSettings
     from knapsack_prune.settings import ExecutionSettings as ExecutionSettings
     from knapsack_prune.settings import ExportSettings as ExportSettings
@@ -30,8 +31,8 @@ if TYPE_CHECKING:
     from knapsack_prune.settings import IterateSettings as IterateSettings
     from knapsack_prune.settings import NetworkSettings as NetworkSettings
     from knapsack_prune.settings import PlanSettings as PlanSettings
+    from knapsack_prune.settings import RepairSettings as RepairSettings
     from knapsack_prune.settings import RunSettings as RunSettings
-    from knapsack_prune.settings import SlimSettings as SlimSettings
     from knapsack_prune.settings import TrainingSettings as TrainingSettings
     from knapsack_prune.slimming.repair import RepairReport as RepairReport
     from knapsack_prune.slimming.repair import repair as repair
@@ -63,7 +64,7 @@ _HOMES = {
     "RequestError": "errors",
     "RunSettings": "settings",
     "Scores": "values.criteria",
-    "SlimSettings": "settings",
+    "RepairSettings": "settings",
     "TrainingSettings": "settings",
     "ValueTables": "values.tables",
     "Verification": "planning.verification",
@@ -73,8 +74,9 @@ _HOMES = {
     "finetune": "training.finetune",
     "load_network": "networks",
     "load_slim": "slimming.slim",
+    "measure_latency": "planning.latency",
     "open_source": "data",
-    "plan": "planning.planner",
+    "plan": "search.planner",
     "plan_schema": "planning.plan_file",
     "repair": "slimming.repair",
     "save_slim": "slimming.slim",
@@ -98,10 +100,10 @@ __all__ = [
     "Plan",
     "PlanSettings",
     "RepairReport",
+    "RepairSettings",
     "RequestError",
     "RunSettings",
     "Scores",
-    "SlimSettings",
     "TrainingSettings",
     "ValueTables",
     "Verification",
@@ -112,6 +114,7 @@ __all__ = [
     "finetune",
     "load_network",
     "load_slim",
+    "measure_latency",
     "open_source",
     "plan",
     "plan_schema",

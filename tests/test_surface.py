@@ -14,7 +14,7 @@ from knapsack_prune.cli import load_commands
 
 NAMES = {
     "RepairReport",
-    "SlimSettings",
+    "RepairSettings",
     "ValueTables",
     "estimate_values",
     "repair",
@@ -39,6 +39,7 @@ NAMES = {
     "finetune",
     "load_network",
     "load_slim",
+    "measure_latency",
     "open_source",
     "plan",
     "plan_schema",
@@ -50,7 +51,7 @@ NAMES = {
 }
 COMMANDS = {
     *("plan", "sweep", "inspect", "diff", "slim", "verify"),
-    *("finetune", "iterate", "evaluate", "export", "run"),
+    *("finetune", "iterate", "evaluate", "export", "run", "latency-table"),
     *("solve", "bench"),
 }
 

@@ -38,7 +38,7 @@ from knapsack_prune.iterate.method import distil
 from knapsack_prune.iterate.rounds import RESULTS, Rounds, Snapshot, forget_checkpoints
 from knapsack_prune.networks import Network, load_network
 from knapsack_prune.networks.fingerprint import weights_digest
-from knapsack_prune.planning.allocation import Levels, fixed_levels
+from knapsack_prune.planning.constraints import Levels, fixed_levels
 from knapsack_prune.planning.plan_file import Plan
 from knapsack_prune.settings import ExecutionSettings, IterateSettings, TrainingSettings
 from knapsack_prune.settings.iterate import PruningSettings

@@ -21,7 +21,7 @@ from knapsack_prune.data import calibration_loader
 from knapsack_prune.files import markdown_table, write_table
 from knapsack_prune.graph.channel_graph import ChannelGraph
 from knapsack_prune.networks import Network, load_network
-from knapsack_prune.planning.allocation import fixed_levels
+from knapsack_prune.planning.constraints import fixed_levels
 from knapsack_prune.planning.plan_file import Plan
 from knapsack_prune.planning.planner import plan_from_values
 from knapsack_prune.settings import AllocationSettings

@@ -21,6 +21,9 @@ app = App(
     help_format="plaintext",
 )
 
+SPELLED = {"budgets": "budget"}
+"""Flags that are not their setting's name: given several times, each adds one."""
+
 
 def run_app() -> None:
     """Run the application; a request that is wrong ends it with exit code 2 and one message on stderr."""
@@ -45,6 +48,8 @@ def with_flags(message: str) -> str:
     names = {name for section in sections for name in getattr(section, "model_fields", ())}
     return re.sub(
         r"`([a-z][a-z0-9_]*)`",
-        lambda match: "--" + match[1].replace("_", "-") if match[1] in names else match[0],
+        lambda match: (
+            "--" + SPELLED.get(match[1], match[1]).replace("_", "-") if match[1] in names else match[0]
+        ),
         message,
     )

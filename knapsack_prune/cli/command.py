@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from cyclopts import Parameter
 
-from knapsack_prune.cli.app import app
+from knapsack_prune.cli.app import SPELLED, app
 from knapsack_prune.settings import Settings
 
 PANELS = {
@@ -20,17 +20,20 @@ PANELS = {
     "importance": "Importance",
     "budgets": "Budgets and widths",
     "solver": "Solver",
+    "search": "Candidates and rounds",
     "optimizer": "Optimiser",
     "objective": "Loss and distillation",
     "augmentation": "Augmentation",
+    "repair": "Repair",
     "training": "Training",
     "run": "Training",
     "execution": "Device and loading",
     "iterate": "Rounds and their distillation",
     "export": "Export",
+    "latency": "Measuring",
 }
 NEGATIVES = {"channels_last": "--channels-first"}
-SHARED = {"seed"}  # one flag for all sections
+SHARED = {"seed", "repair_samples", "held_out_samples"}  # one flag for all sections
 
 ConfigFile = Annotated[
     Path | None,
@@ -42,7 +45,7 @@ ConfigFile = Annotated[
 
 def command(function: Callable[..., None]) -> Callable[..., None]:
     """Register a command, with the options of `expanded`."""
-    app.command(expanded(function), name=function.__name__)
+    app.command(expanded(function), name=function.__name__.replace("_", "-"))
     return function
 
 
@@ -67,7 +70,8 @@ def expanded(function: Callable[..., None]) -> Callable[..., None]:
         for field in kind.model_fields:
             single = field not in shared or field in SHARED
             name = field if single else f"{section}__{field}"
-            flag = field if single else f"{section}.{field}"
+            spelled = SPELLED.get(field, field)
+            flag = spelled if single else f"{section}.{spelled}"
             options[name] = _option(kind, field, name, flag.replace("_", "-"))
             targets.setdefault(name, []).append((section, field))
     plain = [
@@ -118,11 +122,13 @@ def _option(kind: type[Settings], field: str, name: str, flag: str) -> inspect.P
     owner = next(base for base in kind.__mro__ if field in inspect.get_annotations(base))
     default = info.get_default()
     types = [part for part in get_args(info.annotation) or (info.annotation,) if part not in (NoneType, ...)]
-    choices = _texts(info.annotation)
+    literal = all(isinstance(part, str) or get_origin(part) is Literal for part in types)
+    choices = _texts(info.annotation) if literal else []
     if bool in types:
         annotation: Any = bool | None
     else:
-        several = tuple in (get_origin(info.annotation), *map(get_origin, types))
+        origins = (get_origin(info.annotation), *map(get_origin, types))
+        several = tuple in origins or dict in origins
         annotation = list[str] | None if several else str | None
     parameter = Parameter(
         name=f"--{flag}",
@@ -131,7 +137,7 @@ def _option(kind: type[Settings], field: str, name: str, flag: str) -> inspect.P
         negative=NEGATIVES.get(field) if bool in types else (),
         metavar=None if bool in types else "CHOICE" if choices else _metavar(field, types),
         choices=choices or None,
-        show_default=False if default in (None, ()) else _shown(default),
+        show_default=False if default in (None, (), {}) else _shown(default),
     )
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[annotation, parameter]
@@ -146,6 +152,8 @@ def _texts(annotation: Any) -> list[str]:
 
 
 def _metavar(field: str, types: Sequence[Any]) -> str:
+    if field == "budgets":
+        return "NAME=VALUE"
     if field.endswith(("budget", "budgets")):
         return "BUDGET"
     known = {int: "INT", float: "FLOAT", Path: "PATH"}

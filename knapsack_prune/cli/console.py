@@ -6,7 +6,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    SpinnerColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
 
 # Tables that are piped into a file or a pager have no terminal to fit: give them room instead of folding
 # names.
@@ -52,10 +61,18 @@ class Steps:
         self._progress.update(self._task, description=name)
 
 
+class _Left(TimeRemainingColumn):
+    """The time left of a step whose end is known; nothing for others."""
+
+    def render(self, task: Task) -> Text:
+        """`0:01:23 left`."""
+        return Text("") if task.total is None else Text.assemble(super().render(task), " left")
+
+
 @contextmanager
 def steps() -> Iterator[Steps]:
     """Show steps on standard error while the block runs; the line is gone afterwards."""
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), _Left())
     console = notes()
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         yield Steps(progress)

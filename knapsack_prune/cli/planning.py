@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,12 +16,14 @@ from knapsack_prune.settings import (
     DataSettings,
     NetworkSettings,
     PlanSettings,
+    ResourceBudgets,
     SweepSettings,
 )
 
 if TYPE_CHECKING:
     from knapsack_prune.cli.loading import Prepared
-    from knapsack_prune.planning.plan_file import Plan
+    from knapsack_prune.costs.resource import Resource
+    from knapsack_prune.planning.planner import Planner
 
 
 @command
@@ -43,10 +46,11 @@ def plan(
 
     Without --model, the trained digits network shipped with the package is planned.
     """
-    from knapsack_prune.cli.loading import check_writable, prepare
+    from knapsack_prune.cli.loading import check_writable, prepare, quiet_libraries
     from knapsack_prune.cli.tables import show_plan
-    from knapsack_prune.planning.allocation import allowed_levels, build_instance
+    from knapsack_prune.planning.planner import plan_problem
     from knapsack_prune.planning.preparation import budget_limits, check_budgets
+    from knapsack_prune.search.planner import find_plan
 
     check_budgets(plan.requested())
     for path in (plan_output, export_instance):
@@ -54,14 +58,25 @@ def plan(
             check_writable(path)
     with steps() as progress:
         prepared = prepare(network, plan, data, progress)
-        limits = budget_limits(prepared.graph, plan.requested())
+        resources = _price(prepared, plan.requested(), plan, progress)
+        limits = budget_limits(prepared.graph, plan.requested(), resources)
         if export_instance is not None:
-            name = f"{prepared.network.name}-{prepared.values.provenance.method}-r{plan.round_to}"
-            levels = allowed_levels(plan)
-            build_instance(prepared.graph, prepared.values, limits, levels=levels, name=name).save(
-                export_instance
+            name = f"{prepared.network.name}-{prepared.values.provenance.method}-r{plan.round_to or 1}"
+            problem = plan_problem(
+                prepared.graph, prepared.values, limits, plan, resources=resources, name=name
             )
-        made = _solve(prepared, limits, plan, progress)
+            problem.instance.save(export_instance)
+        planner = _planner(prepared, limits, resources, plan, progress)
+        with quiet_libraries():
+            made = find_plan(
+                planner,
+                prepared.network.model,
+                prepared.values,
+                plan,
+                prepared.images,
+                enter=progress.enter,
+                progress=progress.count,
+            )
     if plan_output is not None:
         made.save(plan_output)
     show_plan(output(), made)
@@ -97,14 +112,15 @@ def sweep(
     if directory is not None:
         check_writable(directory, directory=True)
     points: list[FrontPoint] = []
-    params = {} if sweep.params_budget is None else {"params": sweep.params_budget}
     with steps() as progress:
         prepared = prepare(network, sweep, data, progress)
         whole = prepared.values.whole
+        resources = _price(prepared, {"flops": 1.0} | sweep.requested(), sweep, progress)
         for budget in sweep.flops_budgets:
-            limits = budget_limits(prepared.graph, {"flops": budget} | params)
+            limits = budget_limits(prepared.graph, {"flops": budget} | sweep.requested(), resources)
+            progress.enter("solving")
             try:
-                made = _solve(prepared, limits, sweep, progress)
+                made = _planner(prepared, limits, resources, sweep, progress).best(prepared.values)
             except RequestError as error:
                 points.append(FrontPoint(budget, limits["flops"], None, whole, str(error)))
                 continue
@@ -119,22 +135,32 @@ def sweep(
         notes().print(f"Written: {directory}/front.csv and a plan per budget.", markup=False)
 
 
-def _solve(prepared: Prepared, limits: dict[str, int], settings: AllocationSettings, progress: Steps) -> Plan:
-    from knapsack_prune.planning.planner import plan_from_values
+def _price(
+    prepared: Prepared, names: Iterable[str], settings: ResourceBudgets, progress: Steps
+) -> dict[str, Resource]:
+    from knapsack_prune.cli.loading import quiet_libraries
+    from knapsack_prune.planning.pricing import price_network
 
-    progress.enter("solving")
+    progress.enter("pricing")
+    with quiet_libraries():
+        return price_network(
+            prepared.graph, prepared.network.model, names, table=settings.latency_table, force=settings.force
+        )
+
+
+def _planner(
+    prepared: Prepared,
+    limits: dict[str, int],
+    resources: dict[str, Resource],
+    settings: AllocationSettings,
+    progress: Steps,
+) -> Planner:
+    """Makes a command's plans, and tells of the solving."""
+    from knapsack_prune.planning.planner import Planner
 
     def report(_seconds: float, value: int | None, bound: int | None) -> None:
         if value and bound is not None:
             progress.say(f"solving, gap {(bound - value) / value:.2g}")
 
     network = prepared.network
-    return plan_from_values(
-        prepared.graph,
-        prepared.values,
-        limits,
-        settings,
-        name=network.name,
-        weights=network.weights,
-        report=report,
-    )
+    return Planner(prepared.graph, limits, settings, resources, network.name, network.weights, report)

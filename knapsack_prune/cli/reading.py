@@ -133,6 +133,7 @@ def _show_differences(one: Plan, other: Plan, rows: list[dict[str, Any]]) -> Non
     from rich.table import Table
 
     from knapsack_prune.cli.tables import FLOPS_NOTE, percent
+    from knapsack_prune.settings.budget import amount
 
     console = output()
     table = Table(title="Planned", title_justify="left")
@@ -146,7 +147,7 @@ def _show_differences(one: Plan, other: Plan, rows: list[dict[str, Any]]) -> Non
             cells += (
                 ["no budget", "", ""]
                 if share is None
-                else [f"{planned:,}", percent(share), percent(1 - share)]
+                else [amount(entry["resource"], planned), percent(share), percent(1 - share)]
             )
         table.add_row(*cells)
     console.print(table)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
@@ -13,7 +13,12 @@ from knapsack_prune.cli.command import command
 from knapsack_prune.cli.console import notes, output, steps
 from knapsack_prune.cli.reading import PlanFile
 from knapsack_prune.errors import RequestError
-from knapsack_prune.settings import DataSettings, NetworkSettings, SlimSettings
+from knapsack_prune.settings import DataSettings, NetworkSettings, RepairSettings
+
+if TYPE_CHECKING:
+    from knapsack_prune.data.calibration import CalibrationLoader
+    from knapsack_prune.networks import Network
+    from knapsack_prune.planning.plan_file import Plan
 
 
 @command
@@ -28,7 +33,7 @@ def slim(
             help="Write model.safetensors, plan.json and config.json into this directory.",
         ),
     ],
-    slim: SlimSettings,
+    repair: RepairSettings,
     network: NetworkSettings,
     data: DataSettings,
 ) -> None:
@@ -39,11 +44,13 @@ def slim(
     """
     from knapsack_prune.cli.loading import check_writable, load_parent, quiet_libraries
     from knapsack_prune.cli.results import show_repair
-    from knapsack_prune.data import calibration_loader, open_data
+    from knapsack_prune.data import open_data
     from knapsack_prune.files import write_json
     from knapsack_prune.planning.identity import check_fingerprint
+    from knapsack_prune.planning.latency import timed_latency
     from knapsack_prune.planning.plan_file import Plan
-    from knapsack_prune.slimming.repair import repair
+    from knapsack_prune.slimming.outcome import REPAIR, outcome
+    from knapsack_prune.slimming.repair import plan_images, repair_on_source
     from knapsack_prune.slimming.slim import save_slim
     from knapsack_prune.slimming.slim import slim as make_slim
 
@@ -57,31 +64,53 @@ def slim(
         with quiet_libraries(), _holds(plan_file):
             small = make_slim(parent.model, plan)
         report = None
-        if slim.repair:
+        if repair.repair:
             progress.enter("repairing")
-            seed, shape = plan.importance.seed, plan.model.input_shape
-            images = calibration_loader(open_data(data, parent), slim.repair_samples, seed, 64, shape)
+            source = open_data(data, parent)
             with quiet_libraries():
-                report = repair(parent.model, small, plan, images)
+                report = repair_on_source(parent.model, small, plan, source, repair)
+            progress.enter("judging")
+            judged = outcome(parent.model, small, plan, plan_images(plan, source, repair).held_out)
         progress.enter("writing")
         save_slim(small, plan, directory)
         if report is not None:
-            write_json(directory / "repair.json", report.record())
+            write_json(directory / REPAIR, {**judged.record(), **report.record()})
+    latency = plan.budget("latency")
+    if latency is not None:
+        with steps() as progress:
+            progress.enter("timing")
+            timed = timed_latency(parent.model, small, latency, plan.model.input_shape)
     before, after = (sum(p.numel() for p in network.parameters()) for network in (parent.model, small))
     console = output()
     console.print(f"{plan.model.name}: {before:,} parameters, slim {after:,} ({100 * after / before:.2f} %).")
     console.print("Sliced, it equals the masked parent, and fvcore counts in it what the plan says.")
+    if latency is not None:
+        console.print(timed, markup=False)
     if report is not None:
         show_repair(console, report)
+        console.print(judged.sentence(), markup=False)
     notes().print(f"Written: {directory}", markup=False)
 
 
 @command
-def verify(plan_file: PlanFile, /, *, network: NetworkSettings) -> None:
-    """Check everything a plan says, trusting none of it: network, groups, costs, importance, slim output."""
+def verify(
+    plan_file: PlanFile,
+    /,
+    *,
+    latency_table: Annotated[
+        Path | None, Parameter(help="Measured times, to check a latency budget with.", show_default=False)
+    ] = None,
+    network: NetworkSettings,
+    data: DataSettings,
+) -> None:
+    """Check everything a plan says, trusting none of it: network, groups, costs, importance, slim output.
+
+    Importance that was read from images is recomputed where the same images are given by --data.
+    """
     from rich.markup import escape
     from rich.table import Table
 
+    from knapsack_prune.cli.app import with_flags
     from knapsack_prune.cli.loading import load_parent, quiet_libraries
     from knapsack_prune.planning.plan_file import Plan
     from knapsack_prune.planning.verification import verify as verify_plan
@@ -95,6 +124,8 @@ def verify(plan_file: PlanFile, /, *, network: NetworkSettings) -> None:
                 plan,
                 parent.model,
                 same_weights=parent.weights == plan.model.weights,
+                data=_images(plan, parent, data),
+                table=latency_table,
                 source=str(plan_file),
                 enter=progress.enter,
             )
@@ -102,8 +133,20 @@ def verify(plan_file: PlanFile, /, *, network: NetworkSettings) -> None:
     table.add_column("what")
     table.add_column("found", overflow="fold")
     for check in verification.checks:
-        table.add_row(check.claim, escape(check.result))
+        table.add_row(check.claim, escape(with_flags(check.result)))
     output().print(table)
+
+
+def _images(plan: Plan, parent: Network, data: DataSettings) -> CalibrationLoader | None:
+    """The images that a plan's importance was read from, if there are any and a source is given."""
+    from knapsack_prune.data import calibration_loader, open_data
+
+    said = plan.importance
+    batch_size = (said.options or {}).get("batch_size")
+    if data.data is None or not isinstance(batch_size, int):
+        return None
+    source, shape = open_data(data, parent), plan.model.input_shape
+    return calibration_loader(source, said.samples, said.seed, batch_size, shape)
 
 
 @contextmanager

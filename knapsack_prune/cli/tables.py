@@ -14,7 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from knapsack_prune.planning.plan_file import Plan
-from knapsack_prune.planning.plan_parts import BudgetPart, FrozenPart, GroupPart, SolverPart
+from knapsack_prune.planning.plan_parts import BudgetPart, FrozenPart, GroupPart, SearchPart, SolverPart
+from knapsack_prune.settings.budget import amount
 
 FLOPS_NOTE = "FLOPs are fvcore's: one per multiply-add."
 EXAMPLES = 3
@@ -32,13 +33,15 @@ def show_plan(console: Console, plan: Plan, *, layers: bool = False) -> None:
     console.print(Text(f"{model.name}, {weights}, input {shape}, {scored}"))
     console.print(budget_table(plan.budgets))
     console.print(Text(proof(plan.solver)))
-    if importance.predicted_loss is not None:
+    if importance.predicted_loss is not None and plan.search is None:
         console.print(
             Text(
                 f"Predicted loss: {importance.predicted_loss:.3g} ({importance.loss}, before training), if the losses "
                 "of single cuts add up."
             )
         )
+    if plan.search is not None:
+        console.print(search_table(plan.search))
     console.print(group_table(plan.groups))
     if layers:
         console.print(layer_table(plan))
@@ -66,19 +69,61 @@ def proof(solver: SolverPart) -> str:
 def budget_table(budgets: Sequence[BudgetPart]) -> RenderableType:
     """Every budget with what is kept and what is removed."""
     table = Table(title="Budgets", title_justify="left")
-    for column in ("resource", "parent", "limit", "planned", "kept", "removed"):
-        table.add_column(column, justify="left" if column == "resource" else "right")
+    explained = any(part.worth_of_percent is not None for part in budgets)
+    columns = ["resource", "parent", "limit", "planned", "kept", "removed"]
+    for column in [*columns, "binds", "1 % more buys"] if explained else columns:
+        table.add_column(column, justify="left" if column in ("resource", "binds") else "right")
     for part in budgets:
+        worth = part.worth_of_percent
         table.add_row(
             part.resource,
-            f"{part.parent:,}",
-            f"{part.limit:,}",
-            f"{part.planned:,}",
+            *(amount(part.resource, number) for number in (part.parent, part.limit, part.planned)),
             percent(part.kept_fraction),
             percent(part.removed_fraction),
+            *([] if worth is None else ["yes" if part.binds else "no", f"{100 * worth:.2g} %"]),
         )
-    note = Text(FLOPS_NOTE, style="dim")
-    return Group(table, note) if any(part.resource == "flops" for part in budgets) else table
+    notes = [FLOPS_NOTE] if any(part.resource == "flops" for part in budgets) else []
+    notes += [
+        f"{part.resource}: {part.unit if part.note is None else part.note}." for part in budgets if told(part)
+    ]
+    if explained:
+        notes.append("Bought: importance, as a share of the whole network's, by the solver's bound.")
+    return Group(table, *(Text(note, style="dim") for note in notes))
+
+
+def told(part: BudgetPart) -> bool:
+    """Whether a budget's numbers need a line of their own."""
+    return part.note is not None or part.resource in ("activations", "peak_memory")
+
+
+def search_table(search: SearchPart) -> RenderableType:
+    """What was predicted and what came out, for every plan that was tried out."""
+    judged = f"on {search.held_out_images} held-out images"
+    table = Table(title=f"Tried out: loss ({search.loss}) predicted, and {judged}", title_justify="left")
+    for column in ("plan", "predicted", "repaired", "trained", "", "widths"):
+        table.add_column(column, justify="right" if column[-2:] == "ed" else "left", overflow="fold")
+
+    def row(
+        name: str,
+        said: float | None,
+        losses: tuple[float | None, float | None],
+        note: str,
+        widths: tuple[int, ...],
+    ) -> None:
+        figures = ("" if loss is None else f"{loss:.3g}" for loss in (said, *losses))
+        table.add_row(name, *figures, note, " ".join(map(str, widths)))
+
+    for number, part in enumerate(search.candidates, 1):
+        losses = (part.repaired_loss, part.trained_loss)
+        row(f"candidate {number}", part.predicted_loss, losses, f"rank {part.rank}", part.widths)
+    if not search.candidates:
+        row("the values' best", None, (search.start_loss, None), "", ())
+    for number, turn in enumerate(search.rounds, 1):
+        note = "accepted" if turn.accepted else "rejected"
+        row(f"round {number}", turn.predicted_loss, (turn.repaired_loss, None), note, turn.widths)
+    if search.start_loss is not None and not search.rounds:
+        return Group(table, Text("No round: nothing within the trust region is worth more."))
+    return table
 
 
 def group_table(groups: Sequence[GroupPart]) -> Table:
@@ -162,6 +207,11 @@ class FrontPoint:
     refusal: str
 
 
+def plans(points: Sequence[FrontPoint]) -> list[Plan]:
+    """The plans of a sweep."""
+    return [point.plan for point in points if point.plan is not None]
+
+
 def show_front(console: Console, points: Sequence[FrontPoint]) -> None:
     """Print a sweep: cost and importance kept per budget."""
     table = Table(title="Front: importance kept under each FLOPs budget", title_justify="left")
@@ -177,12 +227,16 @@ def show_front(console: Console, points: Sequence[FrontPoint]) -> None:
         "seconds",
     ):
         table.add_column(column, justify="left" if column == "status" else "right")
+    others = list(dict.fromkeys(part.resource for plan in plans(points) for part in plan.budgets[1:]))
+    for resource in others:
+        table.add_column(f"{resource} kept", justify="right")
     for point in points:
         name = f"{point.budget:g}" if isinstance(point.budget, float) else f"{point.budget:,}"
         if point.plan is None:
-            table.add_row(name, f"{point.limit:,}", *[""] * 4, "NO PLAN", "", "")
+            table.add_row(name, f"{point.limit:,}", *[""] * 4, "NO PLAN", "", "", *[""] * len(others))
             continue
         part, solver = point.plan.budgets[0], point.plan.solver
+        kept = {other.resource: percent(other.kept_fraction) for other in point.plan.budgets[1:]}
         table.add_row(
             name,
             f"{part.limit:,}",
@@ -193,6 +247,7 @@ def show_front(console: Console, points: Sequence[FrontPoint]) -> None:
             solver.status,
             f"{solver.gap:.2g}",
             f"{solver.seconds:.2f}",
+            *(kept[resource] for resource in others),
         )
     console.print(table)
     console.print(Text(FLOPS_NOTE, style="dim"))
@@ -206,13 +261,18 @@ def front_csv(points: Sequence[FrontPoint]) -> str:
     writer = csv.writer(text, lineterminator="\n")
     costs = ("budget", "limit", "parent", "planned", "kept_fraction", "removed_fraction")
     worth = ("value", "bound", "gap", "importance_fraction", "status")
-    writer.writerow([*costs, *worth])
+    others = list(dict.fromkeys(part.resource for plan in plans(points) for part in plan.budgets[1:]))
+    added = [f"{resource}_{key}" for resource in others for key in ("limit", "parent", "planned")]
+    writer.writerow([*costs, *worth, *added])
     for point in points:
         if point.plan is None:
-            writer.writerow((point.budget, point.limit, *[""] * 8, "NO_PLAN"))
+            writer.writerow((point.budget, point.limit, *[""] * 8, "NO_PLAN", *[""] * len(added)))
             continue
+        more = {
+            other.resource: (other.limit, other.parent, other.planned) for other in point.plan.budgets[1:]
+        }
         part, solver = point.plan.budgets[0], point.plan.solver
         cost = (part.limit, part.parent, part.planned, part.kept_fraction, part.removed_fraction)
         value = (solver.value, solver.bound, solver.gap, solver.value / point.whole, solver.status)
-        writer.writerow([point.budget, *cost, *value])
+        writer.writerow([point.budget, *cost, *value, *(n for resource in others for n in more[resource])])
     return text.getvalue()

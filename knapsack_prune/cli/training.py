@@ -19,8 +19,8 @@ from knapsack_prune.settings import (
     IterateSettings,
     NetworkSettings,
     PlanSettings,
+    RepairSettings,
     RunSettings,
-    SlimSettings,
     TrainingSettings,
 )
 
@@ -46,27 +46,38 @@ def finetune(
     /,
     *,
     directory: Annotated[Path, output_directory("Write everything here.")],
+    repair: RepairSettings,
     finetune: FinetuneSettings,
     network: NetworkSettings,
     data: DataSettings,
     execution: ExecutionSettings,
 ) -> None:
-    """Train a pruned network under the inner knowledge of its parent.
+    """Repair a pruned network, and train it under the inner knowledge of its parent.
 
+    A network that `slim` or `finetune` wrote is trained as it is; one that is cut here from a plan is repaired first.
     Run it under `torchrun` or `accelerate launch` to train on several GPUs.
     """
     from knapsack_prune.cli.loading import load_target, set_threads
     from knapsack_prune.cli.results import show_result
     from knapsack_prune.data import open_data
+    from knapsack_prune.slimming.outcome import read_outcome
     from knapsack_prune.training.finetune import finetune as train
 
     subject = load_target(target, network)
     set_threads(execution, subject.parent.name)
     source = open_data(data, subject.parent)
     result = train(
-        subject.parent.model, subject.plan, source, directory, finetune, execution, start=subject.start
+        subject.parent.model,
+        subject.plan,
+        source,
+        directory,
+        finetune,
+        execution,
+        start=subject.start,
+        repair=repair,
+        log=lambda line: notes().print(line, markup=False),
     )
-    show_result(output(), result.record, directory)
+    show_result(output(), result.record, directory, read_outcome(target))
 
 
 @command
@@ -76,6 +87,7 @@ def iterate(
         "iterated"
     ),
     iterate: IterateSettings,
+    repair: RepairSettings,
     network: NetworkSettings,
     data: DataSettings,
     execution: ExecutionSettings,
@@ -100,6 +112,7 @@ def iterate(
             directory,
             iterate,
             execution,
+            repair=repair,
             log=lambda line: notes().print(line, markup=False),
         )
     show_iterated(output(), record, directory)
@@ -190,7 +203,7 @@ def run(
     network: NetworkSettings,
     data: DataSettings,
     plan: PlanSettings,
-    slim: SlimSettings,
+    repair: RepairSettings,
     finetune: FinetuneSettings,
     execution: ExecutionSettings,
     export: ExportSettings,
@@ -202,6 +215,7 @@ def run(
     from knapsack_prune.cli.loading import check_writable, quiet_libraries, set_threads
     from knapsack_prune.cli.results import show_result, show_run
     from knapsack_prune.pipeline.run import Run
+    from knapsack_prune.slimming.outcome import read_outcome
 
     check_writable(directory, directory=True)
     told = notes()
@@ -214,7 +228,7 @@ def run(
         network=network,
         data=data,
         plan=plan,
-        slim=slim,
+        repair=repair,
         finetune=finetune,
         execution=execution,
         export=export,
@@ -223,5 +237,5 @@ def run(
         result = Run(
             settings, directory, lambda step, what: told.print(f"{step}: {what}", markup=False)
         ).execute()
-    show_result(output(), result.report["result"], directory)
+    show_result(output(), result.report["result"], directory, read_outcome(directory / "slim"))
     show_run(output(), result.report)

@@ -6,15 +6,13 @@ import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
 
 from knapsack_prune.graph.channel_graph import ChannelGraph, Terms
 from knapsack_prune.networks.modes import evaluating
-
-UNITS = {"flops": "multiply-adds (fvcore)", "params": "parameters"}
-"""What one unit of each resource is. fvcore's FLOPs are multiply-adds (fvcore issues 69 and 133)."""
 
 
 def total(terms: Terms, counts: Sequence[int]) -> int:
@@ -37,12 +35,25 @@ def count_flops(model: nn.Module, input_shape: Sequence[int]) -> int:
     return sum(flops_by_operator(model, input_shape).values())
 
 
+def count_activations(model: nn.Module, input_shape: Sequence[int]) -> int:
+    """fvcore's activations (elements that convolutions and products write) of one example."""
+    with _analysis(model, input_shape, "ActivationCountAnalysis") as analysis:
+        return int(analysis.total())
+
+
 def flops_by_operator(model: nn.Module, input_shape: Sequence[int]) -> dict[str, int]:
     """fvcore's FLOPs of one example, per operator."""
+    with _analysis(model, input_shape, "FlopCountAnalysis") as analysis:
+        return {operator: int(count) for operator, count in analysis.by_operator().items()}
+
+
+@contextmanager
+def _analysis(model: nn.Module, input_shape: Sequence[int], kind: str) -> Iterator[Any]:
+    """One of fvcore's analyses of a network and one example, as it is counted everywhere here."""
     with warnings.catch_warnings():
         # Importing it runs deprecated functions of torch.
         warnings.simplefilter("ignore")
-        from fvcore.nn import FlopCountAnalysis
+        import fvcore.nn
 
     reference = next(model.parameters(), None)
     example = torch.zeros(
@@ -51,9 +62,9 @@ def flops_by_operator(model: nn.Module, input_shape: Sequence[int]) -> dict[str,
         dtype=None if reference is None else reference.dtype,
     )
     with _counting(model):
-        analysis = FlopCountAnalysis(model, (example,))
+        analysis = getattr(fvcore.nn, kind)(model, (example,))
         analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
-        return {operator: int(count) for operator, count in analysis.by_operator().items()}
+        yield analysis
 
 
 def check_polynomial(graph: ChannelGraph, model: nn.Module) -> None:

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from knapsack_prune.costs.timing import Timing, time_call
 from knapsack_prune.errors import RequestError
-from knapsack_prune.export.timing import Timing, time_call
 from knapsack_prune.files import write_atomically, write_json
 from knapsack_prune.settings.export import ExportFormat, ExportSettings
 

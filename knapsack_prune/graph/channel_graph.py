@@ -7,9 +7,9 @@ dimension of one tensor, how many of its elements are kept: a constant plus a we
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -63,23 +63,25 @@ class CostTerm:
 
 @dataclass(frozen=True)
 class TabulatedTerm:
-    """A cost that is no polynomial: fvcore rounds the count of an einsum, so it is looked up, not multiplied.
+    """A cost that is no polynomial, so that it is looked up: a measured time, or fvcore's rounded count of an einsum.
 
     Attributes:
         layer: the module that runs the operator.
-        operator: fvcore's name of the operator.
-        form: the kept elements of the one dimension that varies.
-        cost: the operator's count as a function of the form's value.
+        operator: the operator's name.
+        forms: the kept elements of the one or two dimensions that vary.
+        cost: the operator's cost as a function of the forms' values, which may be arrays that broadcast.
+        grid: per form, the widths at which the cost is known, where it is known at some only.
     """
 
     layer: str
     operator: str
-    form: Form
-    cost: Callable[[int], int]
+    forms: tuple[Form, ...]
+    cost: Callable[..., Any]
+    grid: tuple[tuple[int, ...], ...] = ()
 
     def at(self, counts: Sequence[int]) -> int:
         """The cost when group `g` keeps `counts[g]` units."""
-        return self.cost(self.form.at(counts))
+        return int(self.cost(*(form.at(counts) for form in self.forms)))
 
 
 Terms = Sequence[CostTerm | TabulatedTerm]
@@ -232,6 +234,8 @@ class ChannelGraph:
         layers: modules with weights, in execution order.
         flops: terms of fvcore's count (multiply-adds), for one example.
         params: terms of the number of trainable and frozen parameters.
+        activations: terms of fvcore's count of activations: elements that convolutions and products write.
+        widths: every form that counts a dimension of some tensor, each once.
         attributes: integers of modules that follow the widths.
         full_width: modules that combine neighbouring channels, to be run at the parent's width between a
             scatter and a gather; input and output have the same channels.
@@ -248,6 +252,8 @@ class ChannelGraph:
     layers: tuple[Layer, ...]
     flops: tuple[CostTerm | TabulatedTerm, ...]
     params: tuple[CostTerm, ...]
+    activations: tuple[CostTerm | TabulatedTerm, ...] = ()
+    widths: tuple[Form, ...] = ()
     attributes: tuple[SizeAttribute, ...] = ()
     full_width: tuple[ModuleChannels, ...] = ()
     reductions: tuple[CrossChannelReduction, ...] = ()
@@ -258,7 +264,3 @@ class ChannelGraph:
     def sizes(self) -> tuple[int, ...]:
         """Units of each group in the parent."""
         return tuple(group.size for group in self.groups)
-
-    def cost_terms(self) -> Mapping[str, Terms]:
-        """The terms of every resource that tracing alone can price."""
-        return {"flops": self.flops, "params": self.params}

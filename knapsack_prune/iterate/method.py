@@ -12,7 +12,7 @@ from knapsack_prune.files import read_json, write_json
 from knapsack_prune.iterate.rounds import RESULTS, Log, Rounds, Snapshot, forget_checkpoints, result_files
 from knapsack_prune.networks import DEFAULT_NETWORK, Network
 from knapsack_prune.networks.fingerprint import weights_digest
-from knapsack_prune.settings import ExecutionSettings, IterateSettings, TrainingSettings
+from knapsack_prune.settings import ExecutionSettings, IterateSettings, RepairSettings, TrainingSettings
 from knapsack_prune.training.ensemble.members import open_ensemble
 from knapsack_prune.training.finetune import finetune
 from knapsack_prune.training.session import Session
@@ -27,6 +27,7 @@ def iterate(
     settings: IterateSettings | None = None,
     execution: ExecutionSettings | None = None,
     *,
+    repair: RepairSettings | None = None,
     log: Log = lambda line: None,
     **given: Any,
 ) -> dict[str, Any]:
@@ -40,6 +41,7 @@ def iterate(
         output: the ensemble's directory: `parent`, `rounds/1`, …, `ensemble.json`; and `final`, `result.json`.
         settings: what is done.
         execution: how; an earlier run in the same directory is always continued.
+        repair: of what every round cuts; wherever it is possible if None.
         log: called with a line per step.
         given: fields of `IterateSettings` by name, instead of the settings' own.
 
@@ -58,9 +60,10 @@ def iterate(
     retrain, distillation = settings.retraining(epochs), settings.distillation(epochs)
     execution = ExecutionSettings.of(execution, resume=True)
     session = Session(source, network.input_shape, retrain, execution)
-    asked = request(network, settings)
+    repair = repair or RepairSettings()
+    asked = request(network, settings, repair)
     directory = session.run_directory(output, asked, retrain, RESULTS)
-    rounds = Rounds(network, source, directory, settings, retrain, session, log)
+    rounds = Rounds(network, source, directory, settings, retrain, session, log, repair=repair)
     if not directory.is_claimed():
         rounds.begin()  # what is refused leaves the directory free for a better request
         directory.claim()
@@ -132,11 +135,12 @@ def distil(
     )
 
 
-def request(network: Network, settings: IterateSettings) -> dict[str, Any]:
+def request(network: Network, settings: IterateSettings, repair: RepairSettings) -> dict[str, Any]:
     """Whatever decides the outcome, besides the data."""
     return {
         "parent": weights_digest(network.model),
         "model": network.name,
         "num_classes": network.num_classes,
         "settings": settings.record(),
+        "repair": repair.record(),
     }

@@ -14,19 +14,20 @@ from torch import nn
 from knapsack_prune.costs.counting import total
 from knapsack_prune.data import ImageSource, calibration_loader
 from knapsack_prune.data.seeds import derive_seed
-from knapsack_prune.files import read_json
+from knapsack_prune.files import read_json, write_json
 from knapsack_prune.iterate.budgets import geometric_budgets
 from knapsack_prune.iterate.survivors import surviving_graph
 from knapsack_prune.iterate.widen import widen
 from knapsack_prune.networks import Network
-from knapsack_prune.planning.allocation import Levels, fixed_levels
+from knapsack_prune.planning.constraints import Levels, fixed_levels
 from knapsack_prune.planning.identity import kept_units
 from knapsack_prune.planning.plan_file import Plan
 from knapsack_prune.planning.planner import plan_from_values
 from knapsack_prune.planning.preparation import budget_limits, trace_checked
-from knapsack_prune.settings import ImportanceSettings, TrainingSettings
+from knapsack_prune.settings import ImportanceSettings, RepairSettings, TrainingSettings
 from knapsack_prune.settings.importance import IMAGE_CRITERIA
 from knapsack_prune.settings.iterate import PruningSettings
+from knapsack_prune.slimming.repair import repair_on_source
 from knapsack_prune.slimming.slim import load_slim, save_slim, slim
 from knapsack_prune.training.ensemble.manifest import Manifest, MemberEntry
 from knapsack_prune.training.finetune import finetune
@@ -74,6 +75,7 @@ class Rounds:
         session: Session,
         log: Log = lambda line: None,
         schedule: Callable[[int], Levels] | None = None,
+        repair: RepairSettings | None = None,
     ) -> None:
         """Trace the parent and lay out the budgets.
 
@@ -85,6 +87,7 @@ class Rounds:
             session: opened on the same source, to resume.
             log: called with a line per step.
             schedule: allowed widths by round (from 1), instead of the pruning's.
+            repair: of what a round cuts, to the network of the round before.
 
         Raises:
             RequestError: nothing can be pruned, or the final budget cannot be met.
@@ -98,6 +101,7 @@ class Rounds:
         self._session = session
         self._log = log
         self._schedule = schedule
+        self._repair = repair or RepairSettings()
         self._graph = trace_checked(network.model, torch.zeros(1, *network.input_shape), keep=pruning.keep)
         limit = budget_limits(self._graph, {"flops": pruning.flops_budget})["flops"]
         parent_cost = total(self._graph.flops, self._graph.sizes)
@@ -152,7 +156,7 @@ class Rounds:
                 f"{100 * part.removed_fraction:.2f} % removed; retraining for {self._retrain.epochs} epochs"
             )
             seed = derive_seed(self._retrain.seed, 7, number) % 2**31
-            start = load_slim(begun, lambda: parent)
+            start = self._repaired(begun, before)
             settings = TrainingSettings.of(self._retrain, seed=seed)
             finetune(parent, plan, self._source, folder, settings, start=start, session=self._session)
             self.directory.finish(f"round-{number}", result_files(folder))
@@ -167,6 +171,23 @@ class Rounds:
         """Prune, and keep the result on disk: whoever continues finds the very same plan."""
         plan, start = self._prune(number, before)
         save_slim(start, plan, self._output / "rounds" / str(number) / "start")
+
+    def _repaired(self, begun: Path, before: Snapshot | None) -> nn.Module:
+        """The round's start, fitted to what the network of the round before computes; by all processes together."""
+        parent = self._network.model
+        start = load_slim(begun, lambda: parent)
+        done = begun / "repair.json"
+        if done.is_file():
+            return start
+        plan = Plan.load(begun / "plan.json")
+        whole = parent if before is None else widen(before.network, parent, before.plan, silent=True)
+        device = self._session.accelerator.device
+        report = repair_on_source(whole, start, plan, self._source, self._repair, self._log, device)
+        if self._session.accelerator.is_main_process:
+            save_slim(start, plan, begun)
+            write_json(done, {} if report is None else report.record())
+        self._session.accelerator.wait_for_everyone()
+        return start
 
     def _prune(self, number: int, before: Snapshot | None) -> tuple[Plan, nn.Module]:
         """The round's plan of the parent, and the network that it leaves of the one before."""

@@ -13,15 +13,17 @@ from knapsack_prune.narrowing.copying import tensor_shapes
 from knapsack_prune.planning.plan_file import Plan
 
 
-def widen(small: nn.Module, parent: nn.Module, plan: Plan) -> nn.Module:
+def widen(small: nn.Module, parent: nn.Module, plan: Plan, silent: bool = False) -> nn.Module:
     """A copy of the parent that slims by `plan` to exactly `small`, and to less of it by a stricter plan.
 
-    What the plan removed holds the parent's old values, which no slim network sees.
+    What the plan removed holds the parent's old values, which no slim network sees; or nothing, so that the copy
+    computes what `small` does (apart from normalisations across removed channels).
 
     Args:
         small: what the plan slims the parent to, with weights of its own.
         parent: left as it is.
         plan: of the parent.
+        silent: removed units have weights of 0.
 
     Raises:
         RequestError: `small` is not the network that the plan describes.
@@ -46,6 +48,8 @@ def widen(small: nn.Module, parent: nn.Module, plan: Plan) -> nn.Module:
                     f"plan describes"
                 )
             values = source.to(device=target.device, dtype=target.dtype)
+            if silent and isinstance(target, nn.Parameter):  # statistics stay: a variance of 0 is none
+                target.zero_()
             if grid:
                 target[torch.meshgrid(*grid, indexing="ij")] = values
             else:

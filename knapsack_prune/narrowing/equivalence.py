@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import copy
 import importlib.util
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from knapsack_prune.graph.selection import Selection
-from knapsack_prune.narrowing.copying import tensor_shapes
+from knapsack_prune.narrowing.masking import masked
 from knapsack_prune.networks.modes import evaluating
 
 TOLERANCE = 1e-4
@@ -122,92 +119,6 @@ def _difference(model: nn.Module, slim: list[Tensor], selection: Selection, exam
         scale = float(theirs.abs().max()) or 1.0
         difference = max(difference, float((ours - theirs).abs().max()) / scale)
     return difference
-
-
-@contextmanager
-def masked(model: nn.Module, selection: Selection) -> Iterator[None]:
-    """The parent with the removed units silenced; put back on exit.
-
-    Memory: the zeroed slices of weights are kept aside, at most as much as the weights themselves.
-    """
-    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    saved: list[tuple[Tensor, int, Tensor, Tensor]] = []
-    with ExitStack() as stack:
-        try:
-            for (name, dim), gone in selection.removed_indices("in").items():
-                tensor = tensors[name].data
-                indices = torch.from_numpy(gone).to(tensor.device)
-                saved.append((tensor, dim, indices, tensor.index_select(dim, indices)))
-                tensor.index_fill_(dim, indices, 0)
-            for full in selection.full_width:
-                mask = torch.zeros(full.size, dtype=torch.bool)
-                mask[list(full.kept)] = True
-                stack.enter_context(_input_mask(model.get_submodule(full.module), full.dim, mask))
-            if selection.reductions:
-                stack.enter_context(_KeptNorms(_norm_channels(model, selection)))
-            yield
-        finally:
-            for tensor, dim, indices, before in reversed(saved):
-                tensor.index_copy_(dim, indices, before)
-
-
-def _norm_channels(model: nn.Module, selection: Selection) -> dict[int, Tensor]:
-    """The channels that stay of every one-dimensional parameter, by the parameter's identity."""
-    vectors = {name: tensor for name, tensor in model.named_parameters() if tensor.dim() == 1}
-    return {
-        id(vectors[name]): torch.from_numpy(indices)
-        for (name, _), indices in selection.kept_indices(tensor_shapes(model)).items()
-        if name in vectors
-    }
-
-
-class _KeptNorms(TorchFunctionMode):
-    """Layer normalisations take their statistics over the kept channels; removed channels come out as zeros."""
-
-    def __init__(self, kept: dict[int, Tensor]) -> None:
-        super().__init__()
-        self._kept = kept
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        kwargs = kwargs or {}
-        if func is F.layer_norm:
-            names = ("input", "normalized_shape", "weight", "bias", "eps")
-            given = {**dict(zip(names, args, strict=False)), **kwargs}
-            kept = self._kept.get(id(given.get("weight")))
-            if kept is not None:
-                source: Tensor = given["input"]
-                kept = kept.to(source.device)
-                bias = given.get("bias")
-                narrow = torch.layer_norm(
-                    source.index_select(-1, kept),
-                    (len(kept),),
-                    given["weight"].index_select(0, kept),
-                    None if bias is None else bias.index_select(0, kept),
-                    given.get("eps", 1e-5),
-                )
-                return torch.zeros_like(source).index_copy(-1, kept, narrow)
-        return func(*args, **kwargs)
-
-
-@contextmanager
-def _input_mask(module: nn.Module, dim: int, mask: Tensor) -> Iterator[None]:
-    def zero(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        first = inputs[0]
-        shape = [1] * first.dim()
-        shape[dim] = -1
-        return (first * mask.to(first.device).reshape(shape), *inputs[1:])
-
-    handle = module.register_forward_pre_hook(zero)
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 def _tensors(output: Any) -> list[Tensor]:

@@ -9,46 +9,27 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 import solvers
+from knapsack_prune.costs.counting import total
+from knapsack_prune.costs.resource import Resource
 from knapsack_prune.errors import RequestError
-from knapsack_prune.graph.channel_graph import ChannelGraph, Form, Group, IntArray, TabulatedTerm, Terms
+from knapsack_prune.graph.channel_graph import ChannelGraph, Form, IntArray, TabulatedTerm, Terms
+from knapsack_prune.planning.constraints import Levels, allowed_levels, few_levels
 from knapsack_prune.planning.plan_parts import SolverPart
+from knapsack_prune.planning.pricing import graph_resources
 from knapsack_prune.settings import SolverSettings, WidthConstraints
+from knapsack_prune.settings.budget import amount
 from knapsack_prune.values.tables import ValueTables
+
+CONTRADICTION_SECONDS = 2.0
+LARGEST_FACTOR = 64
+"""How long, and how far, the nearest budgets that can be met are searched for."""
+
+SPREAD = 0.1
+"""Widths that differ by no more than this part of a group count as the same when plans are compared."""
 
 TOTAL_VALUE = 10**9
 """The value of keeping everything. Values are integers: rounding moves a plan's value by at most half a unit per
 group, that is 5e-10 of the whole."""
-
-
-Levels = Callable[[Group], IntArray]
-"""The allowed numbers of kept units of a group, increasing."""
-
-
-def allowed_levels(widths: WidthConstraints) -> Levels:
-    """The multiples that width constraints allow; the last level is always the whole group."""
-
-    def levels(group: Group) -> IntArray:
-        step = widths.round_to // math.gcd(widths.round_to, group.channels)
-        least = max(1, -(-widths.min_channels // group.channels))
-        first = -(-least // step) * step
-        counts = list(range(first, group.size + 1, step))
-        if not counts or counts[-1] != group.size:
-            counts.append(group.size)
-        return np.array(counts, dtype=np.int64)
-
-    return levels
-
-
-def fixed_levels(units: Mapping[str, int]) -> Levels:
-    """One allowed level per group, by its name; a group that is not named stays as it is."""
-
-    def levels(group: Group) -> IntArray:
-        wanted = units.get(group.name, group.size)
-        if not 1 <= wanted <= group.size:
-            raise RequestError(f"group {group.name}: {wanted} units of {group.size} cannot be kept")
-        return np.array([wanted], dtype=np.int64)
-
-    return levels
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,10 +39,12 @@ class Allocation:
     Attributes:
         kept: per group, the sorted indices of the units that stay.
         solver: what the solver proved, in the criterion's own unit.
+        best_left: no allowed plan that differs enough from those found before it is worth more (proved).
     """
 
     kept: tuple[IntArray, ...]
     solver: SolverPart
+    best_left: bool
 
     @property
     def counts(self) -> tuple[int, ...]:
@@ -69,107 +52,366 @@ class Allocation:
         return tuple(len(units) for units in self.kept)
 
 
+@dataclass(frozen=True, eq=False)
+class _Decision:
+    """One number to choose: level `l` keeps `step * l` units of each member (group, step)."""
+
+    members: tuple[tuple[int, int], ...]
+    levels: IntArray
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """A grouped knapsack and what its answer means: per group, the decision and the units per level."""
+
+    instance: solvers.Instance
+    meaning: tuple[tuple[int, int], ...]
+
+    def counts(self, choice: Sequence[int]) -> list[int]:
+        """Kept units per group."""
+        return [step * int(self.instance.groups[at].levels[choice[at]]) for at, step in self.meaning]
+
+
 def build_instance(
     graph: ChannelGraph,
     values: ValueTables,
     budgets: Mapping[str, int],
     *,
-    terms: Mapping[str, Terms] | None = None,
+    resources: Mapping[str, Resource] | None = None,
     levels: Levels | None = None,
     name: str = "plan",
 ) -> solvers.Instance:
+    """The grouped knapsack of `build_problem`, without ties."""
+    return build_problem(graph, values, budgets, resources=resources, levels=levels, name=name).instance
+
+
+def build_problem(
+    graph: ChannelGraph,
+    values: ValueTables,
+    budgets: Mapping[str, int],
+    *,
+    resources: Mapping[str, Resource] | None = None,
+    levels: Levels | None = None,
+    tied: Sequence[Sequence[int]] = (),
+    name: str = "plan",
+) -> Problem:
     """The grouped knapsack: per group, how many of its most important units stay.
 
     Args:
         graph: the traced network.
         values: of its units.
         budgets: per resource, the most that may be kept.
-        terms: per resource, its cost; by default those of the graph (`flops`, `params`).
-        levels: allowed widths; every width by default.
+        resources: at least those; by default what the graph alone prices.
+        levels: allowed widths; every width by default. With values of pairs, `few_levels` of them.
+        tied: groups that keep the same fraction: one decision of the knapsack.
         name: of the instance.
 
     Raises:
-        RequestError: no group, all values are the same.
+        RequestError: no group, all values are the same, or a tie that no allowed width meets.
     """
     levels = levels or allowed_levels(WidthConstraints())
-    terms = terms or graph.cost_terms()
+    resources = graph_resources(graph, budgets) if resources is None else resources
     if not values.whole > 0:
         raise RequestError(
             f"importance {values.provenance.method!r}: all values are the same, so that nothing tells units apart"
         )
     scale = TOTAL_VALUE / values.whole
-    groups = []
-    for group, valued in zip(graph.groups, values.groups, strict=True):
-        # A group of which only some units may stay is one of these units.
-        allowed = levels(replace(group, size=len(valued.order)))
-        # Losses are counted from the largest: values of an instance are not negative.
-        worth = (valued.values - min(0.0, float(valued.values.min())))[allowed - 1]
-        groups.append(solvers.Group(group.name, allowed, np.rint(worth * scale).astype(np.int64)))
-    resources = [_resource(resource, budget, terms[resource], groups) for resource, budget in budgets.items()]
-    return solvers.Instance(name, groups, resources, value_scale=scale)
+    # A group of which only some units may stay is one of these units.
+    allowed = [
+        levels(replace(group, size=len(valued.order)))
+        for group, valued in zip(graph.groups, values.groups, strict=True)
+    ]
+    decisions = _decisions(graph, allowed, tied)
+    if values.pairs:
+        decisions = [replace(decision, levels=few_levels(decision.levels)) for decision in decisions]
+    groups, meaning = [], [(0, 1)] * len(graph.groups)
+    for at, decision in enumerate(decisions):
+        value = np.zeros(len(decision.levels), dtype=np.int64)
+        for index, step in decision.members:
+            meaning[index] = (at, step)
+            worth = values.groups[index].values
+            # Losses are counted from the largest: values of an instance are not negative.
+            worth = (worth - min(0.0, float(worth.min())))[step * decision.levels - 1]
+            value += np.rint(worth * scale).astype(np.int64)
+        names = "=".join(graph.groups[index].name for index, _ in decision.members)
+        groups.append(solvers.Group(names, decision.levels, value))
+    pairs = _pair_values(values, decisions, meaning, scale)
+    most = [int(counts[-1]) for counts in allowed]
+    converted = []
+    for resource, budget in budgets.items():
+        sums = resources[resource].sums
+        # A moment of the run that is within the budget at any width needs no constraint.
+        reaching = [terms for terms in sums if total(terms, most) > budget] if len(sums) > 1 else sums
+        for number, terms in enumerate(reaching or sums[:1], 1):
+            label = resource if number == 1 else f"{resource}#{number}"
+            converted.append(_resource(label, budget, terms, groups, meaning))
+    return Problem(solvers.Instance(name, groups, converted, scale, pairs), tuple(meaning))
+
+
+def _pair_values(
+    values: ValueTables, decisions: Sequence[_Decision], meaning: Sequence[tuple[int, int]], scale: float
+) -> list[solvers.PairValues]:
+    """Values of pairs of decisions; as those of single ones, counted from the least where that is a loss."""
+    pairs = []
+    for pair in values.pairs:
+        (first, step), (second, other) = (meaning[group] for group in pair.groups)
+        if first == second:
+            raise RequestError(
+                "`pair_values` with `tie`: two groups that keep the same fraction are one decision, and have no values "
+                "as a pair; leave one of them out"
+            )
+        rows, columns = step * decisions[first].levels - 1, other * decisions[second].levels - 1
+        worth = pair.values[np.ix_(rows, columns)]
+        whole = np.rint((worth - min(0.0, float(worth.min()))) * scale).astype(np.int64)
+        pairs.append(solvers.PairValues((first, second), whole))
+    return pairs
+
+
+def _decisions(
+    graph: ChannelGraph, allowed: Sequence[IntArray], tied: Sequence[Sequence[int]]
+) -> list[_Decision]:
+    """One decision per group, or per tied groups, in the order of their first group."""
+    together = {part[0]: part for part in tied}
+    later = {index for part in tied for index in part[1:]}
+    decisions = []
+    for index, counts in enumerate(allowed):
+        if index in later:
+            continue
+        if index not in together:
+            decisions.append(_Decision(((index, 1),), counts))
+            continue
+        part = together[index]
+        parts = math.gcd(*(graph.groups[member].size for member in part))
+        steps = [graph.groups[member].size // parts for member in part]
+        fractions = np.arange(1, parts + 1)
+        for member, step in zip(part, steps, strict=True):
+            fractions = fractions[np.isin(fractions * step, allowed[member])]
+        if not fractions.size:
+            widths = "; ".join(
+                f"{graph.groups[member].name}: {', '.join(map(str, allowed[member][:6].tolist()))}"
+                + (", …" if len(allowed[member]) > 6 else "")
+                + f" of {graph.groups[member].size}"
+                for member in part
+            )
+            raise RequestError(
+                f"`tie` of {len(part)} groups collides with the widths that `limit`, `round_to` and `min_channels` "
+                f"allow: no fraction is common to {widths}; change one of them"
+            )
+        decisions.append(_Decision(tuple(zip(part, steps, strict=True)), fractions))
+    return decisions
 
 
 def allocate(
     values: ValueTables,
-    instance: solvers.Instance,
+    problem: Problem,
     settings: SolverSettings,
     seed: int,
     report: Callable[[float, int | None, int | None], None] | None = None,
 ) -> Allocation:
-    """Solve the instance and name the units that stay.
+    """Solve the problem and name the units that stay.
 
     Raises:
         RequestError: the budgets cannot be met (the message tells the smallest feasible ones), the solver found
             nothing in its time, or there is no such solver or limit.
     """
+    result = _solve(problem.instance, settings.solver, settings.time_limit, seed, report)
+    return _allocations(values, problem, (result,), settings, seed)[0]
+
+
+def allocate_best(
+    values: ValueTables,
+    problem: Problem,
+    settings: SolverSettings,
+    seed: int,
+    count: int,
+    distance: int | None = None,
+    report: Callable[[float, int | None, int | None], None] | None = None,
+) -> tuple[Allocation, ...]:
+    """The best allocation, then the best of those that differ enough from all before it, and so on.
+
+    Args:
+        values, problem, settings, seed, report: as of `allocate`.
+        count: how many.
+        distance: in how many groups any two differ by more than `SPREAD` of the group; by default a quarter of them.
+
+    Raises:
+        RequestError: as of `allocate`, a distance that there cannot be, or there are fewer allocations than `count`.
+    """
+    groups = len(problem.instance.groups)
+    distance = max(1, groups // 4) if distance is None else distance
+    if distance > groups:
+        raise RequestError(
+            f"`candidate_distance` {distance}: the network has {groups} groups in which plans can differ; give at most "
+            f"{groups}"
+        )
     try:
         limits = solvers.Limits(seconds=settings.time_limit, seed=seed)
-        result = solvers.solve(instance, settings.solver, limits, report)
+        results = solvers.enumerate_best(
+            problem.instance, count, distance, settings.solver, limits, report, spread=SPREAD
+        )
     except solvers.SolverError as error:
         raise RequestError(str(error)) from error
-    if result.status is solvers.Status.INFEASIBLE:
-        raise RequestError(_infeasible(instance))
-    if result.status is solvers.Status.NO_SOLUTION_FOUND:
+    found = _allocations(values, problem, results, settings, seed)
+    if len(found) < count:
+        proved = results[-1].notes[-1].endswith("(proved)")
+        sure = "proved" if proved else f"found in {settings.time_limit:g} s each; more with `time_limit`"
         raise RequestError(
-            f"solver {settings.solver!r} found no plan in {result.seconds:.1f} s; raise `time_limit` or use "
+            f"`candidates` {count}: there are only {len(found)} plans under these budgets, each of which differs from "
+            f"the better ones in at least {distance} of {groups} groups ({sure}); ask for at most "
+            f"{len(found)}, or lower `candidate_distance`"
+        )
+    return found
+
+
+def _allocations(
+    values: ValueTables,
+    problem: Problem,
+    results: Sequence[solvers.Result],
+    settings: SolverSettings,
+    seed: int,
+) -> tuple[Allocation, ...]:
+    """What the solver's results, of which the first is the best, keep of the network."""
+    instance, first = problem.instance, results[0]
+    if first.status is solvers.Status.INFEASIBLE:
+        raise InfeasibleBudgets(_infeasible(instance, settings.solver, seed))
+    if first.status is solvers.Status.NO_SOLUTION_FOUND:
+        raise RequestError(
+            f"solver {settings.solver!r} found no plan in {first.seconds:.1f} s; raise `time_limit` or use "
             "`solver` exact"
         )
-    assert result.value is not None and result.bound is not None and result.gap is not None
-    kept = tuple(
-        valued.kept(int(group.levels[position]))
-        for group, valued, position in zip(instance.groups, values.groups, result.choice, strict=True)
-    )
-    return Allocation(
-        kept,
-        SolverPart(
+    found = []
+    for result in results:
+        assert first.bound is not None and result.value is not None
+        # What is proved of a later one alone leaves out what is near the earlier ones: the first bound holds for all.
+        proved = result.value == first.bound
+        solver = SolverPart(
             name=result.solver,
             version=result.version,
-            status="OPTIMAL" if result.status is solvers.Status.OPTIMAL else "FEASIBLE",
+            status="OPTIMAL" if proved else "FEASIBLE",
             value=result.value / instance.value_scale,
-            bound=result.bound / instance.value_scale,
-            gap=result.gap,
+            bound=first.bound / instance.value_scale,
+            gap=(first.bound - result.value) / max(1, abs(result.value)),
             seconds=round(result.seconds, 3),
             seed=seed,
-        ),
+        )
+        counts = problem.counts(result.choice)
+        kept = tuple(valued.kept(count) for valued, count in zip(values.groups, counts, strict=True))
+        found.append(Allocation(kept, solver, result.status is solvers.Status.OPTIMAL))
+    return tuple(found)
+
+
+def worth_of_more(problem: Problem, seconds: float, seed: int) -> dict[str, float]:
+    """Per resource, how much more could be kept if its budget were one percent larger, as a share of all values.
+
+    It is what the Lagrangian bound gains: the budget's multiplier times one percent of it. A resource is left out
+    where the bound was not found in time.
+    """
+    instance = problem.instance
+    before = _solve(instance, "lagrangian", seconds, seed).bound
+    worth = {}
+    for name in dict.fromkeys(_base(resource) for resource in instance.resources):
+        raised = [
+            replace_budget(resource, resource.budget + resource.budget // 100)
+            if _base(resource) == name
+            else resource
+            for resource in instance.resources
+        ]
+        larger = solvers.Instance(
+            instance.name, instance.groups, raised, instance.value_scale, instance.pair_values
+        )
+        after = _solve(larger, "lagrangian", seconds, seed).bound
+        if before is not None and after is not None:
+            worth[name] = max(0, after - before) / TOTAL_VALUE
+    return worth
+
+
+def replace_budget(resource: solvers.Resource, budget: int) -> solvers.Resource:
+    """The same resource under another budget."""
+    return solvers.Resource(
+        resource.name, budget, resource.terms, resource.tables, constant=resource.constant
     )
 
 
-def _infeasible(instance: solvers.Instance) -> str:
+def _base(resource: solvers.Resource) -> str:
+    """The resource that a constraint of the instance belongs to: peak memory has one per moment."""
+    return resource.name.partition("#")[0]
+
+
+def _solve(
+    instance: solvers.Instance,
+    solver: str,
+    seconds: float,
+    seed: int,
+    report: Callable[[float, int | None, int | None], None] | None = None,
+) -> solvers.Result:
+    try:
+        return solvers.solve(instance, solver, solvers.Limits(seconds=seconds, seed=seed), report)
+    except solvers.SolverError as error:
+        raise RequestError(str(error)) from error
+
+
+class InfeasibleBudgets(RequestError):  # noqa: N818 - a RequestError, told as such
+    """No allowed choice of widths is within all budgets."""
+
+
+def least_costs(problem: Problem) -> dict[str, int]:
+    """Per resource, the least that the allowed widths cost (exact where no cost is looked up)."""
+    least: dict[str, int] = {}
+    for resource, cost in zip(problem.instance.resources, solvers.least_costs(problem.instance), strict=True):
+        least[_base(resource)] = max(cost, least.get(_base(resource), 0))
+    return least
+
+
+def _infeasible(instance: solvers.Instance, solver: str, seed: int) -> str:
     least = solvers.least_costs(instance)
     parts = [
-        f"{resource.name} budget {resource.budget:,} is below {cost:,}, the least that the allowed widths cost"
+        f"{_base(resource)} budget {amount(_base(resource), resource.budget)} is below "
+        f"{amount(_base(resource), cost)}, the least that the allowed widths cost"
         for resource, cost in zip(instance.resources, least, strict=True)
         if cost > resource.budget
     ]
     if not parts:
-        parts = ["no choice of widths meets all budgets together"]
+        return _contradiction(instance, solver, seed)
     return (
         f"{'; '.join(parts)}; the smallest feasible budget is that number: give at least as much, or allow smaller "
-        f"widths (`min_channels`, `round_to`, fewer `keep`)"
+        f"widths (`min_channels`, `round_to`, `limit`, fewer `keep`)"
     )
 
 
-def _resource(name: str, budget: int, terms: Terms, groups: Sequence[solvers.Group]) -> solvers.Resource:
+def _contradiction(instance: solvers.Instance, solver: str, seed: int) -> str:
+    """Budgets that can each be met, but not together: by how much, and the nearest that can."""
+
+    def feasible(factor: float) -> bool:
+        raised = [replace_budget(part, math.floor(part.budget * factor)) for part in instance.resources]
+        larger = solvers.Instance(instance.name, instance.groups, raised, value_scale=instance.value_scale)
+        status = _solve(larger, solver, CONTRADICTION_SECONDS, seed).status
+        return status in (solvers.Status.OPTIMAL, solvers.Status.FEASIBLE)
+
+    names = " and ".join(dict.fromkeys(map(_base, instance.resources)))
+    low, high = 1.0, 2.0
+    while not feasible(high) and high < LARGEST_FACTOR:
+        low, high = high, high * 2
+    while high - low > 0.001 * low:
+        middle = (low + high) / 2
+        low, high = (low, middle) if feasible(middle) else (middle, high)
+    nearest = ", ".join(
+        f"{part.name} {amount(part.name, math.floor(part.budget * high))}"
+        for part in instance.resources
+        if part.name == _base(part)
+    )
+    return (
+        f"the budgets of {names} contradict each other: each can be met, no allowed widths meet them together; they "
+        f"miss by {100 * (high - 1):.1f} %: give {nearest}, or raise one of them further"
+    )
+
+
+def _resource(
+    name: str,
+    budget: int,
+    terms: Terms,
+    groups: Sequence[solvers.Group],
+    meaning: Sequence[tuple[int, int]],
+) -> solvers.Resource:
     constant = 0
     products: list[solvers.Term] = []
     tables: list[solvers.Table] = []
@@ -178,7 +420,7 @@ def _resource(name: str, budget: int, terms: Terms, groups: Sequence[solvers.Gro
     collected: dict[tuple[Form, ...], int] = {}
     for term in terms:
         if isinstance(term, TabulatedTerm):
-            tables.append(_table(term, groups))
+            tables.append(_table(term, groups, meaning))
         elif not term.factors:
             constant += term.coefficient
         else:
@@ -186,26 +428,36 @@ def _resource(name: str, budget: int, terms: Terms, groups: Sequence[solvers.Gro
     for factors, coefficient in collected.items():
         for form in factors:
             if form not in known:
-                known[form] = solvers.Factor(
-                    [group for group, _ in form.weights],
-                    [weight for _, weight in form.weights],
-                    form.constant,
-                )
+                weights = _weights(form, meaning)
+                known[form] = solvers.Factor(list(weights), list(weights.values()), form.constant)
         products.append(solvers.Term(coefficient, [known[form] for form in factors]))
     return solvers.Resource(name, budget, products, tables, constant)
 
 
-def _table(term: TabulatedTerm, groups: Sequence[solvers.Group]) -> solvers.Table:
-    form = term.form
-    indices = [group for group, _ in form.weights]
-    weights = [weight for _, weight in form.weights]
+def _weights(form: Form, meaning: Sequence[tuple[int, int]]) -> dict[int, int]:
+    """A form's weight per level of each decision."""
+    weights: dict[int, int] = {}
+    for group, weight in form.weights:
+        at, step = meaning[group]
+        weights[at] = weights.get(at, 0) + weight * step
+    return weights
+
+
+def _table(
+    term: TabulatedTerm, groups: Sequence[solvers.Group], meaning: Sequence[tuple[int, int]]
+) -> solvers.Table:
+    """A looked-up cost as a table over the levels of the one or two decisions that it depends on."""
+    forms = [_weights(form, meaning) for form in term.forms]
+    indices = sorted({at for weights in forms for at in weights})
     if len(indices) > 2:
         raise RequestError(
             f"layer {term.layer}: its {term.operator} reads {len(indices)} groups; a looked-up cost takes one or two: "
             f"pin some with `keep`"
         )
-    sums = form.constant + weights[0] * groups[indices[0]].levels
-    if len(indices) == 2:
-        sums = sums[:, None] + weights[1] * groups[indices[1]].levels[None, :]
-    costs = np.vectorize(term.cost, otypes=[np.int64])(sums)
-    return solvers.Table(indices, costs)
+    axes = np.meshgrid(*(groups[at].levels for at in indices), indexing="ij", sparse=True)
+    widths = [
+        form.constant + sum(weight * axes[indices.index(at)] for at, weight in weights.items())
+        for form, weights in zip(term.forms, forms, strict=True)
+    ]
+    shape = tuple(len(groups[at].levels) for at in indices)
+    return solvers.Table(indices, np.broadcast_to(term.cost(*widths), shape))

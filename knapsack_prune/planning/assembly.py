@@ -8,7 +8,8 @@ from dataclasses import asdict
 
 import numpy as np
 
-from knapsack_prune.costs.counting import UNITS, total
+from knapsack_prune.costs.counting import total
+from knapsack_prune.costs.resource import Resource
 from knapsack_prune.graph.channel_graph import (
     ChannelGraph,
     Form,
@@ -16,7 +17,6 @@ from knapsack_prune.graph.channel_graph import (
     IntArray,
     Slice,
     TabulatedTerm,
-    Terms,
 )
 from knapsack_prune.graph.selection import select
 from knapsack_prune.planning.allocation import Allocation
@@ -34,7 +34,11 @@ from knapsack_prune.planning.plan_parts import (
     SlicePart,
     StagePart,
 )
-from knapsack_prune.values.tables import ValueTables
+from knapsack_prune.values.criteria import CRITERIA
+from knapsack_prune.values.tables import GroupValues, Provenance, ValueTables
+
+LEAST_WORTH = 1e-7
+"""A budget binds if one more percent of it would buy more than this share of the importance."""
 
 
 def assemble(
@@ -42,9 +46,10 @@ def assemble(
     values: ValueTables,
     allocation: Allocation,
     limits: Mapping[str, int],
-    terms: Mapping[str, Terms],
+    resources: Mapping[str, Resource],
     round_to: int,
     model: ModelPart,
+    worth: Mapping[str, float] | None = None,
 ) -> Plan:
     """Write a plan.
 
@@ -53,9 +58,10 @@ def assemble(
         values: of its units.
         allocation: the units that stay, and what is proved about them.
         limits: per resource with a budget, the most that may be kept.
-        terms: per resource, its cost.
+        resources: what is limited, at least.
         round_to: the multiple that kept channels were asked to be.
         model: what identifies the parent.
+        worth: per resource, the share of all values that one more percent of its budget would buy.
     """
     selection, provenance = select(graph, allocation.kept), values.provenance
     parent_flops = total(graph.flops, graph.sizes)
@@ -71,15 +77,18 @@ def assemble(
                 "round": provenance.round,
                 "loss": provenance.loss,
                 "predicted_loss": values.loss(allocation.counts),
+                "images": provenance.images,
+                "options": _options(provenance),
             }
         ),
         budgets=tuple(
-            _budget(resource, limit, terms[resource], graph.sizes, allocation.counts)
+            _budget(resources[resource], limit, allocation.counts, (worth or {}).get(resource))
             for resource, limit in limits.items()
         ),
         solver=allocation.solver,
         groups=tuple(
-            _group(group, kept, round_to) for group, kept in zip(graph.groups, allocation.kept, strict=True)
+            _group(group, kept, round_to, None if provenance.method in CRITERIA else valued)
+            for group, kept, valued in zip(graph.groups, allocation.kept, values.groups, strict=True)
         ),
         layers=_layers(graph, allocation.counts),
         frozen=tuple(
@@ -101,22 +110,30 @@ def assemble(
     )
 
 
-def _budget(
-    resource: str, limit: int, terms: Terms, sizes: Sequence[int], counts: Sequence[int]
-) -> BudgetPart:
-    parent, planned = total(terms, sizes), total(terms, counts)
+def _budget(resource: Resource, limit: int, counts: Sequence[int], worth: float | None) -> BudgetPart:
+    parent, planned = resource.parent, resource.cost(counts)
     return BudgetPart(
-        resource=resource,
-        unit=UNITS.get(resource, resource),
+        resource=resource.name,
+        unit=resource.unit,
         limit=limit,
         parent=parent,
         planned=planned,
         kept_fraction=planned / parent,
         removed_fraction=1 - planned / parent,
+        binds=None if worth is None else worth > LEAST_WORTH,
+        worth_of_percent=worth,
+        note=resource.note or None,
+        conditions=resource.conditions,
     )
 
 
-def _group(group: Group, kept: IntArray, round_to: int) -> GroupPart:
+def _options(provenance: Provenance) -> dict[str, str | int | float | bool] | None:
+    """What `importance` does not say already."""
+    found = {key: value for key, value in provenance.options.items() if key != "normalize"}
+    return found or None
+
+
+def _group(group: Group, kept: IntArray, round_to: int, values: GroupValues | None) -> GroupPart:
     layers = dict.fromkeys(part.parameter.rpartition(".")[0] for part in group.slices if part.role == "out")
     return GroupPart(
         name=group.name,
@@ -126,6 +143,8 @@ def _group(group: Group, kept: IntArray, round_to: int) -> GroupPart:
         round_to=round_to,
         layers=tuple(layers),
         slices=tuple(run for part in group.slices for run in _runs(part)),
+        order=None if values is None else tuple(values.order.tolist()),
+        values=None if values is None else tuple(values.values.tolist()),
     )
 
 
@@ -152,7 +171,7 @@ def _layers(graph: ChannelGraph, counts: Sequence[int]) -> tuple[LayerPart, ...]
     for term in graph.flops:
         before[term.layer] += term.at(graph.sizes)
         after[term.layer] += term.at(counts)
-        factors = (term.form,) if isinstance(term, TabulatedTerm) else term.factors
+        factors = term.forms if isinstance(term, TabulatedTerm) else term.factors
         if factors:
             forms.setdefault(term.layer, (factors[0], factors[-1]))
     forms.update({layer.name: (layer.kept_in, layer.kept_out) for layer in graph.layers})

@@ -24,14 +24,20 @@ from knapsack_prune.planning.plan_parts import (
     MixingPart,
     ModelPart,
     Part,
+    SearchPart,
     SolverPart,
     StagePart,
 )
 
 SCHEMA_VERSION = 1
 
-OMITTED = ("round", "loss", "predicted_loss", "offset", "step", "block", "indices")
-"""Keys of `importance` and of slices that are written only where they have a value."""
+OMITTED = (
+    *("round", "loss", "predicted_loss", "images", "options"),
+    *("binds", "worth_of_percent", "note", "conditions"),
+    *("order", "values"),
+    *("offset", "step", "block", "indices"),
+)
+"""Keys of `importance`, budgets, groups and slices that are written only where they have a value."""
 
 
 class Plan(Part):
@@ -49,6 +55,15 @@ class Plan(Part):
     full_width: tuple[FullWidthPart, ...] = ()
     mixing: tuple[MixingPart, ...] = ()
     stages: tuple[StagePart, ...] = ()
+    search: SearchPart | None = None
+
+    @model_validator(mode="after")
+    def _searched(self) -> Self:
+        written = self.search and self.search.written()
+        widths = tuple(len(group.kept) for group in self.groups)
+        if written and written.widths != widths:
+            raise ValueError(f"search: the widths {written.widths} were chosen, groups keep {widths}")
+        return self
 
     @model_validator(mode="after")
     def _unique(self) -> Self:
@@ -85,8 +100,9 @@ class Plan(Part):
 
     def to_json(self) -> str:
         """The plan as JSON text: the same plan gives the same bytes."""
-        data = self.model_dump(mode="json")
-        for part in (data["importance"], *(part for group in data["groups"] for part in group["slices"])):
+        data = self.model_dump(mode="json", exclude=None if self.search else {"search"})
+        slices = (part for group in data["groups"] for part in group["slices"])
+        for part in (data["importance"], *data["budgets"], *data["groups"], *slices):
             for key in [key for key in OMITTED if part.get(key, 0) is None]:
                 del part[key]
         return _compact(data) + "\n"

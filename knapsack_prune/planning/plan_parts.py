@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from knapsack_prune.costs.latency_table import Conditions
 from knapsack_prune.graph.channel_graph import IntArray
 
 
@@ -30,7 +31,8 @@ class ModelPart(Part):
 class ImportancePart(Part):
     """How units were valued: on the parent, or on the network that a round of `iterate` (from 2) had left of it.
 
-    Where values count a loss, `loss` names it, and `predicted_loss` is what the plan is expected to cost.
+    Where values count a loss, `loss` names it, and `predicted_loss` is what the plan is expected to cost. `images`
+    is the digest of the examples that were read, `options` are further settings of the method.
     """
 
     criterion: str
@@ -40,10 +42,17 @@ class ImportancePart(Part):
     round: Positive | None = None
     loss: str | None = None
     predicted_loss: float | None = None
+    images: str | None = None
+    options: dict[str, str | int | float | bool] | None = None
 
 
 class BudgetPart(Part):
-    """One resource: the parent's cost, the limit, and what the plan costs; fractions are of the parent."""
+    """One resource: the parent's cost, the limit, and what the plan costs; fractions are of the parent.
+
+    `binds` says whether more could be kept under a larger limit, `worth_of_percent` how much more under one that is a
+    percent larger, as a share of all importance (by the Lagrangian bound); `note` what to know of the numbers;
+    `conditions` what times were measured under.
+    """
 
     resource: str
     unit: str
@@ -52,6 +61,10 @@ class BudgetPart(Part):
     planned: Count
     kept_fraction: float
     removed_fraction: float
+    binds: bool | None = None
+    worth_of_percent: float | None = None
+    note: str | None = None
+    conditions: Conditions | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -68,7 +81,10 @@ class BudgetPart(Part):
 
 
 class SolverPart(Part):
-    """What is proved: no allowed plan keeps more importance than `bound` (in the criterion's unit)."""
+    """What is proved: no allowed plan keeps more importance than `bound` (in the criterion's unit).
+
+    Where a round was accepted, by the values around the plan before it, and of the widths in its trust region.
+    """
 
     name: str
     version: str
@@ -112,7 +128,11 @@ class SlicePart(Part):
 
 
 class GroupPart(Part):
-    """One group: `kept` are sorted unit indices in the parent, of `size`; a unit is `channels` channels wide."""
+    """One group: `kept` are sorted unit indices in the parent, of `size`; a unit is `channels` channels wide.
+
+    Where values are not sums of scores, `order` are its units, the most valuable first, and `values[n - 1]` is what
+    keeping n of them is worth: `kept` are the first of `order`.
+    """
 
     name: str
     size: Positive
@@ -121,6 +141,8 @@ class GroupPart(Part):
     round_to: Positive
     layers: tuple[str, ...]
     slices: tuple[SlicePart, ...]
+    order: tuple[Count, ...] | None = None
+    values: tuple[float, ...] | None = None
 
     @model_validator(mode="after")
     def _indices(self) -> Self:
@@ -132,6 +154,13 @@ class GroupPart(Part):
         if self.kept[-1] >= self.size:
             raise ValueError(
                 f"group {self.name}: index {self.kept[-1]} of kept is out of range, the size is {self.size}"
+            )
+        if (self.order is None) != (self.values is None):
+            raise ValueError(f"group {self.name}: of order and values one is missing")
+        if len(self.order or ()) != len(self.values or ()):
+            raise ValueError(
+                f"group {self.name}: {len(self.order or ())} ordered units and {len(self.values or ())} values; there "
+                "must be one value for every width"
             )
         for part in self.slices:
             if part.indices is not None and len(part.indices) != self.size:
@@ -202,3 +231,70 @@ class StagePart(Part):
         if list(self.kept) != sorted(set(self.kept)) or (self.kept and self.kept[-1] >= self.of):
             raise ValueError(f"stage {self.module}: kept must be sorted, distinct and under {self.of}")
         return self
+
+
+class CandidatePart(Part):
+    """One of the best plans: what its values say, and what came out.
+
+    `value` is in the unit of `solver`; `proved`: no allowed plan that differs enough from those before it is worth
+    more. Losses are rises over the parent's: `predicted_loss` by the values, before anything was cut, `repaired_loss`
+    and `trained_loss` on held-out images. `rank` is by the last of them. `widths`: units kept per group.
+    """
+
+    rank: Positive
+    value: float
+    proved: bool
+    predicted_loss: float | None
+    repaired_loss: float
+    trained_loss: float | None
+    widths: tuple[Positive, ...]
+
+    @property
+    def outcome(self) -> float:
+        """By what it is ranked."""
+        return self.repaired_loss if self.trained_loss is None else self.trained_loss
+
+
+class RoundPart(Part):
+    """One round: a plan near the one before, by values that were measured around that; losses as of candidates.
+
+    `trust_region`: how far widths could move, as a part of their group.
+    """
+
+    trust_region: float
+    predicted_loss: float
+    repaired_loss: float
+    accepted: bool
+    widths: tuple[Positive, ...]
+
+
+class SearchPart(Part):
+    """Which plans were repaired and judged before this one was written.
+
+    `loss`: what was judged, `divergence` to the parent or the `user`'s. `repair_images` were read by each repair,
+    `held_out_images` by neither values nor repairs. `start_loss`: of the plan from which rounds began.
+    """
+
+    loss: str
+    repair_images: Positive
+    held_out_images: Positive
+    distance: Count = 0
+    epochs: Count = 0
+    candidates: tuple[CandidatePart, ...] = ()
+    start_loss: float | None = None
+    rounds: tuple[RoundPart, ...] = ()
+
+    @model_validator(mode="after")
+    def _ranks(self) -> Self:
+        if sorted(part.rank for part in self.candidates) != list(range(1, len(self.candidates) + 1)):
+            raise ValueError(
+                f"the ranks of {len(self.candidates)} candidates are not 1 .. {len(self.candidates)}"
+            )
+        return self
+
+    def written(self) -> CandidatePart | RoundPart | None:
+        """What was tried out as the plan that was written; None for the one that is the best by its values, where
+        there are no candidates and no round was accepted."""
+        accepted: list[CandidatePart | RoundPart] = [part for part in self.rounds if part.accepted]
+        first = [part for part in self.candidates if part.rank == 1]
+        return ([None, *first, *accepted])[-1]

@@ -7,9 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor, nn
 
-from knapsack_prune.costs.counting import check_polynomial, total
+from knapsack_prune.costs.counting import check_polynomial
+from knapsack_prune.costs.resource import Resource
 from knapsack_prune.errors import RequestError
 from knapsack_prune.graph.channel_graph import ChannelGraph
+from knapsack_prune.planning.constraints import check_layers
+from knapsack_prune.planning.pricing import graph_resources
 from knapsack_prune.settings.plan import PlanningSettings
 from knapsack_prune.tracing.trial import trace
 from knapsack_prune.values.estimate import estimate_values
@@ -67,6 +70,7 @@ def prepare(
         RequestError: as of `trace_checked` and `estimate_values`.
     """
     graph = trace_checked(model, example, keep=settings.keep, enter=enter)
+    check_layers(graph, settings)
     enter("scoring")
     batches = data()
     return graph, estimate_values(
@@ -77,6 +81,8 @@ def prepare(
         loss=loss,
         seed=settings.seed,
         normalize=settings.normalize,
+        pair_values=settings.pair_values,
+        values=settings.values,
         progress=progress,
     )
 
@@ -101,21 +107,32 @@ def check_budgets(requested: Mapping[str, float | int]) -> None:
     """`RequestError` if no budget is given: the settings refuse those that make no sense."""
     if not requested:
         raise RequestError(
-            "no budget is given, and without one nothing would be pruned: give `flops_budget` or `params_budget`, for "
-            "example 0.3"
+            "no budget is given, and without one nothing would be pruned: give `flops_budget`, for example 0.3, or any "
+            "of `params_budget`, `memory_budget`, `latency_budget` and `budgets`"
         )
 
 
-def budget_limits(graph: ChannelGraph, requested: Mapping[str, float | int]) -> dict[str, int]:
+def budget_limits(
+    graph: ChannelGraph,
+    requested: Mapping[str, float | int],
+    resources: Mapping[str, Resource] | None = None,
+) -> dict[str, int]:
     """Absolute limits from fractions (in (0, 1]) or numbers (> 1) of each resource.
 
+    Args:
+        graph: the traced network.
+        requested: budgets by resource.
+        resources: at least those; by default what the graph alone prices.
+
     Raises:
-        RequestError: as of `check_budgets`.
+        RequestError: as of `check_budgets`, or a resource of which the network costs nothing.
     """
     check_budgets(requested)
-    terms = graph.cost_terms()
-    parents = {resource: total(terms[resource], graph.sizes) for resource in requested}
-    return {
-        resource: int(budget * parents[resource]) if budget <= 1 else min(int(budget), parents[resource])
-        for resource, budget in requested.items()
-    }
+    priced = graph_resources(graph, requested) if resources is None else resources
+    limits = {}
+    for name, budget in requested.items():
+        parent = priced[name].parent
+        if parent == 0:
+            raise RequestError(f"{name} budget {budget:g}: this network costs 0 of it; leave the budget out")
+        limits[name] = int(budget * parent) if budget <= 1 else min(int(budget), parent)
+    return limits

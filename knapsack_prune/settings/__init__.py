@@ -9,6 +9,7 @@ from __future__ import annotations
 from knapsack_prune.settings.augmentation import AugmentationSettings as AugmentationSettings
 from knapsack_prune.settings.base import Settings as Settings
 from knapsack_prune.settings.budgets import BudgetSettings as BudgetSettings
+from knapsack_prune.settings.budgets import ResourceBudgets as ResourceBudgets
 from knapsack_prune.settings.budgets import WidthConstraints as WidthConstraints
 from knapsack_prune.settings.data import DataSettings as DataSettings
 from knapsack_prune.settings.execution import DeviceSettings as DeviceSettings
@@ -17,15 +18,17 @@ from knapsack_prune.settings.export import ExportSettings as ExportSettings
 from knapsack_prune.settings.importance import CriterionSettings as CriterionSettings
 from knapsack_prune.settings.importance import ImportanceSettings as ImportanceSettings
 from knapsack_prune.settings.iterate import IterateSettings as IterateSettings
+from knapsack_prune.settings.latency import LatencySettings as LatencySettings
 from knapsack_prune.settings.network import NetworkSettings as NetworkSettings
 from knapsack_prune.settings.objective import ObjectiveSettings as ObjectiveSettings
 from knapsack_prune.settings.optimizer import OptimizerSettings as OptimizerSettings
 from knapsack_prune.settings.plan import AllocationSettings as AllocationSettings
 from knapsack_prune.settings.plan import PlanSettings as PlanSettings
 from knapsack_prune.settings.plan import SweepSettings as SweepSettings
+from knapsack_prune.settings.repair import RepairSettings as RepairSettings
 from knapsack_prune.settings.run import FinetuneSettings as FinetuneSettings
 from knapsack_prune.settings.run import RunSettings as RunSettings
-from knapsack_prune.settings.slim import SlimSettings as SlimSettings
+from knapsack_prune.settings.search import SearchSettings as SearchSettings
 from knapsack_prune.settings.solver import BenchSettings as BenchSettings
 from knapsack_prune.settings.solver import SolverSettings as SolverSettings
 from knapsack_prune.settings.solver import SolveSettings as SolveSettings

@@ -1,12 +1,13 @@
 """Budgets as they are typed: a fraction of the parent, or an absolute number.
 
 In (0, 1] a budget is the fraction of the parent that is *kept* at most; above 1, or with a suffix, it is an
-absolute number: `0.3`, `1`, `500M`, `1.2G`, `350000000`.
+absolute number: `0.3`, `1`, `500M`, `1.2G`, `350000000`. A time has a unit: `5ms`, `800us`.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from decimal import Decimal
 from typing import Final
 
@@ -14,6 +15,12 @@ from knapsack_prune.errors import RequestError
 from knapsack_prune.settings.base import split
 
 SUFFIXES: Final = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+RESOURCES: Final = ("flops", "params", "activations", "peak_memory", "latency")
+"""What a budget can limit; `costs` has a file for each."""
+
+TIMES: Final = {"s": 10**12, "ms": 10**9, "us": 10**6}
+"""Picoseconds, in which latency is counted, per unit of time."""
+
 LARGEST: Final = 2**53
 RULE: Final = (
     "a budget in (0, 1] is the fraction of the parent kept at most, above 1 it is an absolute whole number"
@@ -21,6 +28,8 @@ RULE: Final = (
 REMEDY: Final = "give for example 0.3, 500M or 1.2G"
 
 _NUMBER = re.compile(r"\s*([+-]?(?:\d[\d_]*\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([KMGTkmgt]?)\s*", re.ASCII)
+
+_TIME = re.compile(r"\s*(\d+\.?\d*|\.\d+)\s*(s|ms|us)\s*", re.ASCII)
 
 
 def parse_budget(text: str) -> float | int:
@@ -56,16 +65,75 @@ def parse_budget(text: str) -> float | int:
     return int(absolute)
 
 
+def parse_time(text: str) -> float | int:
+    """As `parse_budget`, for a time: an absolute one has the unit s, ms or us, and comes out in picoseconds.
+
+    Raises:
+        RequestError: as of `parse_budget`, or an absolute number without a unit.
+    """
+    match = _TIME.fullmatch(text)
+    if match is not None and float(match[1]) > 0:
+        return max(2, round(Decimal(match[1]) * TIMES[match[2]]))
+    budget = parse_budget(text)
+    if isinstance(budget, int):
+        raise RequestError(
+            f"latency budget {text!r} has no unit of time: in (0, 1] it is the fraction of the parent kept at most, "
+            f"else a time; give for example 0.5, 5ms or 800us"
+        )
+    return budget
+
+
+def read_time(value: object) -> object:
+    """As `read_budget`, for a time."""
+    return _read(value, "latency")
+
+
+def read_named_budgets(value: object) -> object:
+    """Budgets by resource, from a mapping or from texts `NAME=VALUE`.
+
+    Raises:
+        ValueError: a text without `=`, a resource that is none, one given twice, or a wrong budget.
+    """
+    if not isinstance(value, Mapping):
+        pairs = []
+        for part in split(value) or ():  # type: ignore[attr-defined]
+            for text in str(part).split(","):
+                name, equals, budget = text.partition("=")
+                if not equals:
+                    raise ValueError(f"budget {text!r} has no `=`: give NAME=VALUE, as in flops=0.5")
+                pairs.append((name.strip(), budget))
+        names = [name for name, _ in pairs]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f"budget {twice} is given {names.count(twice)} times: give it once")
+        value = dict(pairs)
+    for name in value:
+        if name not in RESOURCES:
+            raise ValueError(f"{name!r} is none of the {len(RESOURCES)} resources: {', '.join(RESOURCES)}")
+    return {name: _read(budget, name) for name, budget in value.items()}
+
+
+def amount(resource: str, number: int) -> str:
+    """A cost for people: times, which are counted in picoseconds, in milliseconds."""
+    return f"{number / TIMES['ms']:,.3f} ms" if resource == "latency" else f"{number:,}"
+
+
 def read_budget(value: object) -> object:
     """A budget from text or a number, for a field of the settings; None stays None.
 
     Raises:
         ValueError: as `parse_budget` refuses it.
     """
+    return _read(value)
+
+
+def _read(value: object, resource: str = "") -> object:
     if value is None or isinstance(value, bool):
         return value
+    if resource == "latency" and isinstance(value, int) and value > 1:
+        return value  # read before: picoseconds
     try:
-        return parse_budget(str(value))
+        return (parse_time if resource == "latency" else parse_budget)(str(value))
     except RequestError as error:
         raise ValueError(str(error)) from error
 

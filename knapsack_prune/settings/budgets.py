@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from knapsack_prune.settings.base import INT_LIMIT, Settings, split
-from knapsack_prune.settings.budget import read_budget, read_budgets
+from knapsack_prune.settings.budget import (
+    RESOURCES,
+    read_budget,
+    read_budgets,
+    read_named_budgets,
+    read_time,
+)
+from knapsack_prune.settings.limit import check_limits
 
 FLOPS_BUDGET = Field(
     description="FLOPs (fvcore's multiply-adds) KEPT at most: a fraction of the parent in (0, 1], or above 1 an "
@@ -15,28 +23,87 @@ FLOPS_BUDGET = Field(
 )
 
 
-class ParamsBudgetSettings(Settings):
-    """The budget of parameters."""
+NAMED = {
+    "flops_budget": "flops",
+    "params_budget": "params",
+    "memory_budget": "peak_memory",
+    "latency_budget": "latency",
+}
+"""Budgets that have a setting of their own."""
+
+
+class ResourceBudgets(Settings):
+    """Budgets of everything but FLOPs."""
 
     params_budget: Annotated[
         float | int | None,
         BeforeValidator(read_budget),
         Field(description="Parameters KEPT at most, in the same way."),
     ] = None
+    memory_budget: Annotated[
+        float | int | None,
+        BeforeValidator(read_budget),
+        Field(
+            description="Bytes of tensors alive at once KEPT at most, in the same way: running one input, weights "
+            "apart."
+        ),
+    ] = None
+    latency_budget: Annotated[
+        float | int | None,
+        BeforeValidator(read_time),
+        Field(
+            description="Time of a batch KEPT at most: a fraction of the parent's or a time such as 5ms; needs a "
+            "latency table."
+        ),
+    ] = None
+    budgets: Annotated[
+        dict[str, float | int],
+        BeforeValidator(read_named_budgets),
+        Field(
+            description=f"NAME=VALUE for any resource ({', '.join(RESOURCES)}); may be given several times."
+        ),
+    ] = {}  # noqa: RUF012 - pydantic copies it
+    latency_table: Annotated[
+        Path | None, Field(description="Measured times, as latency-table wrote them.")
+    ] = None
+    force: Annotated[
+        bool, Field(description="Take a latency table of another device, type or network; the plan says so.")
+    ] = False
+
+    @model_validator(mode="after")
+    def _once(self) -> Self:
+        for setting, resource in NAMED.items():
+            given = getattr(self, setting, None)
+            if given is not None and resource in self.budgets:
+                raise ValueError(
+                    f"the budget of {resource} is given twice, {given} with `{setting}` and "
+                    f"{self.budgets[resource]} with `budgets`: leave one out"
+                )
+        if self.latency_table is not None and "latency" not in self.requested():
+            raise ValueError(
+                "`latency_table` is given and no latency budget: give `latency_budget`, as in 0.5"
+            )
+        if self.latency_table is None and "latency" in self.requested():
+            raise ValueError(
+                f"the latency budget {self.requested()['latency']:g} needs measured times: make them with "
+                f"latency-table, and give the file with `latency_table`"
+            )
+        return self
+
+    def requested(self) -> dict[str, float | int]:
+        """The budgets that are given, by resource, in the order of `RESOURCES`."""
+        named = {resource: getattr(self, setting, None) for setting, resource in NAMED.items()}
+        given = self.budgets | {resource: budget for resource, budget in named.items() if budget is not None}
+        return {resource: given[resource] for resource in RESOURCES if resource in given}
 
 
-class BudgetSettings(ParamsBudgetSettings):
+class BudgetSettings(ResourceBudgets):
     """A budget per resource; a plan needs at least one."""
 
     flops_budget: Annotated[float | int | None, BeforeValidator(read_budget), FLOPS_BUDGET] = None
 
-    def requested(self) -> dict[str, float | int]:
-        """The budgets that are given, by resource."""
-        given = {"flops": self.flops_budget, "params": self.params_budget}
-        return {resource: budget for resource, budget in given.items() if budget is not None}
 
-
-class SweepBudgets(ParamsBudgetSettings):
+class SweepBudgets(ResourceBudgets):
     """The budgets of a sweep."""
 
     flops_budgets: Annotated[
@@ -48,18 +115,43 @@ class SweepBudgets(ParamsBudgetSettings):
         ),
     ] = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
+    @model_validator(mode="after")
+    def _swept(self) -> Self:
+        if "flops" in self.budgets:
+            raise ValueError(
+                f"flops {self.budgets['flops']} is given with `budgets`, but a sweep varies it: give `flops_budgets`"
+            )
+        return self
+
+
+def read_multiple(value: object) -> object:
+    """A number of channels, or `auto`.
+
+    Raises:
+        ValueError: a number out of range, or neither.
+    """
+    if value is None or value == "auto":
+        return value
+    try:
+        number = int(str(value))
+    except ValueError:
+        raise ValueError(f"{value!r}: it must be a whole number or auto") from None
+    if not 1 <= number < INT_LIMIT:
+        raise ValueError(f"{number}: it must be at least 1 and under {INT_LIMIT:,}")
+    return number
+
 
 class WidthConstraints(Settings):
     """Which widths are allowed."""
 
     round_to: Annotated[
-        int,
+        int | Literal["auto"] | None,
+        BeforeValidator(read_multiple),
         Field(
-            ge=1,
-            lt=INT_LIMIT,
-            description="Keep a multiple of this many channels in every group (or all of them).",
+            description="Keep a multiple of this many channels in every group (or all of them); auto: the widths at "
+            "which the latency table steps. By default 1, and auto under a latency budget.",
         ),
-    ] = 1
+    ] = None
     min_channels: Annotated[
         int, Field(ge=1, lt=INT_LIMIT, description="Keep at least this many channels in a group.")
     ] = 1
@@ -70,3 +162,25 @@ class WidthConstraints(Settings):
             description="Layers whose output channels all stay, such as 'layer4.*'; may be given several times."
         ),
     ] = ()
+    tie: Annotated[
+        tuple[str, ...],
+        BeforeValidator(split),
+        Field(
+            description="Layers that all keep the same fraction of their output channels, as in 'layer*.conv1'; may be "
+            "given several times."
+        ),
+    ] = ()
+    limit: Annotated[
+        tuple[str, ...],
+        BeforeValidator(split),
+        AfterValidator(check_limits),
+        Field(
+            description="LAYERS=LOW:HIGH, the least and the most output channels of each such layer, as numbers or "
+            "fractions: 'layer4.*=0.25:0.75', 'stem=16:'; may be given several times."
+        ),
+    ] = ()
+
+    @property
+    def multiple(self) -> int:
+        """What kept channels are multiples of; 1 where the latency table says which widths are allowed."""
+        return self.round_to if isinstance(self.round_to, int) else 1

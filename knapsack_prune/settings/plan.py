@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
 from knapsack_prune.settings.base import Seed
 from knapsack_prune.settings.budgets import BudgetSettings, SweepBudgets, WidthConstraints
-from knapsack_prune.settings.importance import ImportanceSettings
+from knapsack_prune.settings.importance import ImportanceSettings, PairSettings
+from knapsack_prune.settings.search import SearchSettings
 from knapsack_prune.settings.solver import SolverSettings
 
 
@@ -14,12 +20,20 @@ class AllocationSettings(WidthConstraints, SolverSettings):
     seed: Seed = 0
 
 
-class PlanningSettings(ImportanceSettings, AllocationSettings):
+class PlanningSettings(ImportanceSettings, PairSettings, AllocationSettings):
     """What a plan and a sweep share."""
 
+    values: Annotated[
+        Path | None,
+        Field(
+            description="A file that keeps what units are worth, written while it is measured: what was stopped "
+            "continues, and a plan under another budget finds its values there. Refused if it holds other values."
+        ),
+    ] = None
 
-class PlanSettings(BudgetSettings, PlanningSettings):
-    """A plan: budgets, importance, allowed widths and the solver."""
+
+class PlanSettings(BudgetSettings, SearchSettings, PlanningSettings):
+    """A plan: budgets, importance, allowed widths, the solver, and which plans are tried out."""
 
 
 class SweepSettings(SweepBudgets, PlanningSettings):

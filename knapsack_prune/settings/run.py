@@ -11,9 +11,10 @@ from knapsack_prune.settings.data import DataSettings
 from knapsack_prune.settings.execution import ExecutionSettings
 from knapsack_prune.settings.export import ExportSettings
 from knapsack_prune.settings.iterate import IterateSettings
+from knapsack_prune.settings.latency import LatencySettings
 from knapsack_prune.settings.network import NetworkSettings
 from knapsack_prune.settings.plan import PlanSettings, SweepSettings
-from knapsack_prune.settings.slim import SlimSettings
+from knapsack_prune.settings.repair import RepairSettings
 from knapsack_prune.settings.solver import BenchSettings, SolveSettings
 from knapsack_prune.settings.training import TrainingSettings
 
@@ -71,7 +72,9 @@ class RunSettings(Settings):
     plan: PlanSettings = Field(
         default_factory=PlanSettings, description="Budgets, importance, widths, solver."
     )
-    slim: SlimSettings = Field(default_factory=SlimSettings, description="Slimming and repair.")
+    repair: RepairSettings = Field(
+        default_factory=RepairSettings, description="Repair of the slim network, before it is trained."
+    )
     finetune: FinetuneSettings = Field(default_factory=FinetuneSettings, description="Training.")
     execution: ExecutionSettings = Field(default_factory=ExecutionSettings, description="Device and loading.")
     export: ExportSettings = Field(default_factory=ExportSettings, description="Formats and timing.")
@@ -79,5 +82,8 @@ class RunSettings(Settings):
     bench: BenchSettings = Field(default_factory=BenchSettings, description="The solvers, for `bench`.")
     sweep: SweepSettings = Field(
         default_factory=SweepSettings, description="Budgets and the rest, for `sweep`."
+    )
+    latency: LatencySettings = Field(
+        default_factory=LatencySettings, description="Measuring, for `latency-table`."
     )
     iterate: IterateSettings = Field(default_factory=IterateSettings, description="Rounds, for iterate.")

@@ -33,7 +33,19 @@ class Membership:
         return Owner(self.groups[classes], self.units[classes])
 
     def form(self, ids: IntArray) -> Form:
-        """How many of several ids are kept."""
+        """How many of several ids are kept.
+
+        Raises:
+            AssertionError: units of one group occur a different number of times. This would be an error of this
+                package: such units are not of one group.
+        """
+        form = self.count(ids)
+        if form is None:
+            raise AssertionError("units of one group have a different number of positions")
+        return form
+
+    def count(self, ids: IntArray) -> Form | None:
+        """As `form`; None where the number depends on which units of a group are kept."""
         groups = self.groups[self.classes[ids]]
         constant = int((groups < 0).sum())
         distinct, counts = np.unique(groups[groups >= 0], return_counts=True)
@@ -41,7 +53,7 @@ class Membership:
         for group, count in zip(distinct.tolist(), counts.tolist(), strict=True):
             per_unit, rest = divmod(count, self.sizes[group])
             if rest:
-                raise AssertionError(f"group {group}: {count} positions for {self.sizes[group]} equal units")
+                return None
             weights.append((group, per_unit))
         return Form(constant, tuple(weights))
 
@@ -59,7 +71,7 @@ def group_units(
     """
     count = ledger.next_id
     produced = np.zeros(count, dtype=np.bool_)
-    factors = {ids.tobytes(): ids for cost in ledger.costs for ids in cost.factors}
+    factors = {ids.tobytes(): ids for cost in (*ledger.costs, *ledger.activations) for ids in cost.factors}
     signature = np.zeros(count, dtype=np.uint64)
     first_axis = np.full(count, len(axes), dtype=np.int64)
     generator = np.random.default_rng(0)

@@ -82,6 +82,8 @@ class Ledger:
         frozen: ids that stay, each with its reason.
         axes: the dimensions of parameters and buffers along which channels lie.
         costs: FLOPs, one entry per counted operator.
+        activations: elements written, one entry per operator whose output fvcore counts.
+        tensors: the ids of every tensor that holds channels, each pattern once.
         layers: modules with weights, in execution order.
         constants: integer arguments that count channels.
         broadcasts: elements stretched over others.
@@ -97,6 +99,8 @@ class Ledger:
     frozen: list[tuple[IntArray, str]] = field(default_factory=list)
     axes: dict[tuple[str, int], ParameterAxis] = field(default_factory=dict)
     costs: list[Cost] = field(default_factory=list)
+    activations: list[Cost] = field(default_factory=list)
+    tensors: dict[bytes, IntArray] = field(default_factory=dict)
     layers: list[LayerRecord] = field(default_factory=list)
     constants: list[Constant] = field(default_factory=list)
     broadcasts: list[Broadcast] = field(default_factory=list)
@@ -172,20 +176,44 @@ class Ledger:
         lookup: Callable[[int], int] | None = None,
     ) -> None:
         """Record an operator's count; factors that belong to no channel go into the coefficient."""
-        varying = []
-        for ids in factors:
-            if bool(ids.any()):
-                varying.append(ids.contiguous().numpy())
-            elif lookup is None:
-                coefficient *= len(ids)
-        self.costs.append(Cost(layer, operator, coefficient, tuple(varying), lookup))
+        self.costs.append(_cost(layer, operator, coefficient, factors, lookup))
 
     def volume(self, layer: str, operator: str, ids: Ids, factor: int) -> None:
         """Record a count proportional to the number of elements of a tensor."""
-        coefficient = factor
-        for dim, size in enumerate(ids.shape):
-            if ids.data.shape[dim] == 1:
-                coefficient *= size
-        # The elements that vary are counted one by one: after all ties they vary along one dimension only, or
-        # the ids were frozen.
-        self.cost(layer, operator, coefficient, *([ids.data.reshape(-1)] if ids.varying else []))
+        self.costs.append(_volume(layer, operator, ids, factor))
+
+    def wrote(self, layer: str, operator: str, ids: Ids) -> None:
+        """Record the elements of a tensor as activations."""
+        self.activations.append(_volume(layer, operator, ids, 1))
+
+    def holds(self, ids: Ids) -> None:
+        """Record that a tensor holds these channels."""
+        if ids.varying:
+            data = ids.data.reshape(-1).numpy()
+            self.tensors.setdefault(data.tobytes(), data)
+
+
+def _cost(
+    layer: str,
+    operator: str,
+    coefficient: int,
+    factors: tuple[Tensor, ...],
+    lookup: Callable[[int], int] | None = None,
+) -> Cost:
+    varying = []
+    for ids in factors:
+        if bool(ids.any()):
+            varying.append(ids.contiguous().numpy())
+        elif lookup is None:
+            coefficient *= len(ids)
+    return Cost(layer, operator, coefficient, tuple(varying), lookup)
+
+
+def _volume(layer: str, operator: str, ids: Ids, factor: int) -> Cost:
+    coefficient = factor
+    for dim, size in enumerate(ids.shape):
+        if ids.data.shape[dim] == 1:
+            coefficient *= size
+    # The elements that vary are counted one by one: after all ties they vary along one dimension only, or
+    # the ids were frozen.
+    return _cost(layer, operator, coefficient, (ids.data.reshape(-1),) if ids.varying else ())

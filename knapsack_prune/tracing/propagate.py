@@ -33,6 +33,12 @@ RULES: dict[str, Rule] = {
 }
 """The rule of each ATen operator, by short name."""
 
+ACTIVATIONS = (
+    *("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"),
+    *("linear", "matmul", "bmm", "addmm", "einsum"),
+)
+"""Operators whose output elements fvcore counts as activations."""
+
 CHECKS = ("_assert_tensor_metadata", "_assert_async", "sym_size", "sym_constrain_range", "_assert_scalar")
 """Operators without a value."""
 
@@ -69,8 +75,19 @@ def propagate(program: ExportedProgram) -> Ledger:
             element_ids=element_ids,
         )
         values[node] = _apply(context)
+        _record_written(context, values[node])
     ledger.stages.extend(_stages(program, values))
     return ledger
+
+
+def _record_written(context: Context, value: Value) -> None:
+    """Record what a node writes: the channels of its tensors, and its elements where fvcore counts them."""
+    for ids in value if isinstance(value, (tuple, list)) else (value,):
+        if isinstance(ids, Ids):
+            context.ledger.holds(ids)
+    if context.operator in ACTIVATIONS and isinstance(value, Ids):
+        wide = any(module == context.module for module, _, _ in context.ledger.full_width)
+        context.ledger.wrote(context.module, context.operator, Ids.none(value.shape) if wide else value)
 
 
 def _stages(program: ExportedProgram, values: dict[Node, Value]) -> list[tuple[CutPoint, IntArray]]:

@@ -25,7 +25,7 @@ from knapsack_prune.tracing.attributes import size_attributes
 from knapsack_prune.tracing.classes import unit_classes
 from knapsack_prune.tracing.grouping import Membership, group_units
 from knapsack_prune.tracing.ids import NONE
-from knapsack_prune.tracing.ledger import Ledger, ParameterAxis
+from knapsack_prune.tracing.ledger import Cost, Ledger, ParameterAxis
 
 
 def resolve(
@@ -45,7 +45,7 @@ def resolve(
     classes, frozen = unit_classes(ledger)
     axes = [*ledger.axes.values(), *_element_axes(ledger, classes, frozen)]
     member, groups = group_units(ledger, classes, frozen, axes)
-    flops = tuple(_terms(ledger, member))
+    flops = tuple(_terms(ledger.costs, member))
     attributes, sized = size_attributes(ledger, model, member.owner)
     return ChannelGraph(
         fingerprint=fingerprint(model),
@@ -58,6 +58,8 @@ def resolve(
         ),
         flops=flops,
         params=_parameter_terms(model, axes, member),
+        activations=tuple(_terms(ledger.activations, member)),
+        widths=_widths(ledger, member),
         attributes=attributes,
         sized=sized,
         full_width=tuple(
@@ -103,9 +105,9 @@ def _element_axes(ledger: Ledger, classes: IntArray, frozen: dict[int, str]) -> 
     return axes
 
 
-def _terms(ledger: Ledger, member: Membership) -> list[CostTerm | TabulatedTerm]:
+def _terms(costs: Sequence[Cost], member: Membership) -> list[CostTerm | TabulatedTerm]:
     terms: list[CostTerm | TabulatedTerm] = []
-    for cost in ledger.costs:
+    for cost in costs:
         factors = []
         coefficient = cost.coefficient
         for ids in cost.factors:
@@ -116,13 +118,20 @@ def _terms(ledger: Ledger, member: Membership) -> list[CostTerm | TabulatedTerm]
                 coefficient *= form.constant
         if cost.lookup is not None:
             if factors and factors[0].weights:
-                terms.append(TabulatedTerm(cost.layer, cost.operator, factors[0], cost.lookup))
+                lookup = np.vectorize(cost.lookup, otypes=[np.int64])
+                terms.append(TabulatedTerm(cost.layer, cost.operator, (factors[0],), lookup))
             else:
                 full = cost.lookup(factors[0].constant)
                 terms.append(CostTerm(cost.layer, cost.operator, full, ()))
         else:
             terms.append(CostTerm(cost.layer, cost.operator, coefficient, tuple(factors)))
     return terms
+
+
+def _widths(ledger: Ledger, member: Membership) -> tuple[Form, ...]:
+    """The forms that count what tensors hold, in the order of the network."""
+    forms = dict.fromkeys(form for ids in ledger.tensors.values() if (form := member.count(ids)) is not None)
+    return tuple(form for form in forms if form.weights)
 
 
 def _parameter_terms(model: nn.Module, axes: list[ParameterAxis], member: Membership) -> tuple[CostTerm, ...]:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -22,8 +22,9 @@ from knapsack_prune.files import write_json
 from knapsack_prune.networks.fingerprint import weights_digest
 from knapsack_prune.planning.identity import check_fingerprint
 from knapsack_prune.planning.plan_file import Plan
-from knapsack_prune.settings import ExecutionSettings, FinetuneSettings, TrainingSettings
+from knapsack_prune.settings import ExecutionSettings, FinetuneSettings, RepairSettings, TrainingSettings
 from knapsack_prune.settings.run import ENSEMBLE
+from knapsack_prune.slimming.repair import RepairReport, repair_on_source
 from knapsack_prune.slimming.slim import save_slim, slim
 from knapsack_prune.training.distillation.teacher import EnsembleTeacher, NetworkTeacher, Teacher
 from knapsack_prune.training.ensemble.members import open_ensemble
@@ -61,6 +62,8 @@ def finetune(
     start: nn.Module | None = None,
     teachers: Sequence[Teacher] = (),
     session: Session | None = None,
+    repair: RepairSettings | None = None,
+    log: Callable[[str], None] = lambda line: None,
     **given: Any,
 ) -> FinetuneResult:
     """Train the network that a plan describes, under the parent's inner knowledge.
@@ -73,9 +76,11 @@ def finetune(
             `summary.csv`, TensorBoard files and checkpoints.
         settings: what is done; defaults if None.
         execution: how; defaults if None.
-        start: the slim network to start from; the parent's own weights if None.
+        start: the slim network to start from, trained as it is; if None, the parent's own weights, repaired.
         teachers: further teachers of the logits, beside the parent (KESI's snapshots).
         session: an open session on the same source, for several runs; opened here if None.
+        repair: of what is cut here; wherever it is possible if None. `RepairSettings(repair=False)` for none.
+        log: called with a line.
         given: fields of `FinetuneSettings` by name, instead of the settings' own, as in `epochs=20, lr=0.05`.
 
     Raises:
@@ -89,8 +94,9 @@ def finetune(
     if mask and start is not None:
         raise RequestError("`mask` trains the parent: give it a plan, not a slim network")
     require_classes(source, _outputs(parent, plan))
-    network = _network(parent, plan, start, mask)
     teachers = (*teachers, *_members(settings, parent, plan, source))
+    session = session or Session(source, plan.model.input_shape, settings, execution)
+    network, origin, report = _network(parent, plan, start, mask, session, repair or RepairSettings(), log)
     stages = (
         match_stages(plan, parent, network, settings.inner_kind, settings.distill_layers or None, mask)
         if settings.inner
@@ -101,11 +107,10 @@ def finetune(
         teacher = NetworkTeacher(deepcopy(parent), [stage.module for stage in stages])
         teacher = EnsembleTeacher(teacher, teachers) if teachers else teacher
 
-    session = session or Session(source, plan.model.input_shape, settings, execution)
     of_parent, before = session.accuracy(parent), session.accuracy(network)
     identity = {
         "plan": _digest(plan),
-        "start": weights_digest(network),
+        "start": origin,
         "teacher": weights_digest(parent),
         "teachers": [one.identity() for one in teachers],
     }
@@ -141,21 +146,41 @@ def finetune(
         "versions": versions(),
         "seed": settings.seed,
         "mask": mask,
+        "repaired": report is not None,
         "settings": settings.record(),
     }
     if accelerator.is_main_process:
         save_slim(student, plan, output)
         write_json(output / "result.json", record)
+        if report is not None:
+            write_json(output / "repair.json", report.record())
     accelerator.wait_for_everyone()
     return FinetuneResult(student, record, trained.result.losses)
 
 
-def _network(parent: nn.Module, plan: Plan, start: nn.Module | None, mask: bool) -> nn.Module:
+def _network(
+    parent: nn.Module,
+    plan: Plan,
+    start: nn.Module | None,
+    mask: bool,
+    session: Session,
+    repair: RepairSettings,
+    log: Callable[[str], None],
+) -> tuple[nn.Module, object, RepairReport | None]:
+    """Where training starts; what that start is made from, besides parent, plan and data; and its repair.
+
+    A repaired start is named by its settings: its last digits may differ where it is made again to continue a run.
+    """
     if mask:
         network = deepcopy(parent)
         hold_masks(network, plan)
-        return network
-    return slim(parent, plan, check=False) if start is None else start
+        return network, weights_digest(network), None
+    if start is not None:
+        return start, weights_digest(start), None
+    network = slim(parent, plan, check=False)
+    sliced = weights_digest(network)
+    report = repair_on_source(parent, network, plan, session.source, repair, log, session.accelerator.device)
+    return network, sliced if report is None else {"sliced": sliced, **repair.record()}, report
 
 
 def _members(

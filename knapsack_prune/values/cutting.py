@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from knapsack_prune.graph.channel_graph import ChannelGraph, IntArray, Owner
+from knapsack_prune.narrowing.masking import Zeroed, aten, input_masked, kept_layer_norm, zeroed
 from knapsack_prune.networks.modes import evaluating
 
-aten = torch.ops.aten
 Keep = Sequence[npt.NDArray[np.bool_]]
 """Per group, which of its units stay: shape (units,)."""
 
@@ -86,12 +86,20 @@ class CuttableNetwork:
             for (name, dim), owner in owners(graph, model, ("channel",)).items()
             if self.parameters[name].dim() == 1 and name.endswith("weight")
         }
+        self._saved: list[Zeroed] = []
+        self._kept_norms: Mapping[int, Tensor] = {}
         self._full = [(part, torch.ones(len(part.owner.groups))) for part in graph.full_width]
 
     def fixed(self) -> Iterator[Tensor]:
         """All tensors of the network that a forward pass only reads."""
         yield from self.model.parameters()
         yield from self.model.buffers()
+        yield from (mask for _, mask in self._full)
+
+    def changeable(self) -> Iterator[Tensor]:
+        """Those of them whose values a cut changes, or which are read differently under one."""
+        yield from (self.parameters[c.parameter] for c in self.consumers)
+        yield from (p for p in self.parameters.values() if p.untyped_storage().data_ptr() in self._norms)
         yield from (mask for _, mask in self._full)
 
     def named(self, weight: Tensor) -> Consumer | None:
@@ -110,60 +118,35 @@ class CuttableNetwork:
         return consumer, position[0], weight
 
     @contextmanager
-    def cut(self, keep: Keep, weights: Mapping[str, Tensor] | None = None) -> Iterator[list[Tensor]]:
-        """Cut every unit that `keep` does not keep; gives the tensors that changed; put back on exit.
+    def cut(self, keep: Keep) -> Iterator[list[Tensor]]:
+        """Cut every unit that `keep` does not keep; gives the tensors that changed; put back on exit."""
+        owned: list[tuple[Tensor, int, npt.NDArray[np.bool_]]] = []
+        owned += [(self.parameters[c.parameter], c.dim, c.owner.kept(keep)) for c in self.consumers]
+        owned += [(mask, 0, part.owner.kept(keep)) for part, mask in self._full]
+        gone = [(tensor, dim, _indices(~stays)) for tensor, dim, stays in owned if not stays.all()]
+        partial = {ptr: owner.kept(keep) for ptr, owner in self._norms.items()}
+        with zeroed(gone) as saved:
+            try:
+                self._saved = saved
+                self._kept_norms = {ptr: _indices(stays) for ptr, stays in partial.items() if not stays.all()}
+                norms = [
+                    p for p in self.parameters.values() if p.untyped_storage().data_ptr() in self._kept_norms
+                ]
+                yield [*(tensor for tensor, *_ in saved), *norms]
+            finally:
+                self._saved, self._kept_norms = [], {}
 
-        Args:
-            keep: what stays.
-            weights: for some consumers, what to write instead of their own weights (removed positions included).
-        """
-        weights = weights or {}
-        saved: list[tuple[Tensor, Tensor]] = []
-        try:
-            for consumer in self.consumers:
-                stays = consumer.owner.kept(keep)
-                new = weights.get(consumer.parameter)
-                if stays.all() and new is None:
-                    continue
-                tensor = self.parameters[consumer.parameter].data
-                saved.append((tensor, tensor.clone()))
-                if new is not None:
-                    tensor.copy_(new)
-                gone = torch.from_numpy(np.flatnonzero(~stays)).to(tensor.device)
-                tensor.index_fill_(consumer.dim, gone, 0)
-            for part, mask in self._full:
-                stays = part.owner.kept(keep)
-                if not stays.all():
-                    saved.append((mask, mask.clone()))
-                    mask.copy_(torch.from_numpy(stays).to(mask))
-            partial = {ptr: owner.kept(keep) for ptr, owner in self._norms.items()}
-            self.kept_norms = {ptr: _indices(stays) for ptr, stays in partial.items() if not stays.all()}
-            norms = [p for p in self.parameters.values() if p.untyped_storage().data_ptr() in self.kept_norms]
-            yield [*(tensor for tensor, _ in saved), *norms]
-        finally:
-            self.kept_norms = {}
-            for tensor, before in saved:
-                tensor.copy_(before)
-
-    kept_norms: Mapping[int, Tensor] = {}
+    def uncut(self, parameter: str) -> Tensor:
+        """A parameter as it is outside of `cut`."""
+        own = self.parameters[parameter].detach()
+        for tensor, dim, indices, before in self._saved:
+            if tensor.data_ptr() == own.data_ptr():
+                own = own.index_copy(dim, indices, before)
+        return own
 
     def kept_layer_norm(self, func: Any, args: tuple[Any, ...]) -> Any:
         """The result of a layer normalisation over the channels that stay; None for other operators."""
-        if func is not aten.native_layer_norm.default or args[2] is None:
-            return None
-        kept = self.kept_norms.get(args[2].untyped_storage().data_ptr())
-        if kept is None:
-            return None
-        source, _, weight, bias, eps = args
-        kept = kept.to(source.device)
-        narrow = aten.native_layer_norm.default(
-            source.index_select(-1, kept),
-            [len(kept)],
-            weight.index_select(0, kept),
-            None if bias is None else bias.index_select(0, kept),
-            eps,
-        )
-        return (torch.zeros_like(source).index_copy(-1, kept, narrow[0]), *narrow[1:])
+        return kept_layer_norm(func, args, self._kept_norms)
 
     @contextmanager
     def measuring(self, *, batch_statistics: bool) -> Iterator[None]:
@@ -172,9 +155,7 @@ class CuttableNetwork:
         norms = [m for m in norms if batch_statistics and m.track_running_stats]
         with ExitStack() as stack:
             for part, mask in self._full:
-                hook = _masked_input(part.dim, mask)
-                handle = self.model.get_submodule(part.module).register_forward_pre_hook(hook)
-                stack.callback(handle.remove)
+                stack.enter_context(input_masked(self.model.get_submodule(part.module), part.dim, mask))
             stack.enter_context(evaluating(self.model, fused_attention=False))
             try:
                 for norm in norms:
@@ -199,12 +180,3 @@ def _width(func: Any, data: Tensor) -> int:
 
 def _indices(stays: npt.NDArray[np.bool_]) -> Tensor:
     return torch.from_numpy(np.flatnonzero(stays))
-
-
-def _masked_input(dim: int, mask: Tensor) -> Any:
-    def zero(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        shape = [1] * inputs[0].dim()
-        shape[dim] = -1
-        return (inputs[0] * mask.to(inputs[0]).reshape(shape), *inputs[1:])
-
-    return zero

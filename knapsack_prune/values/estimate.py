@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
 from torch import nn
 
 from knapsack_prune.errors import RequestError
 from knapsack_prune.graph.channel_graph import ChannelGraph
 from knapsack_prune.networks.modes import one_thread
-from knapsack_prune.settings.importance import VALUE_MODELS
+from knapsack_prune.settings.importance import IMAGE_CRITERIA, LOSS_MODELS, VALUE_MODELS
 from knapsack_prune.values.criteria import CRITERIA, score
 from knapsack_prune.values.energy import energy_values
 from knapsack_prune.values.fisher import joint_fisher
 from knapsack_prune.values.losses import Batches, Loss
-from knapsack_prune.values.measured import Measurements, measured_values
+from knapsack_prune.values.measured import measured_values
 from knapsack_prune.values.reconstruction import reconstruction_values
 from knapsack_prune.values.tables import ValueTables, additive_tables
+from knapsack_prune.values.value_file import ValueFile, examples_identity, made_from
 
 MODELS = VALUE_MODELS
 """Models of what a cut costs. `energy` needs weights alone; the others count in units of the loss."""
+
+PAIRED = ("joint_fisher", "measured")
+"""Those that may have values of pairs of groups."""
 
 
 def estimate_values(
@@ -30,8 +36,9 @@ def estimate_values(
     data: Batches | None = None,
     loss: Loss | None = None,
     normalize: str = "none",
+    pair_values: bool = False,
     seed: int = 0,
-    known: Measurements | None = None,
+    values: Path | None = None,
     progress: Callable[[int, int | None], None] | None = None,
 ) -> ValueTables:
     """What keeping units is worth.
@@ -43,35 +50,86 @@ def estimate_values(
         data: batches; labels are read by the criteria that take a gradient, and by a `loss` that does.
         loss: for `MODELS` on images, what a cut costs; by default the divergence of the outputs from the parent's.
         normalize: for `CRITERIA`, see `score`.
+        pair_values: for `joint_fisher` and `measured`, also values of `fisher.joined_groups`.
         seed: of everything drawn.
-        known: for `measured`, measurements of a run that was stopped, extended in place.
+        values: a file that keeps the tables, and measurements as they are made: a call that was stopped continues,
+            and one for the same network, images and method finds them there.
         progress: called with what is done (cuts for `measured`, else examples) and the total where it is known.
 
     Raises:
-        RequestError: unknown method, no data, or whatever the method refuses.
+        RequestError: unknown method, no data, a file of other values, or whatever the method refuses.
     """
-    if loss is not None and (method in CRITERIA or method == "energy"):
-        raise RequestError(f"`loss` with importance {method!r}: only {', '.join(MODELS[:-1])} take one")
+    _check(method, data, loss, normalize, values)
+    if pair_values and method not in PAIRED:
+        raise RequestError(
+            f"`pair_values` with importance {method!r}: only {' and '.join(PAIRED)} have them; choose one, or leave "
+            "it out"
+        )
+    images, batch_size = None, 0
+    if data is not None and method in IMAGE_CRITERIA:
+        images, batch_size = examples_identity(data)
+    identity = made_from(graph, model, images, method, normalize, seed)
+    file = None if values is None else ValueFile(values, identity)
+
+    def kept(name: str, make: Callable[[], ValueTables]) -> ValueTables:
+        return make() if file is None else file.tables(name, make)
+
+    def made() -> ValueTables:
+        examples = None if progress is None else (lambda done: progress(done, None))
+        if method in CRITERIA:
+            scores = score(graph, model, method, data=data, seed=seed, normalize=normalize, progress=examples)
+            return additive_tables(graph, scores)
+        if method == "energy":
+            return energy_values(graph, model, seed)
+        assert data is not None
+        if method == "joint_fisher":
+            return joint_fisher(graph, model, data, loss=loss, seed=seed, progress=examples).tables
+
+        def reconstructed() -> ValueTables:
+            return reconstruction_values(graph, model, data, loss=loss, seed=seed, progress=examples)
+
+        if method == "reconstruction":
+            return reconstructed()
+        shape, known = kept("reconstruction", reconstructed), {} if file is None else file.measurements
+        return measured_values(
+            graph, model, data, shape, loss=loss, seed=seed, known=known, progress=progress
+        )
+
+    try:
+        with one_thread():
+            tables = kept(method, made)
+            if pair_values:
+                assert data is not None
+                orders = tuple(group.order for group in tables.groups)
+                joint = joint_fisher(graph, model, data, orders=orders, loss=loss, seed=seed)
+                tables = joint.with_pairs(graph, tables)
+    finally:
+        if file is not None:
+            file.write()
+    if images is None:
+        return tables
+    options = {**tables.provenance.options, "batch_size": batch_size}
+    return replace(tables, provenance=replace(tables.provenance, images=images, options=options))
+
+
+def _check(method: str, data: Batches | None, loss: Loss | None, normalize: str, values: Path | None) -> None:
+    """Refuse what does not go together."""
+    if loss is not None and method in (*MODELS, *CRITERIA) and method not in LOSS_MODELS:
+        raise RequestError(f"`loss` with importance {method!r}: only {', '.join(LOSS_MODELS)} take one")
+    if loss is not None and values is not None:
+        raise RequestError(
+            "`values` with a function for `loss`: nothing could tell whether the file's values are of the same "
+            "function; leave one of them out"
+        )
     if method in CRITERIA:
-        counted = None if progress is None else (lambda done: progress(done, None))
-        scores = score(graph, model, method, data=data, seed=seed, normalize=normalize, progress=counted)
-        return additive_tables(graph, scores)
+        return
     if method not in MODELS:
         raise RequestError(f"unknown importance {method!r}; choose one of {', '.join((*MODELS, *CRITERIA))}")
     if normalize != "none":
         raise RequestError(
             f"`normalize` {normalize!r} with importance {method!r}: losses are compared as they are"
         )
-    if method == "energy":
-        return energy_values(graph, model, seed)
-    if data is None:
+    if data is None and method != "energy":
         raise RequestError(
             f"importance {method!r} needs images: give `data`, or choose `energy`, which needs none"
         )
-    with one_thread():
-        if method == "measured":
-            return measured_values(graph, model, data, loss=loss, seed=seed, known=known, progress=progress)
-        examples = None if progress is None else (lambda done: progress(done, None))
-        if method == "reconstruction":
-            return reconstruction_values(graph, model, data, loss=loss, seed=seed, progress=examples)
-        return joint_fisher(graph, model, data, loss=loss, seed=seed, progress=examples).tables

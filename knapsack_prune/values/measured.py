@@ -2,30 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, MutableMapping, Sequence, Sized
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence, Sized
+from itertools import pairwise
+from math import inf
 from typing import Any
 
 import numpy as np
 from scipy.optimize import isotonic_regression
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 
 from knapsack_prune.errors import RequestError
 from knapsack_prune.graph.channel_graph import ChannelGraph, IntArray
 from knapsack_prune.values.cutting import CuttableNetwork, keep_masks
-from knapsack_prune.values.losses import Batches, Loss, checked_loss, divergence, network_input
+from knapsack_prune.values.losses import (
+    Batches,
+    Loss,
+    batch_part,
+    check_output,
+    checked_loss,
+    divergence,
+    network_input,
+)
 from knapsack_prune.values.reconstruction import reconstruction_values
-from knapsack_prune.values.refit import Refit, Refitter
-from knapsack_prune.values.replay import DivergedError, Recording
+from knapsack_prune.values.refit import Fits, Refit, Refitter, recorded
+from knapsack_prune.values.replay import DivergedError, Recording, memory_limit
 from knapsack_prune.values.tables import FloatArray, GroupValues, Provenance, ValueTables, value_tables
 
 Measurements = MutableMapping[str, float]
-"""Losses that are known, by what was cut: plain data, to be kept when a run is stopped."""
+"""Losses that are known, by batch and by what was cut: plain data, to be kept when a run is stopped."""
 
 
 LEAST_RATIO = 0.1
-"""Measured losses that are a smaller part of the predicted ones are taken for noise: no cut is free."""
+"""Measured losses that are a smaller part of the predicted ones, or a hundredth of that part in the median of all
+cuts, are taken for noise: no cut is free."""
+
+RESULTS = 12
+"""All results of one run take at most so many times the memory that recordings may keep; larger batches are split."""
 
 
 def measured_values(
@@ -37,6 +49,7 @@ def measured_values(
     widths: int = 4,
     refit: Refit = "readers",
     around: Sequence[int] | None = None,
+    at: Sequence[Sequence[int]] | None = None,
     loss: Loss | None = None,
     seed: int = 0,
     known: Measurements | None = None,
@@ -57,6 +70,7 @@ def measured_values(
         refit: re-fit no layer (`none`), those that read removed units (`readers`), or every layer behind them (`all`)
             before the loss is taken; by least squares on the first half of each batch, while the second is judged.
         around: kept units per group of the network in which a group is cut; by default all of them.
+        at: per group, the widths that are measured, below its size; by default `widths` of each, spread out.
         loss: judges outputs; by default the divergence to the parent's (KL). Batch norms use the statistics of the
             batch, for parent and cut network alike.
         seed: of the positions from which fits take their rows.
@@ -65,10 +79,12 @@ def measured_values(
         progress: called after every cut of every batch, with how many are done and how many there will be (None where
             the number of batches is not known).
 
-    Time: widths times groups times what of the network lies behind a cut. Memory: the activations of one batch.
+    Time: widths times groups times what of the network lies behind a cut. Memory: what a forward pass of half a batch
+    needs at a time, `replay.memory_limit` for each half, and rows of what each layer reads.
 
     Raises:
-        RequestError: no data, a batch of one example, a loss that is no finite scalar.
+        RequestError: no data, a batch of one example, a loss that is no finite scalar, a network that takes another
+            path once it is cut.
     """
     if widths < 1:
         raise RequestError(f"`widths` is {widths}: measure at least 1 width of each group")
@@ -78,18 +94,24 @@ def measured_values(
     orders = [group.order for group in shape.groups]
     known = {} if known is None else known
     meter = _Meter(network, data, orders, base, refit, loss or divergence, seed, known, progress)
-    points = [_spread(group.size, widths) for group in graph.groups]
+    points = at or [_spread(group.size, widths) for group in graph.groups]
     groups = []
-    for group, at, losses in zip(shape.groups, points, meter.measure(points), strict=True):
+    measured = meter.measure(points)
+    floor = _least_ratio(shape.groups, points, measured)
+    for group, own, losses in zip(shape.groups, points, measured, strict=True):
         # Keeping more is never worth less: the nearest such losses (pool adjacent violators).
         falling = isotonic_regression(losses, increasing=False).x
-        groups.append(GroupValues(group.order, _along(group.values, np.array(at), falling)))
+        groups.append(GroupValues(group.order, _along(group.values, np.array(own), falling, floor)))
     options: dict[str, str | int | float | bool] = {
         "shape": shape.provenance.method,
         "refit": refit,
         "widths": widths,
         "around": around is not None,
+        "layers_fitted": meter.fits[0],
+        "layers_with_few_rows": meter.fits[1],
     }
+    if around is not None:
+        options["base_loss"] = meter.base_loss
     name = "divergence" if loss is None else "user"
     return value_tables(graph, groups, Provenance("measured", meter.examples, seed, name, options=options))
 
@@ -100,7 +122,21 @@ def _spread(size: int, count: int) -> list[int]:
     return sorted({min(max(1, size - 1), max(1, round(size * share))) for share in shares})
 
 
-def _along(shape: FloatArray, at: IntArray, losses: FloatArray) -> FloatArray:
+def _least_ratio(
+    shapes: Sequence[GroupValues], points: Sequence[Sequence[int]], losses: Sequence[Sequence[float]]
+) -> float:
+    """What a measured loss is of the predicted one, at least; a model's losses may have another unit."""
+    ratios = [
+        loss / (shape.values[-1] - shape.values[n - 1])
+        for shape, at, found in zip(shapes, points, losses, strict=True)
+        for n, loss in zip(at, found, strict=True)
+        if shape.values[n - 1] < shape.values[-1]
+    ]
+    middle = float(np.median(ratios)) if ratios else 0.0
+    return min(LEAST_RATIO, middle / 100) if middle > 0 else LEAST_RATIO
+
+
+def _along(shape: FloatArray, at: IntArray, losses: FloatArray, floor: float) -> FloatArray:
     """Values through minus the measured losses at some widths, with the shape of other values in between."""
     size = len(shape)
     every = np.arange(1, size + 1)
@@ -108,7 +144,7 @@ def _along(shape: FloatArray, at: IntArray, losses: FloatArray) -> FloatArray:
     if size == 1:
         return np.zeros(1)
     if (predicted[at - 1] > 0).all():
-        ratios = np.log(np.maximum(losses / predicted[at - 1], LEAST_RATIO))
+        ratios = np.log(np.maximum(losses / predicted[at - 1], floor))
         smooth = np.exp(np.interp(every, at, ratios)) * predicted
         # Between two measured widths the factor changes: keeping more is still never worth less.
         values: FloatArray = -np.maximum.accumulate(smooth[::-1])[::-1]
@@ -118,7 +154,10 @@ def _along(shape: FloatArray, at: IntArray, losses: FloatArray) -> FloatArray:
 
 
 class _Meter:
-    """Measures cuts on all batches; each batch is run once whole, then cut by cut behind what a cut changes."""
+    """Measures cuts on all batches; each batch is run once whole, then cut by cut behind what a cut changes.
+
+    Layers are fitted on the first half of a batch, up to the last that is fitted; the second half is judged.
+    """
 
     def __init__(
         self,
@@ -141,64 +180,97 @@ class _Meter:
         self._seed = seed
         self._known = known
         self._progress = progress
+        self._passing: dict[int, int] = {}
+        self._examples_at_once = 0
+        self.base_loss = 0.0
         self.examples = 0
+        self.fits: tuple[int, int] = (0, 0)
 
     def measure(self, points: Sequence[Sequence[int]]) -> list[list[float]]:
         """Per group and width, the rise of the loss over that with the whole group."""
         sizes = self._network.graph.sizes
-        wanted = {(g, n) for g, ns in enumerate(points) for n in (*ns, sizes[g])}
-        missing = sorted(cut for cut in wanted if self._key(cut) not in self._known)
-        if missing:
-            self._run(missing)
-        loss = {cut: self._known[self._key(cut)] for cut in wanted}
-        return [[loss[g, n] - loss[g, sizes[g]] for n in ns] for g, ns in enumerate(points)]
-
-    def _run(self, missing: list[tuple[int, int]]) -> None:
-        sums = dict.fromkeys((self._key(cut) for cut in missing), 0.0)
-        cuts = {self._key(cut): cut for cut in missing}
-        judged = self.examples = done = 0
+        cuts = {self._key((g, n)): (g, n) for g, ns in enumerate(points) for n in (*ns, sizes[g])}
+        sums, judged, done = dict.fromkeys(cuts, 0.0), 0, 0
         batches = len(self._data) if isinstance(self._data, Sized) else None
-        for batch in self._data:
-            inputs = network_input(batch).to(next(self._network.model.parameters()).device)
-            if len(inputs) < 2:
-                raise RequestError(
-                    "a batch holds 1 example; batch norms and fits need at least 2: give larger ones"
-                )
+        for number, (inputs, batch, pieces) in enumerate(self._pieces()):
             rows = len(inputs) // 2 if self._refit != "none" else 0
-            half = _second_half(len(inputs), rows)
-            with self._network.measuring(batch_statistics=True):
-                recording = Recording(partial(self._network.model, inputs), [*self._network.fixed(), inputs])
-                refitter = Refitter(
-                    self._network,
-                    recording,
-                    refit=self._refit,
-                    rows=rows,
-                    examples=len(inputs),
-                    seed=self._seed,
-                )
-                for key, cut in cuts.items():
-                    what, output = self._cut(cut, recording, refitter)
-                    value = checked_loss(self._loss, half(output), half(recording.output), half(batch), what)
-                    sums[key] += value * (len(inputs) - rows)
-                    done += 1
-                    if self._progress is not None:
-                        self._progress(done, batches and batches * len(cuts))
+            missing = {key: cut for key, cut in cuts.items() if f"{number}:{key}" not in self._known}
+            done += len(cuts) - len(missing)
+            for key, value in self._measured(missing, inputs, batch, rows):
+                self._known[f"{number}:{key}"] = value
+                done += 1
+                if self._progress is not None:
+                    self._progress(done, batches and batches * pieces * len(cuts))
+            for key in cuts:
+                sums[key] += self._known[f"{number}:{key}"] * (len(inputs) - rows)
             judged += len(inputs) - rows
             self.examples += len(inputs)
         if not judged:
             raise RequestError("the data holds 0 examples; give at least one batch with `data`")
-        self._known.update({key: value / judged for key, value in sums.items()})
+        self.base_loss = sums.get("base", 0.0) / judged
+        whole = [sums[self._key((g, size))] for g, size in enumerate(sizes)]
+        return [[(sums[self._key((g, n))] - whole[g]) / judged for n in ns] for g, ns in enumerate(points)]
 
-    def _cut(self, cut: tuple[int, int], recording: Recording, refitter: Refitter) -> tuple[str, Any]:
+    def _pieces(self) -> Iterator[tuple[Tensor, Any, int]]:
+        """Batches, or as large parts of them as memory allows; with each, how many parts its batch has."""
+        for batch in self._data:
+            inputs = network_input(batch, self._network.graph.input_shape)
+            if len(inputs) < 2:
+                raise RequestError(
+                    "a batch holds 1 example; batch norms and fits need at least 2: give larger ones"
+                )
+            if not self._examples_at_once:
+                self._probe(inputs[:2])
+            count = -(-len(inputs) // self._examples_at_once)
+            ends = [len(inputs) * piece // count for piece in range(count + 1)]
+            for start, end in pairwise(ends):
+                part = slice(start, end)
+                yield inputs[part], batch_part(batch, len(inputs), part), count
+
+    def _probe(self, inputs: Tensor) -> None:
+        """See on few examples what a recording must keep, and how much memory all results would take."""
+        inputs = inputs.to(next(self._network.model.parameters()).device)
+        with self._network.measuring(batch_statistics=True):
+            probe = recorded(self._network, inputs, cache_bytes=inf)
+        self._passing = probe.passing_results()
+        limit = RESULTS * memory_limit(inputs.device)
+        self._examples_at_once = max(4, int(limit / max(1.0, probe.kept_bytes / len(inputs))))
+
+    def _measured(
+        self, cuts: Mapping[str, tuple[int, int]], inputs: Tensor, batch: Any, rows: int
+    ) -> Iterator[tuple[str, float]]:
+        """The losses of some cuts on one batch, as they are found."""
+        if not cuts:
+            return
+        network = self._network
+        inputs = inputs.to(next(network.model.parameters()).device)
+        with network.measuring(batch_statistics=True):
+            given: dict[str, Any] = {"cache_bytes": memory_limit(inputs.device), "passing": self._passing}
+            refitter = Refitter(network, self._refit, rows, self._seed)
+            fitted = recorded(network, inputs[:rows], watch=refitter.watch, **given) if rows else None
+            self.fits = max(self.fits, refitter.unknowns)
+            judged = recorded(network, inputs[rows:], **given)
+            check_output(network.model, inputs[rows:], judged.output)
+            part = batch_part(batch, len(inputs), slice(rows, None))
+            for key, cut in cuts.items():
+                what, output = self._cut(cut, fitted, judged, refitter)
+                yield key, checked_loss(self._loss, output, judged.output, part, what)
+
+    def _cut(
+        self, cut: tuple[int, int], fitted: Recording | None, judged: Recording, refitter: Refitter
+    ) -> tuple[str, Any]:
         """What the network is called, and its output, when a group keeps so many units."""
         kept = {g: order[:n] for g, (order, n) in enumerate(zip(self._orders, self._base, strict=True))}
         kept[cut[0]] = self._orders[cut[0]][: cut[1]]
         group = self._network.graph.groups[cut[0]]
         what = f"the network with {cut[1]} of {group.size} units of group {group.name}"
-        keep = keep_masks(self._network.graph, kept)
+        keep, fits = keep_masks(self._network.graph, kept), Fits()
         with self._network.cut(keep) as changed:
             try:
-                return what, recording.run(changed, refitter.under(keep))
+                last = refitter.last(keep)
+                if fitted is not None and last >= 0:
+                    fitted.run(changed, refitter.fitting(keep, fits), stop=last)
+                return what, judged.run(changed, refitter.applying(fits))
             except DivergedError as error:
                 raise RequestError(
                     f"{what} takes another path than the parent (at {error}), so that it cannot be measured; pin the "
@@ -208,12 +280,3 @@ class _Meter:
     def _key(self, cut: tuple[int, int]) -> str:
         """Of a measurement: the base is one for all groups."""
         return "base" if cut[1] == self._base[cut[0]] else f"{cut[0]}:{cut[1]}"
-
-
-def _second_half(examples: int, rows: int) -> Callable[[Any], Any]:
-    def chosen(tree: Any) -> Any:
-        return tree_map(
-            lambda t: t[rows:] if isinstance(t, Tensor) and t.dim() and len(t) == examples else t, tree
-        )
-
-    return chosen

@@ -14,9 +14,20 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from knapsack_prune.data.seeds import generator
 from knapsack_prune.errors import RequestError
-from knapsack_prune.values.cutting import Consumer, CuttableNetwork, aten
-from knapsack_prune.values.losses import Batches, Loss, check_scalar, network_input
+from knapsack_prune.narrowing.masking import aten
+from knapsack_prune.values.cutting import Consumer, CuttableNetwork
+from knapsack_prune.values.losses import (
+    Batches,
+    Loss,
+    batch_part,
+    check_output,
+    check_scalar,
+    class_scores,
+    network_input,
+    tensors,
+)
 from knapsack_prune.values.patches import MAX_MATRIX, sampled_columns
+from knapsack_prune.values.replay import memory_limit
 
 
 @dataclass(eq=False)
@@ -93,8 +104,8 @@ def collect_moments(
         seed: of the positions and of the classes drawn.
         progress: called with the number of examples after every batch.
 
-    Memory: a float64 matrix of columns squared and one of outputs squared per consumer, and the activations of one
-    batch.
+    Memory: a float64 matrix of columns squared and one of outputs squared per consumer, and activations of as many
+    examples as fit into `replay.memory_limit`.
 
     Raises:
         RequestError: no data, or a loss that is no finite scalar.
@@ -102,16 +113,15 @@ def collect_moments(
     recorder = _Recorder(network, seed, gradients, derivatives)
     draw = generator(seed, 2)
     examples = 0
-    mixed: bool | None = None if derivatives else False
+    step = 0
     with _prepared(network):
         for batch in data:
-            inputs = network_input(batch)
+            inputs = network_input(batch, network.graph.input_shape)
             inputs = inputs.to(next(network.model.parameters()).device)
-            mixed = _mixes_examples(network, inputs) if mixed is None else mixed
-            step = 1 if mixed else len(inputs)
+            step = step or _examples_at_once(network, inputs[:2], gradients or derivatives, derivatives)
             for start in range(0, len(inputs), step):
                 part = slice(start, start + step)
-                chosen = [t[part] for t in batch] if isinstance(batch, (tuple, list)) else batch[part]
+                chosen = batch_part(batch, len(inputs), part)
                 recorder.begin(len(inputs[part]))
                 if gradients or derivatives:
                     _backward(network, recorder, inputs[part], chosen, loss, draw)
@@ -141,7 +151,8 @@ def _backward(
     )
     with torch.enable_grad(), recorder:
         output = network.model(sources[0] if inputs.is_floating_point() else inputs)
-        found = _drawn_loss(output, draw) if loss is None else loss(output, output, batch)
+        check_output(network.model, inputs, output)
+        found = _drawn_loss(output, len(inputs), draw) if loss is None else loss(output, output, batch)
         check_scalar(found)
         if not bool(torch.isfinite(found.detach())):
             raise RequestError(
@@ -152,25 +163,24 @@ def _backward(
         torch.autograd.grad(found * len(inputs), sources, allow_unused=True)
 
 
-def _mixes_examples(network: CuttableNetwork, inputs: Tensor) -> bool:
-    """Whether the rows that a linear consumer reads are not the examples (tokens, for instance)."""
+def _examples_at_once(network: CuttableNetwork, inputs: Tensor, backward: bool, apart: bool) -> int:
+    """How many examples are read together: as many as memory allows; one where those of a consumer's rows must be
+    told apart and are not the examples (but tokens, for instance)."""
     probe = _Recorder(network, 0, False, False)
     probe.begin(len(inputs))
     with torch.no_grad(), probe:
         network.model(inputs)
-    return probe.mixed
+    if apart and probe.mixed:
+        return 1
+    kept = probe.results / len(inputs) if backward else probe.results / len(inputs) / 4
+    return max(1, int(memory_limit(inputs.device) / max(1.0, kept)))
 
 
-def _drawn_loss(output: Any, draw: torch.Generator) -> Tensor:
-    if not isinstance(output, Tensor) or output.dim() < 2:
-        raise RequestError("the network's output is no tensor of class scores: give a function with `loss`")
-    logits = output.float() if output.dim() in (2, 3) else output.float().movedim(1, -1)
-    logits = logits.reshape(-1, logits.shape[-1])
+def _drawn_loss(output: Any, examples: int, draw: torch.Generator) -> Tensor:
+    logits = class_scores(output)
     chances = logits.detach().softmax(-1).cpu()
-    if not bool(torch.isfinite(chances).all()):
-        raise RequestError("the network's output holds NaN or infinity: check its weights and the data")
     classes = torch.multinomial(chances, 1, generator=draw)[:, 0].to(logits.device)
-    return F.cross_entropy(logits, classes, reduction="sum") / len(output)
+    return F.cross_entropy(logits, classes, reduction="sum") / examples
 
 
 @contextmanager
@@ -197,6 +207,7 @@ class _Recorder(TorchDispatchMode):
         self.moments: dict[str, Moments] = {}
         self.backward = False
         self.mixed = False
+        self.results = 0
         self._network = network
         self._gradients = gradients
         self._derivatives = derivatives
@@ -228,6 +239,8 @@ class _Recorder(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
+        if not func._schema.is_mutable:
+            self.results += sum(t.numel() * t.element_size() for t in tensors(result))
         if self.backward:
             self._watch_backward(func, args, result)
         elif func in _NORMS and self._last is not None and args[0].data_ptr() == self._last[0].data_ptr():

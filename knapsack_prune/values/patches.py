@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from knapsack_prune.values.cutting import aten
+from knapsack_prune.narrowing.masking import aten
 
 MAX_COLUMNS = 2048
 """A convolution with more columns (channels times kernel elements) is described by its channels alone."""

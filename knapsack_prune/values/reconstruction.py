@@ -22,7 +22,7 @@ from knapsack_prune.errors import RequestError
 from knapsack_prune.graph.channel_graph import ChannelGraph, Group
 from knapsack_prune.values.cutting import CuttableNetwork
 from knapsack_prune.values.losses import Batches, Loss
-from knapsack_prune.values.moments import Moments, collect_moments
+from knapsack_prune.values.moments import Moments, NetworkMoments, collect_moments
 from knapsack_prune.values.tables import GroupValues, Provenance, ValueTables, value_tables
 
 RIDGE = 1e-3
@@ -30,6 +30,9 @@ RIDGE = 1e-3
 
 STEPS = 256
 """Removals after which the order of a group is known: larger groups lose several units at once."""
+
+SHRINK = 0.8
+"""Matrices are copied without the columns of removed units when so many are left of those they hold."""
 
 
 def reconstruction_values(
@@ -48,8 +51,8 @@ def reconstruction_values(
         graph: the traced network.
         model: its weights; left as they are.
         data: batches; labels are not needed.
-        curvature: weigh output errors by the loss's curvature, in nats (one backward pass); otherwise by the
-            variance of the output, so that an error counts as a fraction of the signal.
+        curvature: weigh output errors by the loss's curvature, in nats (one backward pass); otherwise, or where the
+            loss has no gradient, by the variance of the output, so that an error counts as a fraction of the signal.
         loss: whose curvature; by default that of the divergence to the parent.
         seed: of what is drawn.
         progress: called with the number of examples after every batch.
@@ -61,8 +64,21 @@ def reconstruction_values(
     """
     network = CuttableNetwork(graph, model)
     moments = collect_moments(network, data, gradients=curvature, loss=loss, seed=seed, progress=progress)
+    groups = _tables(network, moments, curvature)
+    if curvature and all(not group.values.any() for group in groups):
+        # A loss that compares with the parent's output has no gradient there.
+        curvature = False
+        groups = _tables(network, moments, curvature)
+    options = {"curvature": curvature}
+    name = "divergence" if loss is None else "user"
+    return value_tables(
+        graph, groups, Provenance("reconstruction", moments.examples, seed, name, options=options)
+    )
+
+
+def _tables(network: CuttableNetwork, moments: NetworkMoments, curvature: bool) -> list[GroupValues]:
     groups = []
-    for index, group in enumerate(graph.groups):
+    for index, group in enumerate(network.graph.groups):
         readers = [
             _reader(found, network.parameters[name], group, moments.examples, curvature)
             for name, found in moments.consumers.items()
@@ -71,14 +87,10 @@ def reconstruction_values(
         if not readers:
             raise RequestError(
                 f"group {group.name}: no convolution or linear layer reads it, so that nothing tells what its units "
-                "are worth; choose `measured` values, or pin it with `keep`"
+                "are worth; pin it with `keep`, or choose `energy`"
             )
         groups.append(_path(group, readers))
-    options = {"curvature": curvature}
-    name = "divergence" if loss is None else "user"
-    return value_tables(
-        graph, groups, Provenance("reconstruction", moments.examples, seed, name, options=options)
-    )
+    return groups
 
 
 @dataclass(eq=False)
@@ -104,10 +116,16 @@ class _Reader:
         shift = torch.linalg.solve(block, rows)
         square, cross = self.weights[columns[:, None], columns], self.weights[:, columns]
         rise = float(torch.linalg.solve(block, square).diagonal().sum())
-        self.weights -= cross @ shift
-        self.weights -= shift.T @ (cross - shift.T @ square).T
-        self.inverse -= rows.T @ shift
+        left, right = torch.cat([cross, shift.T], 1), torch.cat([shift, (cross - shift.T @ square).T])
+        self.weights.addmm_(left, right, alpha=-1)
+        self.inverse.addmm_(rows.T, shift, alpha=-1)
         return rise
+
+    def shrink(self, left: Tensor) -> None:
+        """Let go of the columns of all units but those that are left."""
+        stay = self.columns[left].flatten()
+        self.inverse, self.weights = self.inverse[stay][:, stay], self.weights[stay][:, stay]
+        self.columns[left] = torch.arange(len(stay)).reshape(len(left), -1)
 
 
 def _reader(found: Moments, weight: Tensor, group: Group, examples: int, curvature: bool) -> _Reader:
@@ -133,8 +151,7 @@ def _reader(found: Moments, weight: Tensor, group: Group, examples: int, curvatu
         )  # errors are fractions of the output's variance
     # Products are summed in float32 per batch: what a mean takes away may leave their rounding alone.
     rounding = 1e-6 * found.gram.diagonal().mean() / found.rows
-    moment.diagonal().add_(RIDGE * moment.diagonal().clamp(min=0).mean() + rounding + 1e-30)
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(moment))
+    inverse = _inverse(moment, RIDGE * moment.diagonal().clamp(min=0).mean() + rounding + 1e-30)
     channels = torch.arange(group.size)[:, None]
     if found.units is None:
         reads = (p for p in group.slices if p.role == "in" and p.parameter == found.consumer.parameter)
@@ -142,6 +159,16 @@ def _reader(found: Moments, weight: Tensor, group: Group, examples: int, curvatu
     return _Reader(
         inverse, weights, (channels[:, :, None] * found.taps + torch.arange(found.taps)).flatten(1)
     )
+
+
+def _inverse(moment: Tensor, ridge: Tensor) -> Tensor:
+    """Of a second moment with a ridge on its diagonal; a higher one where rounding leaves it indefinite."""
+    while True:
+        moment.diagonal().add_(ridge)
+        factor, failed = torch.linalg.cholesky_ex(moment)
+        if not failed:
+            return torch.cholesky_inverse(factor)
+        ridge = 10 * ridge
 
 
 def _weighted(found: Moments, columns: Tensor, examples: int, curvature: bool) -> Tensor:
@@ -158,7 +185,12 @@ def _path(group: Group, readers: list[_Reader]) -> GroupValues:
     at_once = max(1, group.size // STEPS)
     removed: list[int] = []
     losses = [0.0]
+    held = len(left)
     while len(left) > 1:
+        if len(left) < SHRINK * held:
+            held = len(left)
+            for reader in readers:
+                reader.shrink(left)
         costs = torch.stack([reader.costs(left) for reader in readers]).sum(0)
         chosen = costs.argsort(stable=True)[: min(at_once, len(left) - 1)]
         units = left[chosen]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from knapsack_prune.data.seeds import generator
-from knapsack_prune.values.cutting import Consumer, CuttableNetwork, Keep, aten
-from knapsack_prune.values.patches import MAX_MATRIX, sampled_columns
-from knapsack_prune.values.replay import Recording
+from knapsack_prune.narrowing.masking import aten
+from knapsack_prune.values.cutting import Consumer, CuttableNetwork, Keep
+from knapsack_prune.values.patches import MAX_MATRIX, POSITIONS, sampled_columns
+from knapsack_prune.values.replay import Recording, Substitute
 
 Refit = Literal["none", "readers", "all"]
 """Which layers are re-fitted after a cut: none, those that read the removed units, or all whose inputs changed."""
@@ -23,85 +24,132 @@ RIDGE = 1e-3
 BATCH_NORMS = (aten.native_batch_norm.default, aten.cudnn_batch_norm.default)
 
 
-class Refitter:
-    """The operators of a cut network, with weights fitted to the parent's run on the same batch.
+@dataclass(frozen=True, eq=False)
+class _Site:
+    """A call of the parent that reads removable channels.
 
-    Least squares over the first `rows` examples, ridge towards the present weights. Where a bias or a batch norm
-    takes up a shift of the output, means are fitted apart.
+    Attributes:
+        consumer: the parameter that it multiplies by.
+        position: of its input among its arguments.
+        wanted: what it reads at some positions, shape (channels * taps, rows).
+        taps: columns per channel.
+        shifted: a bias or a batch norm behind it takes up a shift of the output.
     """
 
-    def __init__(
-        self,
-        network: CuttableNetwork,
-        recording: Recording,
-        *,
-        refit: Refit,
-        rows: int,
-        examples: int,
-        seed: int = 0,
-    ) -> None:
+    consumer: Consumer
+    position: int
+    wanted: Tensor
+    taps: int
+    shifted: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """What takes the place of a call's weights: those of the kept channels, and a shift of the output."""
+
+    kept: Tensor
+    weight: Tensor
+    offset: Tensor | None
+
+
+Fits = dict[int, Fit | None]
+"""By the number of a call; None where nothing could be fitted."""
+
+
+class Refitter:
+    """Weights fitted so that a cut network's layers give what the parent's did on the same examples.
+
+    Least squares, ridge towards the present weights. Where a bias or a batch norm takes up a shift of the output,
+    means are fitted apart.
+    """
+
+    def __init__(self, network: CuttableNetwork, refit: Refit, examples: int, seed: int = 0) -> None:
         self._network = network
         self._refit = refit
-        self._rows = rows
         self._examples = examples
         self._seed = seed
-        self._weights = {
-            c.parameter: network.parameters[c.parameter].detach().clone() for c in network.consumers
-        }
-        self._shifted = _normalised(network, recording)
+        self._sites: dict[int, _Site] = {}
 
-    def under(self, keep: Keep) -> Any:
-        """The substitute of operators (see `Recording.run`) while `keep` is what stays."""
-        draw = generator(self._seed, 4)
-        network = self._network
+    @property
+    def unknowns(self) -> tuple[int, int]:
+        """How many layers can be fitted, and how many of them to fewer rows than a column has unknowns."""
+        few = sum(site.wanted.shape[1] < site.wanted.shape[0] for site in self._sites.values())
+        return len(self._sites), few
 
-        def substitute(
-            func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], before: tuple[Tensor, ...]
-        ) -> Any:
-            norm = network.kept_layer_norm(func, args)
-            if norm is not None or self._refit == "none" or not before:
+    def watch(self, number: int, func: Any, args: tuple[Any, ...]) -> None:
+        """See an operator of the parent's run, before it runs (see `replay.Watch`)."""
+        before = self._sites.get(number - 1)
+        if func in BATCH_NORMS and before is not None:
+            self._sites[number - 1] = _Site(**{**vars(before), "shifted": True})
+        reader = self._network.reader(func, args)
+        if reader is None:
+            return
+        consumer, position, weight = reader
+        if weight.numel() != self._network.parameters[consumer.parameter].numel():
+            return
+        wanted, taps = self._columns(number, func, args, args[position], self._whole(consumer))
+        bias = func is aten.addmm.default or (func is aten.convolution.default and args[2] is not None)
+        self._sites[number] = _Site(consumer, position, wanted, taps, bias)
+
+    def last(self, keep: Keep) -> int:
+        """The number of the last call that is fitted under a cut; -1 if none is."""
+        cut = (n for n, site in self._sites.items() if not site.consumer.owner.kept(keep).all())
+        return max(self._sites if self._refit == "all" else cut, default=-1)
+
+    def fitting(self, keep: Keep, fits: Fits) -> Substitute:
+        """Fits layers of the cut network, in a run on the parent's examples, and writes them into `fits`."""
+
+        def substitute(number: int, func: Any, args: tuple[Any, ...]) -> Any:
+            norm = self._network.kept_layer_norm(func, args)
+            site = self._sites.get(number)
+            if norm is not None or site is None:
                 return norm
-            reader = network.reader(func, args)
-            if reader is None:
+            kept = site.consumer.owner.kept(keep)
+            if self._refit != "all" and kept.all():
                 return None
-            consumer, position, weight = reader
-            stays = consumer.owner.kept(keep)
-            if (self._refit == "readers" and stays.all()) or weight.numel() != self._weights[
-                consumer.parameter
-            ].numel():
-                return None
-            return self._fitted(func, args, consumer, position, np.flatnonzero(stays), before, draw)
+            fits[number] = self._fitted(number, func, args, site, np.flatnonzero(kept))
+            return self._applied(func, args, number, fits)
 
         return substitute
 
-    def _fitted(
-        self,
-        func: Any,
-        args: tuple[Any, ...],
-        consumer: Consumer,
-        position: int,
-        kept: Any,
-        before: tuple[Tensor, ...],
-        draw: torch.Generator,
-    ) -> Tensor:
-        convolution = func is aten.convolution.default
-        now, then = args[position], before[position]
-        rows = len(now) * self._rows // self._examples  # tokens of a sequence are rows, too
-        whole = self._weights[consumer.parameter].movedim(consumer.dim, 1)  # (outputs, channels, kernel)
-        (seen, wanted), taps = sampled_columns(func, args, [now[:rows], then[:rows]], whole, draw)
+    def applying(self, fits: Fits) -> Substitute:
+        """The operators of a cut network with fitted weights."""
+
+        def substitute(number: int, func: Any, args: tuple[Any, ...]) -> Any:
+            norm = self._network.kept_layer_norm(func, args)
+            return self._applied(func, args, number, fits) if norm is None else norm
+
+        return substitute
+
+    def _whole(self, consumer: Consumer) -> Tensor:
+        """The parent's weights, the dimension that reads second."""
+        return self._network.uncut(consumer.parameter).movedim(consumer.dim, 1)
+
+    def _columns(
+        self, number: int, func: Any, args: tuple[Any, ...], data: Tensor, whole: Tensor
+    ) -> tuple[Tensor, int]:
+        """What is read at positions that the number of the call decides; shape (channels * taps, rows)."""
+        draw = generator(self._seed, 4, number)
+        rows = self._examples * POSITIONS
+        if func is not aten.convolution.default and len(data) > rows:  # tokens
+            data = data[torch.randperm(len(data), generator=draw)[:rows].to(data.device)]
+        (columns,), taps = sampled_columns(func, args, [data], whole, draw)
+        return columns, taps
+
+    def _fitted(self, number: int, func: Any, args: tuple[Any, ...], site: _Site, kept: Any) -> Fit | None:
+        whole, wanted, taps = self._whole(site.consumer), site.wanted, site.taps
         if len(kept) * taps > MAX_MATRIX:  # too many unknowns
-            unchanged: Tensor = func(*args)
-            return unchanged
-        columns = (torch.from_numpy(kept)[:, None] * taps + torch.arange(taps)).flatten().to(now.device)
+            return None
+        seen, _ = self._columns(number, func, args, args[site.position], whole)
+        columns = (torch.from_numpy(kept)[:, None] * taps + torch.arange(taps)).flatten().to(seen.device)
         matrix = whole.reshape(len(whole), -1) if taps == whole[0, 0].numel() else None
         present = seen[columns]
         if matrix is not None:
             rest = matrix @ wanted - matrix[:, columns] @ present
         else:
             rest = wanted.index_add(0, columns, -present)
-        shifted = consumer.parameter in self._shifted
         mean, mean_rest = present.mean(1, keepdim=True), rest.mean(1, keepdim=True)
-        if shifted:
+        if site.shifted:
             present, rest = present - mean, rest - mean_rest
         second = (present @ present.T).double()
         second.diagonal().add_(RIDGE * second.diagonal().mean() + 1e-30)
@@ -112,28 +160,27 @@ class Refitter:
         else:
             offset = torch.einsum("oc...,c->o", whole, offset)
             fit = torch.einsum("oc...,ck->ok...", whole, fit)
-        chosen = torch.from_numpy(kept).to(now.device)
-        new = whole.index_select(1, chosen) + fit
-        if convolution:
-            shape = (1, -1, *[1] * (now.dim() - 2))
-            bias, new = args[2], new.movedim(1, consumer.dim)
-            out: Tensor = func(now.index_select(1, chosen), new, bias, *args[3:])
+        chosen = torch.from_numpy(kept).to(seen.device)
+        return Fit(chosen, whole.index_select(1, chosen) + fit, offset if site.shifted else None)
+
+    def _applied(self, func: Any, args: tuple[Any, ...], number: int, fits: Fits) -> Any:
+        fit = fits.get(number)
+        if fit is None:
+            return None
+        site = self._sites[number]
+        data = args[site.position]
+        if func is aten.convolution.default:
+            shape, new = (1, -1, *[1] * (data.dim() - 2)), fit.weight.movedim(1, site.consumer.dim)
+            out: Tensor = func(data.index_select(1, fit.kept), new, args[2], *args[3:])
         else:
             shape = (1, -1)
-            out = now.index_select(1, chosen) @ new.T
+            out = data.index_select(1, fit.kept) @ fit.weight.T
             out = out + args[0] if func is aten.addmm.default else out
-        return out + offset.view(shape) if shifted else out
+        return out if fit.offset is None else out + fit.offset.view(shape)
 
 
-def _normalised(network: CuttableNetwork, recording: Recording) -> frozenset[str]:
-    """Consumers whose output may shift: they have a bias, or a batch norm follows."""
-    found = set()
-    for call, following in zip(recording.calls, [*recording.calls[1:], None], strict=True):
-        weight = {aten.convolution.default: 1, aten.addmm.default: 2}.get(call.func)
-        if weight is None or len(call.inputs) <= weight:
-            continue
-        consumer = network.named(call.inputs[weight])
-        bias = call.func is aten.addmm.default or len(call.inputs) > 2
-        if consumer is not None and (bias or (following is not None and following.func in BATCH_NORMS)):
-            found.add(consumer.parameter)
-    return frozenset(found)
+def recorded(network: CuttableNetwork, inputs: Tensor, **given: Any) -> Recording:
+    """The parent's run on some examples."""
+    return Recording(
+        lambda: network.model(inputs), [*network.fixed(), inputs], list(network.changeable()), **given
+    )

@@ -25,6 +25,7 @@ class Provenance:
         seed: of the calibration set and of everything drawn.
         loss: what the values count, e.g. `kl` or `user`; None for sums of scores.
         round: of `iterate` whose network was read, from 2; None for the parent.
+        images: identifies the examples that were read, see `value_file.examples_identity`; None where there were none.
         options: further settings of the method, as plain data.
     """
 
@@ -33,6 +34,7 @@ class Provenance:
     seed: int
     loss: str | None = None
     round: int | None = None
+    images: str | None = None
     options: Mapping[str, str | int | float | bool] = field(default_factory=dict)
 
 
@@ -55,18 +57,33 @@ class GroupValues:
 
 
 @dataclass(frozen=True, eq=False)
+class PairTable:
+    """What two groups are worth together, beyond the sum of their own values.
+
+    Attributes:
+        groups: their indices.
+        values: shape (units of the first, units of the second): entry (n - 1, m - 1) when they keep n and m units.
+    """
+
+    groups: tuple[int, int]
+    values: FloatArray
+
+
+@dataclass(frozen=True, eq=False)
 class ValueTables:
-    """The values of all groups of a network; a plan maximises their sum.
+    """The values of all groups of a network, and of pairs of them; a plan maximises their sum.
 
     Attributes:
         groups: one per group of the graph, in its order.
         provenance: where they come from.
         whole: what keeping all units is worth beyond the least that can be kept.
+        pairs: of groups, where a cut in one changes what the other is worth.
     """
 
     groups: tuple[GroupValues, ...]
     provenance: Provenance
     whole: float
+    pairs: tuple[PairTable, ...] = ()
 
     def of_units(self, units: Sequence[IntArray], number: int) -> ValueTables:
         """The same values where unit i of a group is `units[group][i]` of another network, in a round of `iterate`."""
@@ -79,7 +96,9 @@ class ValueTables:
 
     def total(self, counts: Sequence[int]) -> float:
         """The value of keeping `counts[g]` units of every group g."""
-        return float(sum(group.values[n - 1] for group, n in zip(self.groups, counts, strict=True)))
+        own = sum(group.values[n - 1] for group, n in zip(self.groups, counts, strict=True))
+        joint = sum(pair.values[tuple(counts[g] - 1 for g in pair.groups)] for pair in self.pairs)
+        return float(own + joint)
 
 
 def value_tables(
@@ -131,5 +150,7 @@ def additive_tables(graph: ChannelGraph, scores: Scores) -> ValueTables:
         order = best if scores.units is None else scores.units[index][best]
         groups.append(GroupValues(order, np.cumsum(scored[best])))
     options = {"normalize": scores.normalize}
-    provenance = Provenance(scores.criterion, scores.samples, scores.seed, None, scores.round, options)
+    provenance = Provenance(
+        scores.criterion, scores.samples, scores.seed, round=scores.round, options=options
+    )
     return value_tables(graph, groups, provenance, float(sum(values.sum() for values in scores.values)))

@@ -58,7 +58,7 @@ def test_paired_differences_do_not_see_what_both_share():
 def test_scaled_and_threshold_widths_fill_the_budget():
     network = load_network()
     graph = trace(network.model, torch.zeros(1, *network.input_shape))
-    terms = graph.cost_terms()["flops"]
+    terms = graph.flops
     limit = total(terms, graph.sizes) // 3
     widths = scaled_widths(graph, limit, np.ones(len(graph.groups)))
     assert total(terms, widths) <= limit

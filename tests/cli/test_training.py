@@ -125,7 +125,7 @@ def test_run_by_name_of_a_file(run: Run, tmp_path: Path) -> None:
     config = tmp_path / "run.toml"
     config.write_text("[plan]\nbudget = 0.3\n")
     ended = run("run", config, "-o", tmp_path / "out")
-    assert (ended.code, "in [plan]: budget is no setting: did you mean flops_budget" in ended.err) == (
+    assert (ended.code, "in [plan]: budget is no setting: did you mean budgets" in ended.err) == (
         2,
         True,
     )

@@ -13,8 +13,8 @@ from knapsack_prune.narrowing.equivalence import (
     EquivalenceError,
     EquivalenceReport,
     check_equivalence,
-    masked,
 )
+from knapsack_prune.narrowing.masking import masked
 from knapsack_prune.planning.planner import plan_from_values
 from knapsack_prune.planning.preparation import budget_limits
 from knapsack_prune.values.criteria import Scores

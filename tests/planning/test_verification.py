@@ -72,7 +72,11 @@ def test_a_claim_that_does_not_hold_is_named(edit: Callable[[kp.Plan], kp.Plan],
 @pytest.mark.parametrize(
     ("edit", "same_weights", "why"),
     [
-        (_with("importance", criterion="taylor"), True, "taylor needs data"),
+        (
+            _with("importance", criterion="taylor"),
+            True,
+            "taylor needs the images that it was made with: give `data`",
+        ),
         (_with("importance", round=2), True, "l1 was scored on the network of round 2"),
         (_with("importance", criterion="by hand"), True, "by hand is no criterion known here"),
         (lambda made: made, False, "l1 belongs to other weights"),

@@ -9,6 +9,7 @@ from typing import Annotated, Any, get_args, get_origin
 import pytest
 
 from knapsack_prune.cli import load_commands
+from knapsack_prune.cli.app import SPELLED
 from knapsack_prune.cli.command import expanded
 from knapsack_prune.errors import RequestError
 from knapsack_prune.settings import PlanSettings, RunSettings, Settings, TrainingSettings
@@ -22,12 +23,24 @@ COMMANDS = {
     "network": "plan",
     "data": "plan",
     "execution": "finetune",
+    "latency": "latency-table",
+    "repair": "slim",
 }  # else the command of the section's name
 FIELDS = [(section, field) for section, kind in SECTIONS.items() for field in kind.model_fields]
 
 # Fields that mean something only together with another, and those whose values no type tells.
-TOGETHER = {"mean": {"std": "0.5"}, "std": {"mean": "0.5"}, "teacher_exclude": {"teacher": "ensemble:there"}}
+TOGETHER = {
+    "mean": {"std": "0.5"},
+    "std": {"mean": "0.5"},
+    "teacher_exclude": {"teacher": "ensemble:there"},
+    "candidate_distance": {"candidates": "3"},
+    "candidate_epochs": {"candidates": "3"},
+    "trust_region": {"rounds": "3"},
+    "latency_table": {"latency_budget": "0.5"},
+    "latency_budget": {"latency_table": "there"},
+}
 TEXTS = {"teacher": "ensemble:there", "start_lr": "0.01", "end_lr": "0.01", "flops_budgets": "0.25,2G"}
+TEXTS |= {"limit": "layer*=0.25:0.75", "budgets": "params=0.5,activations=3M"}
 
 
 def other(kind: type[Settings], field: str) -> str:
@@ -68,13 +81,13 @@ def test_every_field_is_set_by_command_line_file_and_python_alike(section: str, 
     assert value != getattr(kind(), field)
 
     written = f"[{section}]\n{field} = {_toml(value)}\n" + "".join(
-        f'{key} = "{m}"\n' for key, m in more.items()
+        f"{key} = {_toml(getattr(by_name, key))}\n" for key in more
     )
     assert getattr(parse_settings(tomllib.loads(written), "test"), section) == by_name
 
     tokens = []
     for name, typed in {field: text, **more}.items():
-        flag = "--" + name.replace("_", "-")
+        flag = "--" + SPELLED.get(name, name).replace("_", "-")
         if typed in ("true", "false"):
             negative = "--channels-first" if name == "channels_last" else f"--no-{flag[2:]}"
             tokens.append(flag if typed == "true" else negative)
@@ -83,6 +96,7 @@ def test_every_field_is_set_by_command_line_file_and_python_alike(section: str, 
     name = COMMANDS.get(section, section)
     required = {
         "finetune": ["plan.json", "-o", "out"],
+        "latency-table": ["-o", "out"],
         "slim": ["plan.json", "-o", "out"],
         "solve": ["file"],
         "bench": ["file"],
@@ -105,6 +119,8 @@ def _toml(value: Any) -> str:
         return str(value).lower()
     if isinstance(value, tuple):
         return f"[{', '.join(map(_toml, value))}]"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key} = {_toml(entry)}" for key, entry in value.items()) + "}"
     return repr(value) if isinstance(value, int | float) else f'"{value}"'
 
 

@@ -15,10 +15,8 @@ from torch import nn
 import knapsack_prune as kp
 from knapsack_prune.data import Normalisation, from_tensors
 from knapsack_prune.errors import RequestError
-from knapsack_prune.narrowing.equivalence import masked
-from knapsack_prune.settings import (
-    TrainingSettings,
-)
+from knapsack_prune.narrowing.masking import masked
+from knapsack_prune.settings import RepairSettings, TrainingSettings
 from knapsack_prune.training.distillation import NetworkTeacher
 from knapsack_prune.training.masks import hold_masks
 
@@ -128,7 +126,7 @@ def test_training_masks_and_training_slim_see_the_same_gradients(lab: Any, tmp_p
     lab = replace(lab, plan=plan)
     assert {stage.module: len(stage.kept) for stage in plan.stages}["down"] == 16
     assert any(len(group.kept) < group.size for group in plan.groups)
-    slim = lab.finetune(tmp_path / "slim", settings)
+    slim = lab.finetune(tmp_path / "slim", settings, repair=RepairSettings(repair=False))
     mask = lab.finetune(tmp_path / "mask", settings, mask=True)
     for ours, theirs in zip(slim.losses, mask.losses, strict=True):
         assert ours == pytest.approx(theirs, rel=2e-3)
@@ -174,3 +172,17 @@ def test_wrong_requests_are_refused_before_anything_is_written(lab: Any, tmp_pat
     with pytest.raises(RequestError, match="has 3 classes and the network 4 outputs"):
         kp.finetune(lab.parent, lab.plan, source, tmp_path / "c", SHORT)
     assert not list(tmp_path.iterdir())
+
+
+def test_what_is_cut_here_is_repaired_and_continues(lab: Any, tmp_path: Path) -> None:
+    """Repaired starts are named by settings, so that a run continues though its start is made again."""
+    found = lab.finetune(tmp_path, SHORT)
+    assert found.record["repaired"]
+    layers = json.loads((tmp_path / "repair.json").read_text())["layers"]
+    assert any(layer["status"] == "fitted" for layer in layers)
+    again = lab.finetune(tmp_path, SHORT, resume=True)
+    assert again.record["accuracy"] == found.record["accuracy"]
+    with pytest.raises(RequestError, match="another run"):
+        lab.finetune(tmp_path, SHORT, resume=True, repair=RepairSettings(repair=False))
+    sliced = lab.finetune(tmp_path / "sliced", SHORT, repair=RepairSettings(repair=False))
+    assert not sliced.record["repaired"] and not (tmp_path / "sliced" / "repair.json").exists()

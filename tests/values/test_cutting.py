@@ -12,7 +12,7 @@ from knapsack_prune.graph.channel_graph import ChannelGraph
 from knapsack_prune.graph.selection import select
 from knapsack_prune.narrowing.copying import narrow_copy
 from knapsack_prune.values.cutting import CuttableNetwork, Keep, keep_masks
-from knapsack_prune.values.refit import Refitter
+from knapsack_prune.values.refit import Fits, Refitter, recorded
 from knapsack_prune.values.replay import DivergedError, Recording
 from tests.zoo import ZOO, enliven
 
@@ -36,15 +36,19 @@ def test_a_replayed_cut_is_the_slim_network(name: str) -> None:
     x = images()
     before = {key: value.clone() for key, value in model.state_dict().items()}
     with network.measuring(batch_statistics=False):
-        recording = Recording(lambda: model(x), [*network.fixed(), x])
-        refitter = Refitter(network, recording, refit="none", rows=0, examples=len(x))
+        passing = recorded(network, x[:2]).passing_results()
+        refitter = Refitter(network, "none", 0)
         for index, group in enumerate(graph.groups):
             keep = keep_masks(graph, {index: np.arange(1, group.size)})
-            with network.cut(keep) as changed:
-                found = recording.run(changed, refitter.under(keep))
             with torch.no_grad():
                 wanted = slimmed(graph, model, keep)(x)
-            torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+            for cache_bytes in (2**30, 5000):  # everything is kept, or little
+                recording = recorded(network, x, passing=passing, cache_bytes=cache_bytes)
+                for _ in range(2):
+                    with network.cut(keep) as changed:
+                        found = recording.run(changed, refitter.applying({}))
+                    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+                assert recording.kept_bytes <= cache_bytes
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
 
 
@@ -88,7 +92,7 @@ def test_operators_in_place_are_played_again() -> None:
     model = enliven(InPlace())
     x = images()
     weights = list(model.parameters())
-    recording = Recording(lambda: model(x), [*weights, x])
+    recording = Recording(lambda: model(x), [*weights, x], weights)
     for _ in range(2):
         for weight in weights:
             with torch.no_grad():
@@ -101,8 +105,8 @@ def test_operators_in_place_are_played_again() -> None:
 def test_what_does_not_fit_the_cache_is_computed_again() -> None:
     model = enliven(ZOO["residual"]())
     x = images()
-    recording = Recording(lambda: model(x), [*model.parameters(), x], cache_bytes=2000)
-    assert any(not call.kept for call in recording.calls)
+    recording = Recording(lambda: model(x), [*model.parameters(), x], model.parameters(), cache_bytes=40_000)
+    assert 0 < recording.kept_bytes <= 40_000
     with torch.no_grad():
         model.head.weight.mul_(2)
         torch.testing.assert_close(recording.run([model.head.weight]), model(x))
@@ -112,7 +116,7 @@ def test_another_path_is_noticed() -> None:
     model = enliven(ZOO["residual"]())
     x = images()
     double = False
-    recording = Recording(lambda: model(x) * 2 if double else model(x).relu(), [*model.parameters(), x])
+    recording = Recording(lambda: model(x) * 2 if double else model(x).relu(), [*model.parameters(), x], [])
     double = True
     with pytest.raises(DivergedError, match="mul"):
         recording.run([])
@@ -128,10 +132,13 @@ def test_readers_are_refitted_by_least_squares() -> None:
     x = images(64)
     keep = keep_masks(graph, {0: np.arange(4, 12)})
     with network.measuring(batch_statistics=False):
-        recording = Recording(lambda: model(x), [*network.fixed(), x])
-        refitter = Refitter(network, recording, refit="readers", rows=len(x), examples=len(x))
+        refitter = Refitter(network, "readers", len(x))
+        recording = recorded(network, x, watch=refitter.watch)
         with network.cut(keep) as changed:
-            found = recording.run(changed, refitter.under(keep))
+            fits = Fits()
+            assert recording.run(changed, refitter.fitting(keep, fits), stop=refitter.last(keep)) is None
+            found = recording.run(changed, refitter.applying(fits))
+    assert len(fits) == 1
     with torch.no_grad():
         stem = model.stem(x).relu()
         inner = model.a(stem).relu().double()

@@ -16,12 +16,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-STRENGTHS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
-"""Ridge strengths that are tried, relative to the variance of each column (and a part of the mean)."""
-
 LEAST_VARIANCE = 0.01
 """Part of the mean variance of a layer's columns that is added to each: an input that hardly varied on the images
 gets no large weight, which would spoil training as soon as it does vary."""
+
+WIDEST = 10.0
+"""Most by which outputs that vary too little are multiplied, see `Rows.widening`."""
 
 CHUNK = 1 << 23
 """Numbers of a design matrix in float64 at a time: 64 MB."""
@@ -76,6 +76,21 @@ class Rows:
             chord = (self.activation(target) - self.activation(now)) / torch.where(gap == 0, 1.0, gap)
             gap = gap * chord.square().clamp(max=1.0)
         return moved + gap / self.slope
+
+    def widening(self, fit: Fit) -> Tensor:
+        """By what a fit's outputs are to be multiplied to vary as the targets do, (groups, outputs); 1 to `WIDEST`."""
+        sums = self.slope.new_zeros(4, *self.slope.shape)
+        count = self.slope.new_full((1,), len(self.inputs))
+        for span in self.chunks():
+            now = self.outputs[span].double() + self.slope * fit.moved(self.inputs[span])
+            target = self.targets[span].double()
+            sums += torch.stack((now.sum(0), target.sum(0), now.square().sum(0), target.square().sum(0)))
+        share(sums)
+        share(count)
+        mean = sums / count.clamp(min=1)
+        now, target = (mean[2:] - mean[:2].square()).clamp(min=0)
+        factor: Tensor = (target / now.clamp(min=1e-30)).sqrt().clamp(1.0, WIDEST)
+        return factor
 
     def error(self, fit: Fit | None) -> tuple[float, float]:
         """After the activation: the targets' sum of squares about their mean, and of the errors; over all processes."""

@@ -9,7 +9,7 @@ those of the slim network, and its scale and shift such that training mode and e
 Time: each network runs once over the images, each slim layer three times, and rows * columns^2 for each layer's
 Gram matrix. Memory: two Gram matrices of one layer, one batch of activations on the device, and on the host the images
 and the activations that later layers still need, of both networks, for all images of this process; beyond
-`RepairSettings.memory` the latter go to a temporary file.
+`repair_memory` the latter go to a temporary file.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from knapsack_prune.narrowing.full_width import FullWidth
 from knapsack_prune.networks.modes import evaluating
 from knapsack_prune.planning.identity import check_fingerprint
 from knapsack_prune.planning.plan_file import Plan
-from knapsack_prune.slimming.repair.refit import Refit
+from knapsack_prune.settings import RepairSettings
+from knapsack_prune.slimming.repair.refit import Refit, is_held_out
 from knapsack_prune.slimming.repair.report import RepairReport
-from knapsack_prune.slimming.repair.settings import RepairSettings
 from knapsack_prune.slimming.repair.walk import Walk, equal_batches
 
 
@@ -43,6 +43,7 @@ def repair(
     plan: Plan,
     data: Iterable[Any],
     settings: RepairSettings | None = None,
+    **given: Any,
 ) -> RepairReport:
     """Re-fit the layers of a slim network to its parent; the slim network is changed in place.
 
@@ -52,16 +53,19 @@ def repair(
         plan: what was kept.
         data: batches of images, or tuples that begin with them; read once. With torch.distributed, the same in every
             process: each takes its share, and all end with the same weights.
-        settings: see there.
+        settings: see there; `repair` and `repair_samples` are for those who choose the images.
+        given: fields of `RepairSettings` by name, instead of the settings' own.
 
     Raises:
         RequestError: no images, images of another shape, NaN, or a network that is not the plan's.
     """
-    settings = settings or RepairSettings()
+    settings = RepairSettings.of(settings, **given)
     started = time.perf_counter()
     check_fingerprint(model, plan)
     _check_small(model, small, plan)
-    batches = equal_batches(data, plan.model.input_shape, settings.batch_size, settings.held_out)
+    batches = equal_batches(
+        data, plan.model.input_shape, settings.repair_batch_size, settings.repair_held_out
+    )
     before = {name: tensor.clone() for name, tensor in small.state_dict().items()}
     with (
         evaluating(model, fused_attention=False),
@@ -70,12 +74,14 @@ def repair(
         TemporaryDirectory() as folder,
     ):
         try:
-            walk = Walk(_like(model, small), small, batches, settings.memory, Path(folder))
+            walk = Walk(
+                _like(model, small), small, batches, int(settings.repair_memory * 2**30), Path(folder)
+            )
             layers = Refit(model, small, plan, walk, settings).run()
         except BaseException:
             small.load_state_dict(before)
             raise
-    held_out = sum(settings.is_held_out(number) for number in range(len(batches)))
+    held_out = sum(is_held_out(number, settings) for number in range(len(batches)))
     size = len(batches[0])
     seconds = time.perf_counter() - started
     return RepairReport(layers, size * len(batches), size * held_out, seconds, walk.peak)

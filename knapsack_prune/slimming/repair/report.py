@@ -22,6 +22,7 @@ class LayerRepair:
         unknowns: per output channel.
         samples: rows that the fit used: images times positions.
         steps: through the activation that follows.
+        widened: whether the outputs explained little of the target and were given its standard deviation.
     """
 
     name: str
@@ -34,6 +35,7 @@ class LayerRepair:
     unknowns: int = 0
     samples: int = 0
     steps: int = 0
+    widened: bool = False
 
 
 @dataclass(frozen=True)

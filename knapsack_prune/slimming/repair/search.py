@@ -7,33 +7,12 @@ from math import isfinite
 
 import torch
 
-from knapsack_prune.errors import RequestError
-from knapsack_prune.slimming.repair.least_squares import STRENGTHS, Fit, Gram, Rows
+from knapsack_prune.settings import RepairSettings
+from knapsack_prune.slimming.repair.least_squares import Fit, Gram, Rows
 
 
 class NotFiniteError(Exception):
     """Inputs, outputs or targets hold NaN or infinity."""
-
-
-@dataclass(frozen=True)
-class SearchSettings:
-    """What is tried.
-
-    Attributes:
-        strengths: of the ridge, relative to the variance of each input; in order from weak to strong.
-        steps: of the fit through the activation that follows, at most; 0 fits what is before it.
-        columns: inputs per Gram matrix; a layer with more is fitted block after block.
-    """
-
-    strengths: tuple[float, ...] = STRENGTHS
-    steps: int = 4
-    columns: int = 4608
-
-    def __post_init__(self) -> None:
-        if not self.strengths or not all(0 < strength < float("inf") for strength in self.strengths):
-            raise RequestError(f"ridge strengths {self.strengths}: give at least one, all above 0 and finite")
-        if self.steps < 0 or self.columns < 1:
-            raise RequestError(f"{self.steps} steps and {self.columns} columns: at least 0 and 1")
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +39,7 @@ NEGLIGIBLE = 1e-10
 """Errors below this part of the variance are rounding, and nothing to repair."""
 
 
-def search(seen: Rows, held_out: Rows, intercept: bool, settings: SearchSettings) -> Found:
+def search(seen: Rows, held_out: Rows, intercept: bool, settings: RepairSettings) -> Found:
     """Fit one layer.
 
     Args:
@@ -76,13 +55,13 @@ def search(seen: Rows, held_out: Rows, intercept: bool, settings: SearchSettings
     first: Found | None = None
     parts: list[Fit] = []
     after = 0.0
-    for at in range(0, columns, settings.columns):
-        block = slice(at, at + settings.columns)
+    for at in range(0, columns, settings.repair_columns):
+        block = slice(at, at + settings.repair_columns)
         found = _search_block(seen.part(block), held_out.part(block), intercept, settings)
         first = first or found
         after = found.after
         if found.fit is None:
-            width = min(settings.columns, columns - at)
+            width = min(settings.repair_columns, columns - at)
             groups, outputs = seen.slope.shape
             fit = Fit(seen.slope.new_zeros(groups, width, outputs), torch.zeros_like(seen.slope))
         else:
@@ -100,7 +79,7 @@ def search(seen: Rows, held_out: Rows, intercept: bool, settings: SearchSettings
     return Found(whole, first.before, after, first.strength, first.steps, first.rows)
 
 
-def _search_block(seen: Rows, held_out: Rows, intercept: bool, settings: SearchSettings) -> Found:
+def _search_block(seen: Rows, held_out: Rows, intercept: bool, settings: RepairSettings) -> Found:
     gram = Gram(seen, intercept)
     total, before = held_out.error(None)
     judge = held_out
@@ -114,13 +93,13 @@ def _search_block(seen: Rows, held_out: Rows, intercept: bool, settings: SearchS
         return Found(None, before / scale, before / scale, None, 0, gram.rows)
     cross = gram.cross(None)
     tried: list[tuple[float, float, int]] = []
-    for strength in settings.strengths:
+    for strength in settings.repair_ridge:
         fit = gram.fit(gram.solver(strength), cross)
         tried.append((judge.error(fit)[1], strength, 0))
     if seen.activation is not None:
         solve = gram.solver(min(tried)[1])
         strength, fit = min(tried)[1], gram.fit(solve, cross)
-        for step in range(1, settings.steps + 1):
+        for step in range(1, settings.repair_steps + 1):
             fit = gram.fit(solve, gram.cross(fit))
             tried.append((judge.error(fit)[1], strength, step))
     after, strength, steps = min(tried)

@@ -14,8 +14,8 @@ from knapsack_prune.data import open_source
 from knapsack_prune.errors import RequestError
 from knapsack_prune.networks import load_network
 from knapsack_prune.planning.plan_file import Plan
-from knapsack_prune.slimming.repair import RepairReport, RepairSettings, repair
-from knapsack_prune.slimming.repair.search import SearchSettings
+from knapsack_prune.settings import RepairSettings
+from knapsack_prune.slimming.repair import RepairReport, repair
 
 
 def half_plan(model: nn.Module, shape: tuple[int, ...]) -> Plan:
@@ -149,7 +149,7 @@ def test_residual_network_decides_like_its_parent_again(digits: Digits) -> None:
     assert after > before + 0.3 and after > 0.85, (before, after)
     assert {layer.target for layer in report.layers} == {"output", "sum"}
     assert report.images == 496 and report.held_out == 62
-    plain, _ = repaired(digits, RepairSettings(sums=False, search=SearchSettings(steps=0)))
+    plain, _ = repaired(digits, RepairSettings(repair_sums=False, repair_steps=0))
     images = torch.cat([images for images, _ in digits.data])
     assert distance(small, digits.model, images) < distance(plain, digits.model, images)
 
@@ -163,6 +163,27 @@ def test_training_mode_gives_the_same_function(digits: Digits) -> None:
         evaluated = small.eval()(images)
         trained = copy.deepcopy(small).train()(images)
     assert float((evaluated - trained).square().mean() / evaluated.var()) < 1e-3
+
+
+def test_a_layer_that_explains_little_keeps_its_spread(digits: Digits) -> None:
+    """Story: with one channel in the first stream, fits answered with means; training ended 8 points lower."""
+    groups = tuple(
+        group.model_copy(update={"kept": (0,)}) if number == 0 else group
+        for number, group in enumerate(kp.plan(digits.model, digits.data[0][0][:1], flops_budget=0.9).groups)
+    )
+    plan = digits.plan.model_copy(update={"groups": groups})
+    small = kp.slim(digits.model, plan, check=False)
+    report = repair(digits.model, small, plan, digits.data)
+    poor = [layer for layer in report.layers if layer.widened]
+    assert poor and all(layer.after is not None and layer.after > 0.5 for layer in poor)
+    assert all(layer.target == "output" for layer in poor)
+    for layer in poor:
+        norm, whole = (
+            modules.get_submodule(layer.name.replace("conv", "bn")) for modules in (small, digits.model)
+        )
+        assert isinstance(norm, nn.BatchNorm2d) and isinstance(whole, nn.BatchNorm2d)
+        ratio = norm.weight.detach().abs().median() / whole.weight.detach().abs().median()
+        assert 0.7 < float(ratio) < 1.4, layer.name
 
 
 def test_a_plan_that_keeps_everything_leaves_every_weight(digits: Digits) -> None:
@@ -181,7 +202,7 @@ def test_a_plan_that_keeps_everything_leaves_every_weight(digits: Digits) -> Non
 
 def test_short_of_memory_gives_the_same_weights(digits: Digits) -> None:
     small, report = repaired(digits)
-    spilled, _ = repaired(digits, RepairSettings(memory=0))
+    spilled, _ = repaired(digits, RepairSettings(repair_memory=0))
     assert report.activation_bytes > 0
     for one, other in zip(small.parameters(), spilled.parameters(), strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=0)
@@ -189,7 +210,7 @@ def test_short_of_memory_gives_the_same_weights(digits: Digits) -> None:
 
 def test_columns_in_blocks_come_near_the_whole(digits: Digits) -> None:
     whole, _ = repaired(digits)
-    blocks, report = repaired(digits, RepairSettings(search=SearchSettings(columns=20)))
+    blocks, report = repaired(digits, RepairSettings(repair_columns=20))
     assert digits.agreement(blocks) > digits.agreement(whole) - 0.05
     for layer in report.layers:
         assert layer.before is not None and layer.after is not None and layer.after <= layer.before
@@ -246,10 +267,10 @@ def test_another_network_is_refused(digits: Digits) -> None:
 
 
 def test_bad_settings_are_refused() -> None:
-    with pytest.raises(RequestError, match="held_out 1"):
-        RepairSettings(held_out=1)
-    with pytest.raises(RequestError, match="strengths"):
-        SearchSettings(strengths=())
+    with pytest.raises(RequestError, match="`repair_held_out` 1: it must be at least 2"):
+        RepairSettings(repair_held_out=1)
+    with pytest.raises(RequestError, match="`repair_ridge`"):
+        RepairSettings(repair_ridge=())
 
 
 class Encoder(nn.Module):

@@ -1,0 +1,152 @@
+"""Measured times from beginning to end: a network's latency table, and how long a slim network takes."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from knapsack_prune.costs.device import device_names
+from knapsack_prune.costs.latency_table import Conditions, LatencyTable
+from knapsack_prune.costs.measuring import example_batch, measure_table, prepared, time_network
+from knapsack_prune.costs.resource import PricedNetwork
+from knapsack_prune.errors import RequestError
+from knapsack_prune.graph.selection import select
+from knapsack_prune.narrowing.copying import narrow_copy
+from knapsack_prune.planning.plan_parts import BudgetPart
+from knapsack_prune.planning.preparation import check_prunable
+from knapsack_prune.settings import LatencySettings
+from knapsack_prune.tracing.trial import trace
+
+SECONDS = 3.0
+"""How long each network is timed."""
+
+VERSIONED = ("knapsack-prune", "torch")
+
+
+def measure_latency(
+    model: nn.Module,
+    example: Tensor,
+    path: str | Path,
+    settings: LatencySettings | None = None,
+    /,
+    *,
+    name: str | None = None,
+    progress: Callable[[str, int, int], None] = lambda what, done, of: None,
+    **given: Any,
+) -> LatencyTable:
+    """Measure a network's latency table on this machine, and write it; an incomplete table there is continued.
+
+    Args:
+        model: the parent; left as it was.
+        example: an input batch of size 1.
+        path: the file.
+        settings: device, batch, type, memory format, threads, and how often.
+        name: the network's name in the table; the class name by default.
+        progress: called with what is measured, how much is done, and how much there is.
+        given: fields of `LatencySettings` by name.
+
+    Raises:
+        RequestError: there is no such device, the network cannot be traced, or the file is another table.
+    """
+    asked, path = LatencySettings.of(settings, **given), Path(path)
+    names = device_names()
+    if asked.device not in names:
+        raise RequestError(
+            f"`device` {asked.device}: this machine has {', '.join(names)} alone; choose one of these"
+        )
+    conditions = Conditions(
+        device=asked.device,
+        name=names[asked.device],
+        batch=asked.batch,
+        dtype=asked.dtype,
+        memory_format=asked.memory_format,
+        threads=asked.threads,
+        runtime="eager",
+    )
+    graph = trace(model, example)
+    check_prunable(graph)
+    known = _begun(path, conditions, graph.fingerprint)
+    if isinstance(known, LatencyTable):
+        return known
+
+    def narrow(counts: Sequence[int]) -> nn.Module:
+        return prepared(narrow_copy(model, select(graph, [np.arange(count) for count in counts])), conditions)
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(asked.threads)
+    try:
+        table = measure_table(
+            PricedNetwork(graph, narrow),
+            conditions,
+            name or type(model).__name__,
+            {package: version(package) for package in VERSIONED},
+            repeats=asked.repeats,
+            networks=asked.networks,
+            seconds=asked.seconds,
+            known=known,
+            save=lambda table: table.save(path),
+            progress=progress,
+        )
+    finally:
+        torch.set_num_threads(threads)
+    table.save(path)
+    return table
+
+
+def _begun(
+    path: Path, conditions: Conditions, fingerprint: str
+) -> LatencyTable | dict[str, dict[str, float]] | None:
+    """The table that is there: itself if it is complete, what it knows if not, None where there is none."""
+    if not path.exists():
+        return None
+    table = LatencyTable.load(path)
+    other = [
+        f"{key} {getattr(table.conditions, key)}, not {value}"
+        for key, value in conditions
+        if getattr(table.conditions, key) != value
+    ]
+    if table.network.fingerprint != fingerprint:
+        other.append(f"the network {table.network.name}, another one")
+    if other:
+        raise RequestError(
+            f"{path} is there and is a table of {'; '.join(other)}: give another file, or remove it"
+        )
+    return table if table.complete else {key: dict(times) for key, times in (table.partial or {}).items()}
+
+
+def timed_latency(parent: nn.Module, small: nn.Module, budget: BudgetPart, input_shape: Sequence[int]) -> str:
+    """A sentence on the time that was predicted for a slim network and the one that this machine takes.
+
+    Args:
+        parent, small: the networks; both are left as they were.
+        budget: of latency, with its conditions.
+        input_shape: of one input, without batch.
+    """
+    conditions = budget.conditions
+    predicted = budget.planned / 1e9
+    here = device_names()
+    if conditions is None or here.get(conditions.device) != conditions.name:
+        where = "another device" if conditions is None else conditions.name
+        return f"Latency: {predicted:.3f} ms predicted; not measured, since the times are of {where}."
+    threads = torch.get_num_threads()
+    torch.set_num_threads(conditions.threads)
+    try:
+        example = example_batch(conditions, input_shape)
+        whole, measured = (
+            time_network(prepared(copy.deepcopy(one), conditions), example, SECONDS) / 1e6
+            for one in (parent, small)
+        )
+    finally:
+        torch.set_num_threads(threads)
+    left = f"{100 * measured / whole:.1f} % of the parent's {whole:.3f} ms"
+    return (
+        f"Latency of a batch of {conditions.batch}: {predicted:.3f} ms predicted, {measured:.3f} ms measured "
+        f"({100 * (predicted / measured - 1):+.1f} % off), {left}; {budget.limit / 1e9:.3f} ms were allowed."
+    )
