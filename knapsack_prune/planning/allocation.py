@@ -20,6 +20,9 @@ from knapsack_prune.settings import SolverSettings, WidthConstraints
 from knapsack_prune.settings.budget import amount
 from knapsack_prune.values.tables import ValueTables
 
+COARSE = 32
+"""Levels per group with which budgets are compared."""
+
 CONTRADICTION_SECONDS = 2.0
 LARGEST_FACTOR = 64
 """How long, and how far, the nearest budgets that can be met are searched for."""
@@ -218,10 +221,10 @@ def allocate(
 def worth_of_more(problem: Problem, seconds: float, seed: int) -> dict[str, float]:
     """Per resource, how much more could be kept if its budget were one percent larger, as a share of all values.
 
-    It is what the Lagrangian bound gains: the budget's multiplier times one percent of it. A resource is left out
-    where the bound was not found in time.
+    It is what the Lagrangian bound gains: the budget's multiplier times one percent of it, with at most `COARSE` levels
+    per group, which is quick and changes multipliers little. A resource is left out where no bound was found in time.
     """
-    instance = problem.instance
+    instance = _coarser(problem.instance)
     before = _solve(instance, "lagrangian", seconds, seed).bound
     worth = {}
     for name in dict.fromkeys(_base(resource) for resource in instance.resources):
@@ -236,6 +239,32 @@ def worth_of_more(problem: Problem, seconds: float, seed: int) -> dict[str, floa
         if before is not None and after is not None:
             worth[name] = max(0, after - before) / TOTAL_VALUE
     return worth
+
+
+def _coarser(instance: solvers.Instance) -> solvers.Instance:
+    """The same problem with some of the levels, evenly spread, the first and the last among them."""
+    kept = [
+        np.unique(np.linspace(0, len(group.levels) - 1, COARSE).round().astype(np.int64))
+        for group in instance.groups
+    ]
+    groups = [
+        solvers.Group(group.name, group.levels[at], group.values[at])
+        for group, at in zip(instance.groups, kept, strict=True)
+    ]
+    resources = [
+        solvers.Resource(
+            resource.name,
+            resource.budget,
+            resource.terms,
+            [
+                solvers.Table(table.groups, table.costs[np.ix_(*(kept[group] for group in table.groups))])
+                for table in resource.tables
+            ],
+            constant=resource.constant,
+        )
+        for resource in instance.resources
+    ]
+    return solvers.Instance(instance.name, groups, resources, value_scale=instance.value_scale)
 
 
 def replace_budget(resource: solvers.Resource, budget: int) -> solvers.Resource:
