@@ -12,9 +12,7 @@ from knapsack_prune.errors import RequestError
 from knapsack_prune.graph.channel_graph import ChannelGraph
 from knapsack_prune.planning.allocation import (
     InfeasibleBudgets,
-    Problem,
     allocate,
-    build_problem,
     least_costs,
     worth_of_more,
 )
@@ -24,6 +22,7 @@ from knapsack_prune.planning.plan_file import Plan
 from knapsack_prune.planning.plan_parts import ModelPart
 from knapsack_prune.planning.preparation import budget_limits, check_budgets, prepare
 from knapsack_prune.planning.pricing import graph_resources, price_network
+from knapsack_prune.planning.problem import Problem, build_problem
 from knapsack_prune.settings import AllocationSettings, PlanSettings, WidthConstraints
 from knapsack_prune.settings.budget import amount
 from knapsack_prune.values.criteria import Scores
