@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from knapsack_prune.planning.latency import measure_latency as measure_latency
     from knapsack_prune.planning.plan_file import Plan as Plan
     from knapsack_prune.planning.plan_file import plan_schema as plan_schema
-    from knapsack_prune.planning.planner import plan as plan
     from knapsack_prune.planning.verification import Verification as Verification
     from knapsack_prune.planning.verification import verify as verify
+    from knapsack_prune.search.planner import plan as plan
     from knapsack_prune.settings import DataSettings as DataSettings
     from knapsack_prune.settings import ExecutionSettings as ExecutionSettings
     from knapsack_prune.settings import ExportSettings as ExportSettings
@@ -76,7 +76,7 @@ _HOMES = {
     "load_slim": "slimming.slim",
     "measure_latency": "planning.latency",
     "open_source": "data",
-    "plan": "planning.planner",
+    "plan": "search.planner",
     "plan_schema": "planning.plan_file",
     "repair": "slimming.repair",
     "save_slim": "slimming.slim",

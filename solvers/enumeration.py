@@ -20,6 +20,8 @@ def enumerate_best(
     solver: str = "exact",
     limits: Limits | None = None,
     report: Report | None = None,
+    *,
+    spread: float = 0.0,
 ) -> tuple[Result, ...]:
     """The best choice, then the best of those that differ from all before it in at least `distance` groups, and so on.
 
@@ -33,6 +35,7 @@ def enumerate_best(
         solver: one of `SOLVERS`; it must take several resources.
         limits: of each choice's run on its own; `Limits()` by default.
         report: as in `solve`, for each run in turn.
+        spread: levels of a group that are apart by no more than this share of its largest one do not differ.
 
     Returns:
         Results for the instance itself, each accepted by `verify`, in order. The value of the k-th is proven as its
@@ -42,7 +45,7 @@ def enumerate_best(
         each with one resource more than the last.
 
     Raises:
-        SolverError: `count` or `distance` out of range, or an instance that the solver cannot take.
+        SolverError: `count`, `distance` or `spread` out of range, or an instance that the solver cannot take.
     """
     groups = len(instance.groups)
     if count < 1:
@@ -53,10 +56,12 @@ def enumerate_best(
         raise SolverError(
             f"distance: {distance} is not in 1 .. {groups}, the number of groups; give at most {groups}"
         )
+    if not 0 <= spread < 1:
+        raise SolverError(f"spread: {spread} is not in [0, 1); 0 tells all levels apart")
     results = [solve(instance, solver, limits, report)]
     while results[-1].choice and len(results) < count:
         choices = [result.choice for result in results]
-        result = solve(_without(instance, choices, distance), solver, limits, report)
+        result = solve(_without(instance, choices, distance, spread), solver, limits, report)
         if not result.choice:
             results[-1] = replace(
                 results[-1], notes=(*results[-1].notes, _ended(result, len(results), distance))
@@ -68,13 +73,18 @@ def enumerate_best(
     return tuple(results)
 
 
-def _without(instance: Instance, choices: Sequence[tuple[int, ...]], distance: int) -> Instance:
+def _without(
+    instance: Instance, choices: Sequence[tuple[int, ...]], distance: int, spread: float
+) -> Instance:
     """The instance with one more resource per choice, which keeps all others at that distance from it."""
     most = len(instance.groups) - distance
     apart = []
     for number, choice in enumerate(choices):
         tables = [
-            Table([g], (np.arange(group.levels.size) == position).astype(np.int64))
+            Table(
+                [g],
+                (abs(group.levels - group.levels[position]) <= spread * group.levels[-1]).astype(np.int64),
+            )
             for g, (group, position) in enumerate(zip(instance.groups, choice, strict=True))
         ]
         apart.append(Resource(f"groups in common with choice {number + 1}", most, (), tables))

@@ -161,7 +161,7 @@ def weighted(tables: ValueTables, weights: FloatArray) -> ValueTables:
 
 def scaled_widths(graph: ChannelGraph, limit: int, shares: FloatArray) -> list[int]:
     """Widths in proportion to shares, as many as fit: unit after unit where the least of its share is kept."""
-    terms = graph.cost_terms()["flops"]
+    terms = graph.flops
     widths = [1] * len(graph.groups)
     open_groups = set(range(len(widths)))
     while open_groups:
@@ -175,7 +175,7 @@ def scaled_widths(graph: ChannelGraph, limit: int, shares: FloatArray) -> list[i
 
 def threshold_widths(graph: ChannelGraph, tables: ValueTables, limit: int) -> list[int]:
     """Units whose marginal value is above one threshold for all groups, the lowest that fits; costs do not count."""
-    terms = graph.cost_terms()["flops"]
+    terms = graph.flops
     margins = [_concave_margins(group.values) for group in tables.groups]
     best = [1] * len(margins)
     for threshold in np.unique(np.concatenate(margins))[::-1]:

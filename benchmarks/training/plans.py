@@ -23,7 +23,7 @@ def plan_for(
     rounding = f"-r{round_to}" if round_to > 1 else ""
     path = directory / f"{network.name}-{importance}{rounding}-{budget:g}.json"
     if not path.exists():
-        from knapsack_prune.planning.planner import plan
+        from knapsack_prune.search.planner import plan
 
         made = plan(
             network.model,

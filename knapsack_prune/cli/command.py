@@ -20,6 +20,7 @@ PANELS = {
     "importance": "Importance",
     "budgets": "Budgets and widths",
     "solver": "Solver",
+    "search": "Candidates and rounds",
     "optimizer": "Optimiser",
     "objective": "Loss and distillation",
     "augmentation": "Augmentation",
@@ -32,7 +33,7 @@ PANELS = {
     "latency": "Measuring",
 }
 NEGATIVES = {"channels_last": "--channels-first"}
-SHARED = {"seed"}  # one flag for all sections
+SHARED = {"seed", "repair_samples", "held_out_samples"}  # one flag for all sections
 
 ConfigFile = Annotated[
     Path | None,

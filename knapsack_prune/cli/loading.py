@@ -20,7 +20,9 @@ from knapsack_prune.graph.channel_graph import ChannelGraph
 from knapsack_prune.networks import DEFAULT_NETWORK, Network, load_network
 from knapsack_prune.planning.plan_file import Plan
 from knapsack_prune.planning.preparation import prepare as trace_and_value
-from knapsack_prune.settings import DataSettings, DeviceSettings, NetworkSettings
+from knapsack_prune.search.images import SearchImages, search_images
+from knapsack_prune.search.planner import require_images
+from knapsack_prune.settings import DataSettings, DeviceSettings, NetworkSettings, PlanSettings
 from knapsack_prune.settings.importance import IMAGE_CRITERIA
 from knapsack_prune.settings.plan import PlanningSettings
 from knapsack_prune.slimming.slim import load_slim, slim
@@ -30,11 +32,12 @@ from knapsack_prune.values.tables import ValueTables
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A network that is ready to be planned."""
+    """A network that is ready to be planned; `images` where plans are to be tried out."""
 
     network: Network
     graph: ChannelGraph
     values: ValueTables
+    images: SearchImages | None
 
 
 @dataclass(frozen=True)
@@ -100,9 +103,17 @@ def prepare(
     """
     steps.enter("loading the network")
     network = load(network_settings, settings.seed)
-    criterion = settings.criterion(images=data.data is not None or network.name == DEFAULT_NETWORK)
+    at_hand = data.data is not None or network.name == DEFAULT_NETWORK
+    criterion = settings.criterion(images=at_hand)
+    images = None
+    if isinstance(settings, PlanSettings) and settings.tries:
+        source = require_images(settings, open_data(data, network) if at_hand else None)
+        images = search_images(source, settings, network.input_shape)
 
     def batches() -> Batches | None:
+        if images is not None:
+            steps.enter("scoring", total=settings.samples)
+            return images.values
         if criterion not in IMAGE_CRITERIA:
             if data.data is not None:
                 notes().print(
@@ -138,7 +149,7 @@ def prepare(
             style="yellow",
             markup=False,
         )
-    return Prepared(network, graph, values)
+    return Prepared(network, graph, values, images)
 
 
 def set_threads(execution: DeviceSettings, network_name: str | None) -> None:

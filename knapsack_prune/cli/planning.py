@@ -23,7 +23,7 @@ from knapsack_prune.settings import (
 if TYPE_CHECKING:
     from knapsack_prune.cli.loading import Prepared
     from knapsack_prune.costs.resource import Resource
-    from knapsack_prune.planning.plan_file import Plan
+    from knapsack_prune.planning.planner import Planner
 
 
 @command
@@ -46,10 +46,11 @@ def plan(
 
     Without --model, the trained digits network shipped with the package is planned.
     """
-    from knapsack_prune.cli.loading import check_writable, prepare
+    from knapsack_prune.cli.loading import check_writable, prepare, quiet_libraries
     from knapsack_prune.cli.tables import show_plan
     from knapsack_prune.planning.planner import plan_problem
     from knapsack_prune.planning.preparation import budget_limits, check_budgets
+    from knapsack_prune.search.planner import find_plan
 
     check_budgets(plan.requested())
     for path in (plan_output, export_instance):
@@ -65,7 +66,17 @@ def plan(
                 prepared.graph, prepared.values, limits, plan, resources=resources, name=name
             )
             problem.instance.save(export_instance)
-        made = _solve(prepared, limits, resources, plan, progress, explain=True)
+        planner = _planner(prepared, limits, resources, plan, progress)
+        with quiet_libraries():
+            made = find_plan(
+                planner,
+                prepared.network.model,
+                prepared.values,
+                plan,
+                prepared.images,
+                enter=progress.enter,
+                progress=progress.count,
+            )
     if plan_output is not None:
         made.save(plan_output)
     show_plan(output(), made)
@@ -107,8 +118,9 @@ def sweep(
         resources = _price(prepared, {"flops": 1.0} | sweep.requested(), sweep, progress)
         for budget in sweep.flops_budgets:
             limits = budget_limits(prepared.graph, {"flops": budget} | sweep.requested(), resources)
+            progress.enter("solving")
             try:
-                made = _solve(prepared, limits, resources, sweep, progress)
+                made = _planner(prepared, limits, resources, sweep, progress).best(prepared.values)
             except RequestError as error:
                 points.append(FrontPoint(budget, limits["flops"], None, whole, str(error)))
                 continue
@@ -136,31 +148,19 @@ def _price(
         )
 
 
-def _solve(
+def _planner(
     prepared: Prepared,
     limits: dict[str, int],
     resources: dict[str, Resource],
     settings: AllocationSettings,
     progress: Steps,
-    explain: bool = False,
-) -> Plan:
-    from knapsack_prune.planning.planner import plan_from_values
-
-    progress.enter("solving")
+) -> Planner:
+    """Makes a command's plans, and tells of the solving."""
+    from knapsack_prune.planning.planner import Planner
 
     def report(_seconds: float, value: int | None, bound: int | None) -> None:
         if value and bound is not None:
             progress.say(f"solving, gap {(bound - value) / value:.2g}")
 
     network = prepared.network
-    return plan_from_values(
-        prepared.graph,
-        prepared.values,
-        limits,
-        settings,
-        resources=resources,
-        explain=explain,
-        name=network.name,
-        weights=network.weights,
-        report=report,
-    )
+    return Planner(prepared.graph, limits, settings, resources, network.name, network.weights, report)

@@ -12,12 +12,17 @@ from rich.console import Console
 from rich.table import Table
 
 from knapsack_prune.export.exporting import Exported
+from knapsack_prune.slimming.outcome import Outcome
 from knapsack_prune.slimming.repair import RepairReport
 from knapsack_prune.training.evaluation import Accuracy
 
 
-def show_result(console: Console, record: Mapping[str, Any], directory: Path) -> None:
-    """Accuracy before and after, beside what was kept."""
+def show_result(
+    console: Console, record: Mapping[str, Any], directory: Path, judged: Outcome | None = None
+) -> None:
+    """What was predicted and what came of the repair; accuracy before and after, beside what was kept."""
+    if judged is not None:
+        console.print(judged.sentence(), markup=False)
     accuracy, flops, parameters = record["accuracy"], record["flops"], record["parameters"]
     table = Table(title=f"Accuracy on {record['test_images']} test images")
     for column in ("", "top-1 %", "FLOPs (multiply-adds)", "parameters"):

@@ -49,7 +49,8 @@ def slim(
     from knapsack_prune.planning.identity import check_fingerprint
     from knapsack_prune.planning.latency import timed_latency
     from knapsack_prune.planning.plan_file import Plan
-    from knapsack_prune.slimming.repair import repair_on_source
+    from knapsack_prune.slimming.outcome import REPAIR, outcome
+    from knapsack_prune.slimming.repair import plan_images, repair_on_source
     from knapsack_prune.slimming.slim import save_slim
     from knapsack_prune.slimming.slim import slim as make_slim
 
@@ -65,12 +66,15 @@ def slim(
         report = None
         if repair.repair:
             progress.enter("repairing")
+            source = open_data(data, parent)
             with quiet_libraries():
-                report = repair_on_source(parent.model, small, plan, open_data(data, parent), repair)
+                report = repair_on_source(parent.model, small, plan, source, repair)
+            progress.enter("judging")
+            judged = outcome(parent.model, small, plan, plan_images(plan, source, repair).held_out)
         progress.enter("writing")
         save_slim(small, plan, directory)
         if report is not None:
-            write_json(directory / "repair.json", report.record())
+            write_json(directory / REPAIR, {**judged.record(), **report.record()})
     latency = plan.budget("latency")
     if latency is not None:
         with steps() as progress:
@@ -84,6 +88,7 @@ def slim(
         console.print(timed, markup=False)
     if report is not None:
         show_repair(console, report)
+        console.print(judged.sentence(), markup=False)
     notes().print(f"Written: {directory}", markup=False)
 
 

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from knapsack_prune.planning.plan_file import Plan
-from knapsack_prune.planning.plan_parts import BudgetPart, FrozenPart, GroupPart, SolverPart
+from knapsack_prune.planning.plan_parts import BudgetPart, FrozenPart, GroupPart, SearchPart, SolverPart
 from knapsack_prune.settings.budget import amount
 
 FLOPS_NOTE = "FLOPs are fvcore's: one per multiply-add."
@@ -33,13 +33,15 @@ def show_plan(console: Console, plan: Plan, *, layers: bool = False) -> None:
     console.print(Text(f"{model.name}, {weights}, input {shape}, {scored}"))
     console.print(budget_table(plan.budgets))
     console.print(Text(proof(plan.solver)))
-    if importance.predicted_loss is not None:
+    if importance.predicted_loss is not None and plan.search is None:
         console.print(
             Text(
                 f"Predicted loss: {importance.predicted_loss:.3g} ({importance.loss}, before training), if the losses "
                 "of single cuts add up."
             )
         )
+    if plan.search is not None:
+        console.print(search_table(plan.search))
     console.print(group_table(plan.groups))
     if layers:
         console.print(layer_table(plan))
@@ -92,6 +94,36 @@ def budget_table(budgets: Sequence[BudgetPart]) -> RenderableType:
 def told(part: BudgetPart) -> bool:
     """Whether a budget's numbers need a line of their own."""
     return part.note is not None or part.resource in ("activations", "peak_memory")
+
+
+def search_table(search: SearchPart) -> RenderableType:
+    """What was predicted and what came out, for every plan that was tried out."""
+    judged = f"on {search.held_out_images} held-out images"
+    table = Table(title=f"Tried out: loss ({search.loss}) predicted, and {judged}", title_justify="left")
+    for column in ("plan", "predicted", "repaired", "trained", "", "widths"):
+        table.add_column(column, justify="right" if column[-2:] == "ed" else "left", overflow="fold")
+
+    def row(
+        name: str,
+        said: float | None,
+        losses: tuple[float | None, float | None],
+        note: str,
+        widths: tuple[int, ...],
+    ) -> None:
+        figures = ("" if loss is None else f"{loss:.3g}" for loss in (said, *losses))
+        table.add_row(name, *figures, note, " ".join(map(str, widths)))
+
+    for number, part in enumerate(search.candidates, 1):
+        losses = (part.repaired_loss, part.trained_loss)
+        row(f"candidate {number}", part.predicted_loss, losses, f"rank {part.rank}", part.widths)
+    if not search.candidates:
+        row("the values' best", None, (search.start_loss, None), "", ())
+    for number, turn in enumerate(search.rounds, 1):
+        note = "accepted" if turn.accepted else "rejected"
+        row(f"round {number}", turn.predicted_loss, (turn.repaired_loss, None), note, turn.widths)
+    if search.start_loss is not None and not search.rounds:
+        return Group(table, Text("No round: nothing within the trust region is worth more."))
+    return table
 
 
 def group_table(groups: Sequence[GroupPart]) -> Table:

@@ -60,6 +60,7 @@ def finetune(
     from knapsack_prune.cli.loading import load_target, set_threads
     from knapsack_prune.cli.results import show_result
     from knapsack_prune.data import open_data
+    from knapsack_prune.slimming.outcome import read_outcome
     from knapsack_prune.training.finetune import finetune as train
 
     subject = load_target(target, network)
@@ -76,7 +77,7 @@ def finetune(
         repair=repair,
         log=lambda line: notes().print(line, markup=False),
     )
-    show_result(output(), result.record, directory)
+    show_result(output(), result.record, directory, read_outcome(target))
 
 
 @command
@@ -214,6 +215,7 @@ def run(
     from knapsack_prune.cli.loading import check_writable, quiet_libraries, set_threads
     from knapsack_prune.cli.results import show_result, show_run
     from knapsack_prune.pipeline.run import Run
+    from knapsack_prune.slimming.outcome import read_outcome
 
     check_writable(directory, directory=True)
     told = notes()
@@ -235,5 +237,5 @@ def run(
         result = Run(
             settings, directory, lambda step, what: told.print(f"{step}: {what}", markup=False)
         ).execute()
-    show_result(output(), result.report["result"], directory)
+    show_result(output(), result.report["result"], directory, read_outcome(directory / "slim"))
     show_run(output(), result.report)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from knapsack_prune.data.calibration import CalibrationLoader as CalibrationLoader
+from knapsack_prune.data.calibration import CalibrationParts as CalibrationParts
 from knapsack_prune.data.calibration import calibration_loader as calibration_loader
+from knapsack_prune.data.calibration import calibration_parts as calibration_parts
 from knapsack_prune.data.images import ImageSet as ImageSet
 from knapsack_prune.data.images import TensorImages as TensorImages
 from knapsack_prune.data.preparation import Preparation as Preparation

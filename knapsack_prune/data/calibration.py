@@ -64,6 +64,7 @@ def calibration_loader(
     seed: int,
     batch_size: int,
     input_shape: Sequence[int] | None = None,
+    skip: int = 0,
 ) -> CalibrationLoader:
     """A shuffled, seeded, class-balanced part of the training images, without augmentation.
 
@@ -73,6 +74,7 @@ def calibration_loader(
         seed: decides which images and their order.
         batch_size: images per batch; the last may be smaller.
         input_shape: (channels, height, width) of the network's input; the first image's own if None.
+        skip: so many images are left to other calls of the same seed, see `balanced_subset`.
 
     Raises:
         RequestError: wrong numbers, or a source that cannot be opened.
@@ -80,7 +82,57 @@ def calibration_loader(
     if samples < 1 or batch_size < 1:
         raise RequestError(f"{samples} samples in batches of {batch_size}: both must be at least 1")
     opened = open_source(source) if isinstance(source, str) else source
-    subset = ImageSubset(opened.train, balanced_subset(opened.train.labels, samples, seed))
+    subset = ImageSubset(opened.train, balanced_subset(opened.train.labels, samples, seed, skip))
     shape = tuple(opened.train.read(0).shape) if input_shape is None else input_shape
     preparation = Preparation.to_shape(shape, opened.normalisation)
     return CalibrationLoader(subset, preparation, batch_size, UnreadableCount(subset))
+
+
+@dataclass(frozen=True)
+class CalibrationParts:
+    """Training images for three ends. Values and repair may share images; nothing is ever fitted to the third part.
+
+    Attributes:
+        values: what value models read.
+        repair: what repairs are fitted to.
+        held_out: by which slim networks are judged.
+    """
+
+    values: CalibrationLoader
+    repair: CalibrationLoader
+    held_out: CalibrationLoader
+
+
+def calibration_parts(
+    source: ImageSource,
+    samples: int,
+    repair_samples: int,
+    held_out_samples: int,
+    seed: int,
+    batch_size: int,
+    input_shape: Sequence[int],
+) -> CalibrationParts:
+    """Class-balanced parts of the training images; of few images, a quarter at most is held out.
+
+    Args:
+        source, seed, batch_size, input_shape: as of `calibration_loader`.
+        samples, repair_samples, held_out_samples: the most that each part has.
+
+    Raises:
+        RequestError: too few images to hold any out.
+    """
+    images = len(source.train.labels)
+    judging = min(held_out_samples, images // 4)
+    if not judging:
+        raise RequestError(
+            f"{source.name} has {images} training images, of which a quarter is held out to judge networks: give at "
+            "least 4"
+        )
+    fitted = min(max(samples, repair_samples), images - judging)
+
+    def part(count: int, skip: int = 0) -> CalibrationLoader:
+        return calibration_loader(source, count, seed, batch_size, input_shape, skip)
+
+    return CalibrationParts(
+        part(min(samples, fitted)), part(min(repair_samples, fitted)), part(judging, skip=fitted)
+    )

@@ -8,11 +8,11 @@ from torch import Tensor
 from knapsack_prune.data.seeds import generator
 
 
-def balanced_subset(labels: Tensor, samples: int, seed: int) -> Tensor:
+def balanced_subset(labels: Tensor, samples: int, seed: int, skip: int = 0) -> Tensor:
     """Indices of `samples` images, shuffled, with class counts that differ by at most 1 where classes allow.
 
-    Every class is shuffled, then the classes are dealt one image each in turn, in a seeded order, until
-    `samples` are drawn or all images are. Returns int64 (min(samples, images),).
+    Every class is shuffled, then the classes are dealt one image each in turn, in a seeded order; of these are
+    drawn the `samples` after the first `skip`, as far as there are any. Returns int64 (images drawn,).
     """
     draw = generator(seed, 0)
     order = torch.randperm(len(labels), generator=draw)
@@ -23,7 +23,7 @@ def balanced_subset(labels: Tensor, samples: int, seed: int) -> Tensor:
         members = (shuffled == label).nonzero().flatten()
         rank[members] = torch.arange(len(members))
     turn = torch.randperm(classes, generator=draw)[shuffled]
-    dealt = order[torch.argsort(rank * classes + turn)][:samples]
+    dealt = order[torch.argsort(rank * classes + turn)][skip : skip + samples]
     return dealt[torch.randperm(len(dealt), generator=draw)]
 
 

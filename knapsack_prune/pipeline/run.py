@@ -12,14 +12,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from knapsack_prune.data import ImageSource, calibration_loader, open_data
+from knapsack_prune.data import ImageSource, open_data
 from knapsack_prune.errors import RequestError
 from knapsack_prune.files import file_digest, read_json, write_json
 from knapsack_prune.networks import Network, load_network
 from knapsack_prune.planning.plan_file import Plan
 from knapsack_prune.settings import ExecutionSettings, RunSettings
 from knapsack_prune.settings.importance import IMAGE_CRITERIA
-from knapsack_prune.slimming.repair import repair_on_source
+from knapsack_prune.slimming.outcome import REPAIR, outcome, read_outcome
+from knapsack_prune.slimming.repair import plan_images, repair_on_source
 from knapsack_prune.slimming.slim import load_slim, save_slim, slim
 from knapsack_prune.training.run_directory import RunDirectory
 
@@ -81,6 +82,8 @@ class Run:
             "result": read_json(folder / "trained" / "result.json"),
             "evaluation": read_json(folder / "evaluation.json"),
         }
+        if judged := read_outcome(folder / "slim"):
+            report["outcome"] = judged.record()
         if config.export.format:
             self._step("export", {**made_from, "export": config.export.record()}, self._export)
             report["export"] = read_json(folder / "exported" / "export.json")
@@ -123,19 +126,15 @@ class Run:
         return self._source
 
     def _plan(self, _: bool) -> list[Path]:
-        from knapsack_prune.planning.planner import plan
+        from knapsack_prune.search.planner import plan
 
         settings, parent = self._config.plan, self.parent()
-        images = None
-        if settings.criterion(images=True) in IMAGE_CRITERIA:
-            images = calibration_loader(
-                self.source(), settings.samples, settings.seed, settings.batch_size, parent.input_shape
-            )
+        reads = settings.tries or settings.criterion(images=True) in IMAGE_CRITERIA
         made = plan(
             parent.model,
             torch.zeros(1, *parent.input_shape),
             settings,
-            data=images,
+            data=self.source() if reads else None,
             name=parent.name,
             weights=parent.weights,
         )
@@ -150,7 +149,10 @@ class Run:
         told = partial(self._log, "slim")
         report = repair_on_source(self.parent().model, small, plan, self.source(), wanted, told)
         if report is not None:
-            write_json(folder / "repair.json", report.record())
+            judging = plan_images(plan, self.source(), wanted).held_out
+            judged = outcome(self.parent().model, small, plan, judging)
+            told(judged.sentence())
+            write_json(folder / REPAIR, {**judged.record(), **report.record()})
         return _saved(small, plan, folder)
 
     def _finetune(self, continues: bool) -> list[Path]:

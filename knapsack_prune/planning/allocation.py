@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +24,9 @@ CONTRADICTION_SECONDS = 2.0
 LARGEST_FACTOR = 64
 """How long, and how far, the nearest budgets that can be met are searched for."""
 
+SPREAD = 0.1
+"""Widths that differ by no more than this part of a group count as the same when plans are compared."""
+
 
 @dataclass(frozen=True, eq=False)
 class Allocation:
@@ -32,10 +35,12 @@ class Allocation:
     Attributes:
         kept: per group, the sorted indices of the units that stay.
         solver: what the solver proved, in the criterion's own unit.
+        best_left: no allowed plan that differs enough from those found before it is worth more (proved).
     """
 
     kept: tuple[IntArray, ...]
     solver: SolverPart
+    best_left: bool
 
     @property
     def counts(self) -> tuple[int, ...]:
@@ -56,32 +61,90 @@ def allocate(
         RequestError: the budgets cannot be met (the message tells the smallest feasible ones), the solver found
             nothing in its time, or there is no such solver or limit.
     """
-    instance = problem.instance
-    result = _solve(instance, settings.solver, settings.time_limit, seed, report)
-    if result.status is solvers.Status.INFEASIBLE:
-        raise InfeasibleBudgets(_infeasible(instance, settings.solver, seed))
-    if result.status is solvers.Status.NO_SOLUTION_FOUND:
+    result = _solve(problem.instance, settings.solver, settings.time_limit, seed, report)
+    return _allocations(values, problem, (result,), settings, seed)[0]
+
+
+def allocate_best(
+    values: ValueTables,
+    problem: Problem,
+    settings: SolverSettings,
+    seed: int,
+    count: int,
+    distance: int | None = None,
+    report: Callable[[float, int | None, int | None], None] | None = None,
+) -> tuple[Allocation, ...]:
+    """The best allocation, then the best of those that differ enough from all before it, and so on.
+
+    Args:
+        values, problem, settings, seed, report: as of `allocate`.
+        count: how many.
+        distance: in how many groups any two differ by more than `SPREAD` of the group; by default a quarter of them.
+
+    Raises:
+        RequestError: as of `allocate`, a distance that there cannot be, or there are fewer allocations than `count`.
+    """
+    groups = len(problem.instance.groups)
+    distance = max(1, groups // 4) if distance is None else distance
+    if distance > groups:
         raise RequestError(
-            f"solver {settings.solver!r} found no plan in {result.seconds:.1f} s; raise `time_limit` or use "
+            f"`candidate_distance` {distance}: the network has {groups} groups in which plans can differ; give at most "
+            f"{groups}"
+        )
+    try:
+        limits = solvers.Limits(seconds=settings.time_limit, seed=seed)
+        results = solvers.enumerate_best(
+            problem.instance, count, distance, settings.solver, limits, report, spread=SPREAD
+        )
+    except solvers.SolverError as error:
+        raise RequestError(str(error)) from error
+    found = _allocations(values, problem, results, settings, seed)
+    if len(found) < count:
+        proved = results[-1].notes[-1].endswith("(proved)")
+        sure = "proved" if proved else f"found in {settings.time_limit:g} s each; more with `time_limit`"
+        raise RequestError(
+            f"`candidates` {count}: there are only {len(found)} plans under these budgets, each of which differs from "
+            f"the better ones in at least {distance} of {groups} groups ({sure}); ask for at most "
+            f"{len(found)}, or lower `candidate_distance`"
+        )
+    return found
+
+
+def _allocations(
+    values: ValueTables,
+    problem: Problem,
+    results: Sequence[solvers.Result],
+    settings: SolverSettings,
+    seed: int,
+) -> tuple[Allocation, ...]:
+    """What the solver's results, of which the first is the best, keep of the network."""
+    instance, first = problem.instance, results[0]
+    if first.status is solvers.Status.INFEASIBLE:
+        raise InfeasibleBudgets(_infeasible(instance, settings.solver, seed))
+    if first.status is solvers.Status.NO_SOLUTION_FOUND:
+        raise RequestError(
+            f"solver {settings.solver!r} found no plan in {first.seconds:.1f} s; raise `time_limit` or use "
             "`solver` exact"
         )
-    assert result.value is not None and result.bound is not None and result.gap is not None
-    kept = tuple(
-        valued.kept(count) for valued, count in zip(values.groups, problem.counts(result.choice), strict=True)
-    )
-    return Allocation(
-        kept,
-        SolverPart(
+    found = []
+    for result in results:
+        assert first.bound is not None and result.value is not None
+        # What is proved of a later one alone leaves out what is near the earlier ones: the first bound holds for all.
+        proved = result.value == first.bound
+        solver = SolverPart(
             name=result.solver,
             version=result.version,
-            status="OPTIMAL" if result.status is solvers.Status.OPTIMAL else "FEASIBLE",
+            status="OPTIMAL" if proved else "FEASIBLE",
             value=result.value / instance.value_scale,
-            bound=result.bound / instance.value_scale,
-            gap=result.gap,
+            bound=first.bound / instance.value_scale,
+            gap=(first.bound - result.value) / max(1, abs(result.value)),
             seconds=round(result.seconds, 3),
             seed=seed,
-        ),
-    )
+        )
+        counts = problem.counts(result.choice)
+        kept = tuple(valued.kept(count) for valued, count in zip(values.groups, counts, strict=True))
+        found.append(Allocation(kept, solver, result.status is solvers.Status.OPTIMAL))
+    return tuple(found)
 
 
 def worth_of_more(problem: Problem, seconds: float, seed: int) -> dict[str, float]:
@@ -100,7 +163,9 @@ def worth_of_more(problem: Problem, seconds: float, seed: int) -> dict[str, floa
             else resource
             for resource in instance.resources
         ]
-        larger = solvers.Instance(instance.name, instance.groups, raised, value_scale=instance.value_scale)
+        larger = solvers.Instance(
+            instance.name, instance.groups, raised, instance.value_scale, instance.pair_values
+        )
         after = _solve(larger, "lagrangian", seconds, seed).bound
         if before is not None and after is not None:
             worth[name] = max(0, after - before) / TOTAL_VALUE
@@ -113,24 +178,27 @@ def _coarser(instance: solvers.Instance) -> solvers.Instance:
         np.unique(np.linspace(0, len(group.levels) - 1, COARSE).round().astype(np.int64))
         for group in instance.groups
     ]
+
+    def cut(groups: Sequence[int], array: IntArray) -> IntArray:
+        result: IntArray = array[np.ix_(*(kept[group] for group in groups))]
+        return result
+
     groups = [
         solvers.Group(group.name, group.levels[at], group.values[at])
         for group, at in zip(instance.groups, kept, strict=True)
     ]
     resources = [
         solvers.Resource(
-            resource.name,
-            resource.budget,
-            resource.terms,
-            [
-                solvers.Table(table.groups, table.costs[np.ix_(*(kept[group] for group in table.groups))])
-                for table in resource.tables
-            ],
-            constant=resource.constant,
+            part.name,
+            part.budget,
+            part.terms,
+            [solvers.Table(table.groups, cut(table.groups, table.costs)) for table in part.tables],
+            constant=part.constant,
         )
-        for resource in instance.resources
+        for part in instance.resources
     ]
-    return solvers.Instance(instance.name, groups, resources, value_scale=instance.value_scale)
+    pairs = [solvers.PairValues(pair.groups, cut(pair.groups, pair.values)) for pair in instance.pair_values]
+    return solvers.Instance(instance.name, groups, resources, instance.value_scale, pairs)
 
 
 def replace_budget(resource: solvers.Resource, budget: int) -> solvers.Resource:

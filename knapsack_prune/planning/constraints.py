@@ -18,6 +18,9 @@ from knapsack_prune.settings.limit import WidthLimit, parse_limit
 Levels = Callable[[Group], IntArray]
 """The allowed numbers of kept units of a group, increasing."""
 
+PAIR_LEVELS = 32
+"""Levels of a group, at most, where pairs of groups have values."""
+
 STEP = 0.005
 """A wider group that costs less than this share more is on the same step of a measured staircase."""
 
@@ -47,6 +50,27 @@ def fixed_levels(units: Mapping[str, int]) -> Levels:
         return np.array([wanted], dtype=np.int64)
 
     return levels
+
+
+def levels_near(levels: Levels, centre: Mapping[str, int], reach: float) -> Levels:
+    """The allowed levels that are at most a part `reach` of the group's size away from its level in `centre`, and the
+    next one on either side in any case."""
+
+    def near(group: Group) -> IntArray:
+        allowed = levels(group)
+        middle = int(np.searchsorted(allowed, centre[group.name]))
+        close = abs(allowed - centre[group.name]) <= reach * group.size
+        close[max(0, middle - 1) : middle + 2] = True
+        return allowed[close]
+
+    return near
+
+
+def few_levels(allowed: IntArray) -> IntArray:
+    """Of some levels `PAIR_LEVELS` at most, evenly chosen, so that tables of pairs stay small."""
+    if len(allowed) <= PAIR_LEVELS:
+        return allowed
+    return allowed[np.linspace(0, len(allowed) - 1, PAIR_LEVELS).round().astype(np.int64)]
 
 
 def constrained_levels(

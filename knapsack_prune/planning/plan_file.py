@@ -24,6 +24,7 @@ from knapsack_prune.planning.plan_parts import (
     MixingPart,
     ModelPart,
     Part,
+    SearchPart,
     SolverPart,
     StagePart,
 )
@@ -54,6 +55,15 @@ class Plan(Part):
     full_width: tuple[FullWidthPart, ...] = ()
     mixing: tuple[MixingPart, ...] = ()
     stages: tuple[StagePart, ...] = ()
+    search: SearchPart | None = None
+
+    @model_validator(mode="after")
+    def _searched(self) -> Self:
+        written = self.search and self.search.written()
+        widths = tuple(len(group.kept) for group in self.groups)
+        if written and written.widths != widths:
+            raise ValueError(f"search: the widths {written.widths} were chosen, groups keep {widths}")
+        return self
 
     @model_validator(mode="after")
     def _unique(self) -> Self:
@@ -90,7 +100,7 @@ class Plan(Part):
 
     def to_json(self) -> str:
         """The plan as JSON text: the same plan gives the same bytes."""
-        data = self.model_dump(mode="json")
+        data = self.model_dump(mode="json", exclude=None if self.search else {"search"})
         slices = (part for group in data["groups"] for part in group["slices"])
         for part in (data["importance"], *data["budgets"], *data["groups"], *slices):
             for key in [key for key in OMITTED if part.get(key, 0) is None]:

@@ -81,7 +81,10 @@ class BudgetPart(Part):
 
 
 class SolverPart(Part):
-    """What is proved: no allowed plan keeps more importance than `bound` (in the criterion's unit)."""
+    """What is proved: no allowed plan keeps more importance than `bound` (in the criterion's unit).
+
+    Where a round was accepted, by the values around the plan before it, and of the widths in its trust region.
+    """
 
     name: str
     version: str
@@ -154,11 +157,10 @@ class GroupPart(Part):
             )
         if (self.order is None) != (self.values is None):
             raise ValueError(f"group {self.name}: of order and values one is missing")
-        order, values = self.order or (), self.values or ()
-        if len(order) != len(values) or (order and set(order[: len(self.kept)]) != set(self.kept)):
+        if len(self.order or ()) != len(self.values or ()):
             raise ValueError(
-                f"group {self.name}: kept are not the first {len(self.kept)} units of its order of {len(order)}, with "
-                f"{len(values)} values"
+                f"group {self.name}: {len(self.order or ())} ordered units and {len(self.values or ())} values; there "
+                "must be one value for every width"
             )
         for part in self.slices:
             if part.indices is not None and len(part.indices) != self.size:
@@ -229,3 +231,70 @@ class StagePart(Part):
         if list(self.kept) != sorted(set(self.kept)) or (self.kept and self.kept[-1] >= self.of):
             raise ValueError(f"stage {self.module}: kept must be sorted, distinct and under {self.of}")
         return self
+
+
+class CandidatePart(Part):
+    """One of the best plans: what its values say, and what came out.
+
+    `value` is in the unit of `solver`; `proved`: no allowed plan that differs enough from those before it is worth
+    more. Losses are rises over the parent's: `predicted_loss` by the values, before anything was cut, `repaired_loss`
+    and `trained_loss` on held-out images. `rank` is by the last of them. `widths`: units kept per group.
+    """
+
+    rank: Positive
+    value: float
+    proved: bool
+    predicted_loss: float | None
+    repaired_loss: float
+    trained_loss: float | None
+    widths: tuple[Positive, ...]
+
+    @property
+    def outcome(self) -> float:
+        """By what it is ranked."""
+        return self.repaired_loss if self.trained_loss is None else self.trained_loss
+
+
+class RoundPart(Part):
+    """One round: a plan near the one before, by values that were measured around that; losses as of candidates.
+
+    `trust_region`: how far widths could move, as a part of their group.
+    """
+
+    trust_region: float
+    predicted_loss: float
+    repaired_loss: float
+    accepted: bool
+    widths: tuple[Positive, ...]
+
+
+class SearchPart(Part):
+    """Which plans were repaired and judged before this one was written.
+
+    `loss`: what was judged, `divergence` to the parent or the `user`'s. `repair_images` were read by each repair,
+    `held_out_images` by neither values nor repairs. `start_loss`: of the plan from which rounds began.
+    """
+
+    loss: str
+    repair_images: Positive
+    held_out_images: Positive
+    distance: Count = 0
+    epochs: Count = 0
+    candidates: tuple[CandidatePart, ...] = ()
+    start_loss: float | None = None
+    rounds: tuple[RoundPart, ...] = ()
+
+    @model_validator(mode="after")
+    def _ranks(self) -> Self:
+        if sorted(part.rank for part in self.candidates) != list(range(1, len(self.candidates) + 1)):
+            raise ValueError(
+                f"the ranks of {len(self.candidates)} candidates are not 1 .. {len(self.candidates)}"
+            )
+        return self
+
+    def written(self) -> CandidatePart | RoundPart | None:
+        """What was tried out as the plan that was written; None for the one that is the best by its values, where
+        there are no candidates and no round was accepted."""
+        accepted: list[CandidatePart | RoundPart] = [part for part in self.rounds if part.accepted]
+        first = [part for part in self.candidates if part.rank == 1]
+        return ([None, *first, *accepted])[-1]

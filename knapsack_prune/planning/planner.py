@@ -1,18 +1,19 @@
-"""Planning in one call: trace, value, allocate, and write down what follows."""
+"""From values and budgets to plans: build the problem, solve it, and write down what follows."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
-
-from torch import Tensor, nn
 
 from knapsack_prune.costs.resource import Resource
 from knapsack_prune.errors import RequestError
 from knapsack_prune.graph.channel_graph import ChannelGraph
 from knapsack_prune.planning.allocation import (
+    Allocation,
     InfeasibleBudgets,
     allocate,
+    allocate_best,
     least_costs,
     worth_of_more,
 )
@@ -20,60 +21,65 @@ from knapsack_prune.planning.assembly import assemble
 from knapsack_prune.planning.constraints import Levels, constrained_levels, tied_groups
 from knapsack_prune.planning.plan_file import Plan
 from knapsack_prune.planning.plan_parts import ModelPart
-from knapsack_prune.planning.preparation import budget_limits, check_budgets, prepare
-from knapsack_prune.planning.pricing import graph_resources, price_network
+from knapsack_prune.planning.pricing import graph_resources
 from knapsack_prune.planning.problem import Problem, build_problem
-from knapsack_prune.settings import AllocationSettings, PlanSettings, WidthConstraints
+from knapsack_prune.settings import AllocationSettings, WidthConstraints
 from knapsack_prune.settings.budget import amount
 from knapsack_prune.values.criteria import Scores
-from knapsack_prune.values.losses import Batches, Loss
 from knapsack_prune.values.tables import ValueTables, additive_tables
 
+SolverReport = Callable[[float, int | None, int | None], None]
+"""Called with seconds, value and bound as a solver improves them."""
 
-def plan(
-    model: nn.Module,
-    example: Tensor,
-    settings: PlanSettings | None = None,
-    /,
-    *,
-    data: Batches | None = None,
-    loss: Loss | None = None,
-    name: str | None = None,
-    weights: str | None = None,
-    **given: Any,
-) -> Plan:
-    """The plan that keeps the most importance under the budgets.
 
-    Args:
-        model: the trained parent; left as it was.
-        example: an input batch of size 1.
-        settings: what is asked for; at least one budget.
-        data: batches, for the criteria and value models that read some; iterated more than once.
-        loss: what a cut costs, for `measured`, `reconstruction` and `joint_fisher`: a function of output, the parent's
-            output and the batch to the mean loss; by default the divergence (KL) to the parent's class scores.
-        name: the parent's name in the plan; the class name by default.
-        weights: where its weights come from, for the plan.
-        given: fields of `PlanSettings` by name, as in `flops_budget=0.3, importance="l1"`.
+@dataclass(frozen=True, eq=False)
+class Planner:
+    """Makes plans of one network under the same budgets; what all of them share is as of `plan_from_values`."""
 
-    Raises:
-        RequestError: the request is wrong or cannot be met; the message says the remedy.
-    """
-    asked = PlanSettings.of(settings, **given)
-    check_budgets(asked.requested())
-    criterion = asked.criterion(images=data is not None)
-    graph, values = prepare(model, example, asked, criterion, data=lambda: data, loss=loss)
-    resources = price_network(graph, model, asked.requested(), table=asked.latency_table, force=asked.force)
-    limits = budget_limits(graph, asked.requested(), resources)
-    return plan_from_values(
-        graph,
-        values,
-        limits,
-        asked,
-        resources=resources,
-        explain=True,
-        name=name or type(model).__name__,
-        weights=weights,
-    )
+    graph: ChannelGraph
+    limits: Mapping[str, int]
+    settings: AllocationSettings
+    resources: Mapping[str, Resource]
+    name: str = "network"
+    weights: str | None = None
+    report: SolverReport | None = None
+
+    def best(self, values: ValueTables, levels: Levels | None = None, explain: bool = False) -> Plan:
+        """The plan that keeps the most importance; see `plan_from_values`."""
+        return plan_from_values(
+            self.graph,
+            values,
+            self.limits,
+            self.settings,
+            resources=self.resources,
+            levels=levels,
+            name=self.name,
+            weights=self.weights,
+            explain=explain,
+            report=self.report,
+        )
+
+    def several(
+        self, values: ValueTables, count: int, distance: int | None
+    ) -> tuple[tuple[Plan, Allocation], ...]:
+        """The best plans that differ from each other, see `allocate_best`."""
+        settings = self.settings
+        problem = plan_problem(
+            self.graph, values, self.limits, settings, resources=self.resources, name=self.name
+        )
+        found = allocate_best(values, problem, settings, settings.seed, count, distance, self.report)
+        worth = worth_of_more(problem, settings.time_limit, settings.seed)
+        model = ModelPart(
+            name=self.name,
+            weights=self.weights,
+            input_shape=self.graph.input_shape,
+            fingerprint=self.graph.fingerprint,
+        )
+        multiple = settings.multiple
+        return tuple(
+            (assemble(self.graph, values, one, self.limits, self.resources, multiple, model, worth), one)
+            for one in found
+        )
 
 
 def plan_from_values(
@@ -87,7 +93,7 @@ def plan_from_values(
     name: str = "network",
     weights: str | None = None,
     explain: bool = False,
-    report: Callable[[float, int | None, int | None], None] | None = None,
+    report: SolverReport | None = None,
     **given: Any,
 ) -> Plan:
     """The plan for a network that is traced and valued already.

@@ -81,6 +81,7 @@ def prepare(
         loss=loss,
         seed=settings.seed,
         normalize=settings.normalize,
+        pair_values=settings.pair_values,
         values=settings.values,
         progress=progress,
     )

@@ -13,7 +13,7 @@ from knapsack_prune.costs.counting import total
 from knapsack_prune.costs.resource import Resource
 from knapsack_prune.errors import RequestError
 from knapsack_prune.graph.channel_graph import ChannelGraph, Form, IntArray, TabulatedTerm, Terms
-from knapsack_prune.planning.constraints import Levels, allowed_levels
+from knapsack_prune.planning.constraints import Levels, allowed_levels, few_levels
 from knapsack_prune.planning.pricing import graph_resources
 from knapsack_prune.settings import WidthConstraints
 from knapsack_prune.values.tables import ValueTables
@@ -73,7 +73,7 @@ def build_problem(
         values: of its units.
         budgets: per resource, the most that may be kept.
         resources: at least those; by default what the graph alone prices.
-        levels: allowed widths; every width by default.
+        levels: allowed widths; every width by default. With values of pairs, `few_levels` of them.
         tied: groups that keep the same fraction: one decision of the knapsack.
         name: of the instance.
 
@@ -93,6 +93,8 @@ def build_problem(
         for group, valued in zip(graph.groups, values.groups, strict=True)
     ]
     decisions = _decisions(graph, allowed, tied)
+    if values.pairs:
+        decisions = [replace(decision, levels=few_levels(decision.levels)) for decision in decisions]
     groups, meaning = [], [(0, 1)] * len(graph.groups)
     for at, decision in enumerate(decisions):
         value = np.zeros(len(decision.levels), dtype=np.int64)
@@ -104,6 +106,7 @@ def build_problem(
             value += np.rint(worth * scale).astype(np.int64)
         names = "=".join(graph.groups[index].name for index, _ in decision.members)
         groups.append(solvers.Group(names, decision.levels, value))
+    pairs = _pair_values(values, decisions, meaning, scale)
     most = [int(counts[-1]) for counts in allowed]
     converted = []
     for resource, budget in budgets.items():
@@ -113,7 +116,26 @@ def build_problem(
         for number, terms in enumerate(reaching or sums[:1], 1):
             label = resource if number == 1 else f"{resource}#{number}"
             converted.append(_resource(label, budget, terms, groups, meaning))
-    return Problem(solvers.Instance(name, groups, converted, value_scale=scale), tuple(meaning))
+    return Problem(solvers.Instance(name, groups, converted, scale, pairs), tuple(meaning))
+
+
+def _pair_values(
+    values: ValueTables, decisions: Sequence[_Decision], meaning: Sequence[tuple[int, int]], scale: float
+) -> list[solvers.PairValues]:
+    """Values of pairs of decisions; as those of single ones, counted from the least where that is a loss."""
+    pairs = []
+    for pair in values.pairs:
+        (first, step), (second, other) = (meaning[group] for group in pair.groups)
+        if first == second:
+            raise RequestError(
+                "`pair_values` with `tie`: two groups that keep the same fraction are one decision, and have no values "
+                "as a pair; leave one of them out"
+            )
+        rows, columns = step * decisions[first].levels - 1, other * decisions[second].levels - 1
+        worth = pair.values[np.ix_(rows, columns)]
+        whole = np.rint((worth - min(0.0, float(worth.min()))) * scale).astype(np.int64)
+        pairs.append(solvers.PairValues((first, second), whole))
+    return pairs
 
 
 def _decisions(

@@ -141,16 +141,25 @@ def _check_costs(subject: _Subject) -> list[Check]:
 
 def _check_values(subject: _Subject) -> list[Check]:
     """The objective and the predicted loss are sums over the tables that the plan records."""
-    tables = [group.values for group in subject.plan.groups if group.values is not None]
-    if not tables:
-        return []
     said, solver = subject.plan.importance, subject.plan.solver
-    if len(tables) < len(subject.plan.groups):
-        raise BrokenPlanError(f"values are recorded for {len(tables)} of {len(subject.plan.groups)} groups")
-    chosen = [group.values[len(group.kept) - 1] for group in subject.plan.groups if group.values is not None]
-    worth = sum(value - min(0.0, *table) for value, table in zip(chosen, tables, strict=True))
+    valued = [group for group in subject.plan.groups if group.values]
+    if not valued:
+        return []
+    if len(valued) < len(subject.plan.groups):
+        raise BrokenPlanError(f"values are recorded for {len(valued)} of {len(subject.plan.groups)} groups")
+    chosen, worth = [], 0.0
+    for group in valued:
+        count, values = len(group.kept), group.values or ()
+        if sorted((group.order or ())[:count]) != list(group.kept):
+            raise BrokenPlanError(
+                f"group {group.name} does not keep its {count} most important units in the recorded order"
+            )
+        chosen.append(values[count - 1])
+        worth += chosen[-1] - min(0.0, *values)
     if not _close(worth, solver.value):
-        raise BrokenPlanError(f"the recorded values add up to {worth:.6g}, the plan says {solver.value:.6g}")
+        raise BrokenPlanError(
+            f"the importance kept is {worth:.6g} by the recorded values, the plan says {solver.value:.6g}"
+        )
     if said.predicted_loss is not None and not _close(-sum(chosen), said.predicted_loss):
         raise BrokenPlanError(
             f"the recorded losses add up to {-sum(chosen):.6g}, the plan says {said.predicted_loss:.6g}"
@@ -199,6 +208,11 @@ def _obstacle(subject: _Subject) -> str | None:
         return f"{said.criterion} is no criterion known here"
     if not subject.same_weights:
         return f"{said.criterion} belongs to other weights"
+    options = said.options or {}
+    if options.get("around"):
+        return f"{said.criterion} was measured around the plan before the last round"
+    if options.get("pairs"):
+        return f"{said.criterion} comes with values of {options['pairs']} pairs of groups"
     if said.loss == "user":
         return f"{said.criterion} counts a loss that was given as a function"
     if said.criterion not in IMAGE_CRITERIA:

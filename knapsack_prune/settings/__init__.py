@@ -28,6 +28,7 @@ from knapsack_prune.settings.plan import SweepSettings as SweepSettings
 from knapsack_prune.settings.repair import RepairSettings as RepairSettings
 from knapsack_prune.settings.run import FinetuneSettings as FinetuneSettings
 from knapsack_prune.settings.run import RunSettings as RunSettings
+from knapsack_prune.settings.search import SearchSettings as SearchSettings
 from knapsack_prune.settings.solver import BenchSettings as BenchSettings
 from knapsack_prune.settings.solver import SolverSettings as SolverSettings
 from knapsack_prune.settings.solver import SolveSettings as SolveSettings

@@ -23,7 +23,10 @@ DATA_CRITERIA: tuple[DataCriterion, ...] = get_args(DataCriterion)
 VALUE_MODELS: tuple[ValueModel, ...] = get_args(ValueModel)
 """Models of what a cut costs; they need no labels, and `energy` no images either."""
 
-IMAGE_CRITERIA: tuple[str, ...] = (*DATA_CRITERIA, "measured", "reconstruction", "joint_fisher")
+LOSS_MODELS: tuple[ValueModel, ...] = ("measured", "reconstruction", "joint_fisher")
+"""Those that count a loss, the user's own too."""
+
+IMAGE_CRITERIA: tuple[str, ...] = (*DATA_CRITERIA, *LOSS_MODELS)
 """Everything that reads images."""
 
 
@@ -65,3 +68,15 @@ class ImportanceSettings(CriterionSettings):
     """How units are scored, batch by batch."""
 
     batch_size: Annotated[int, Field(ge=1, lt=INT_LIMIT, description="Images per batch when scoring.")] = 64
+
+
+class PairSettings(Settings):
+    """Values of pairs of groups."""
+
+    pair_values: Annotated[
+        bool,
+        Field(
+            description="For measured and joint_fisher: also value what a cut in one group changes in the next one, by "
+            "the cross terms of joint_fisher, for groups that a layer reads and writes."
+        ),
+    ] = False

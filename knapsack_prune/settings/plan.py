@@ -9,7 +9,8 @@ from pydantic import Field
 
 from knapsack_prune.settings.base import Seed
 from knapsack_prune.settings.budgets import BudgetSettings, SweepBudgets, WidthConstraints
-from knapsack_prune.settings.importance import ImportanceSettings
+from knapsack_prune.settings.importance import ImportanceSettings, PairSettings
+from knapsack_prune.settings.search import SearchSettings
 from knapsack_prune.settings.solver import SolverSettings
 
 
@@ -19,7 +20,7 @@ class AllocationSettings(WidthConstraints, SolverSettings):
     seed: Seed = 0
 
 
-class PlanningSettings(ImportanceSettings, AllocationSettings):
+class PlanningSettings(ImportanceSettings, PairSettings, AllocationSettings):
     """What a plan and a sweep share."""
 
     values: Annotated[
@@ -31,8 +32,8 @@ class PlanningSettings(ImportanceSettings, AllocationSettings):
     ] = None
 
 
-class PlanSettings(BudgetSettings, PlanningSettings):
-    """A plan: budgets, importance, allowed widths and the solver."""
+class PlanSettings(BudgetSettings, SearchSettings, PlanningSettings):
+    """A plan: budgets, importance, allowed widths, the solver, and which plans are tried out."""
 
 
 class SweepSettings(SweepBudgets, PlanningSettings):

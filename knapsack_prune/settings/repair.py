@@ -9,7 +9,24 @@ from pydantic import BeforeValidator, Field
 from knapsack_prune.settings.base import INT_LIMIT, Settings, split
 
 
-class RepairSettings(Settings):
+class RepairImageSettings(Settings):
+    """Training images for repairs, and for judging what comes out."""
+
+    repair_samples: Annotated[
+        int, Field(ge=2, lt=INT_LIMIT, description="Training images that a repair reads.")
+    ] = 1000
+    held_out_samples: Annotated[
+        int,
+        Field(
+            ge=1,
+            lt=INT_LIMIT,
+            description="Training images, read by neither values nor repair, on which a repaired network's loss is "
+            "taken; a quarter of all at most.",
+        ),
+    ] = 512
+
+
+class RepairSettings(RepairImageSettings):
     """The repair of what slimming does to the layers: least squares to the parent's outputs, without labels."""
 
     repair: Annotated[
@@ -20,9 +37,6 @@ class RepairSettings(Settings):
             "images otherwise, does not."
         ),
     ] = None
-    repair_samples: Annotated[
-        int, Field(ge=2, lt=INT_LIMIT, description="Training images that a repair reads.")
-    ] = 1000
     repair_batch_size: Annotated[
         int, Field(ge=1, lt=INT_LIMIT, description="Images per batch of a repair, at most.")
     ] = 64

@@ -11,7 +11,7 @@ from torch import nn
 from knapsack_prune.errors import RequestError
 from knapsack_prune.graph.channel_graph import ChannelGraph
 from knapsack_prune.networks.modes import one_thread
-from knapsack_prune.settings.importance import IMAGE_CRITERIA, VALUE_MODELS
+from knapsack_prune.settings.importance import IMAGE_CRITERIA, LOSS_MODELS, VALUE_MODELS
 from knapsack_prune.values.criteria import CRITERIA, score
 from knapsack_prune.values.energy import energy_values
 from knapsack_prune.values.fisher import joint_fisher
@@ -24,6 +24,9 @@ from knapsack_prune.values.value_file import ValueFile, examples_identity, made_
 MODELS = VALUE_MODELS
 """Models of what a cut costs. `energy` needs weights alone; the others count in units of the loss."""
 
+PAIRED = ("joint_fisher", "measured")
+"""Those that may have values of pairs of groups."""
+
 
 def estimate_values(
     graph: ChannelGraph,
@@ -33,6 +36,7 @@ def estimate_values(
     data: Batches | None = None,
     loss: Loss | None = None,
     normalize: str = "none",
+    pair_values: bool = False,
     seed: int = 0,
     values: Path | None = None,
     progress: Callable[[int, int | None], None] | None = None,
@@ -46,6 +50,7 @@ def estimate_values(
         data: batches; labels are read by the criteria that take a gradient, and by a `loss` that does.
         loss: for `MODELS` on images, what a cut costs; by default the divergence of the outputs from the parent's.
         normalize: for `CRITERIA`, see `score`.
+        pair_values: for `joint_fisher` and `measured`, also values of `fisher.joined_groups`.
         seed: of everything drawn.
         values: a file that keeps the tables, and measurements as they are made: a call that was stopped continues,
             and one for the same network, images and method finds them there.
@@ -55,6 +60,11 @@ def estimate_values(
         RequestError: unknown method, no data, a file of other values, or whatever the method refuses.
     """
     _check(method, data, loss, normalize, values)
+    if pair_values and method not in PAIRED:
+        raise RequestError(
+            f"`pair_values` with importance {method!r}: only {' and '.join(PAIRED)} have them; choose one, or leave "
+            "it out"
+        )
     images, batch_size = None, 0
     if data is not None and method in IMAGE_CRITERIA:
         images, batch_size = examples_identity(data)
@@ -88,6 +98,11 @@ def estimate_values(
     try:
         with one_thread():
             tables = kept(method, made)
+            if pair_values:
+                assert data is not None
+                orders = tuple(group.order for group in tables.groups)
+                joint = joint_fisher(graph, model, data, orders=orders, loss=loss, seed=seed)
+                tables = joint.with_pairs(graph, tables)
     finally:
         if file is not None:
             file.write()
@@ -99,8 +114,8 @@ def estimate_values(
 
 def _check(method: str, data: Batches | None, loss: Loss | None, normalize: str, values: Path | None) -> None:
     """Refuse what does not go together."""
-    if loss is not None and (method in CRITERIA or method == "energy"):
-        raise RequestError(f"`loss` with importance {method!r}: only {', '.join(MODELS[:-1])} take one")
+    if loss is not None and method in (*MODELS, *CRITERIA) and method not in LOSS_MODELS:
+        raise RequestError(f"`loss` with importance {method!r}: only {', '.join(LOSS_MODELS)} take one")
     if loss is not None and values is not None:
         raise RequestError(
             "`values` with a function for `loss`: nothing could tell whether the file's values are of the same "

@@ -8,11 +8,12 @@ alone is the Fisher criterion of Theis et al. 2018 (arXiv 1801.05787) and of Liu
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
 
 import numpy as np
-import numpy.typing as npt
 from torch import nn
 
 from knapsack_prune.errors import RequestError
@@ -20,9 +21,20 @@ from knapsack_prune.graph.channel_graph import ChannelGraph, IntArray
 from knapsack_prune.values.cutting import CuttableNetwork
 from knapsack_prune.values.losses import Batches, Loss
 from knapsack_prune.values.moments import collect_moments
-from knapsack_prune.values.tables import GroupValues, Provenance, ValueTables, value_tables
+from knapsack_prune.values.tables import (
+    FloatArray,
+    GroupValues,
+    PairTable,
+    Provenance,
+    ValueTables,
+    value_tables,
+)
 
-FloatArray = npt.NDArray[np.float64]
+MOST_JOINED = 4
+"""Groups on one side of a layer, at most, for its groups to have values as pairs."""
+
+PAIRS_PER_GROUP = 2
+"""Of so many pairs is a group at most: a residual stream that each of its blocks joins would make proofs slow."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,10 +50,69 @@ class JointFisher:
     tables: ValueTables
     derivatives: tuple[FloatArray, ...]
 
-    def pair(self, first: int, second: int) -> FloatArray:
-        """Values of two groups beyond the sum of their own: entry (n - 1, m - 1) when they keep n and m units."""
+    def pair(self, first: int, second: int) -> PairTable:
+        """Values of two groups beyond the sum of their own."""
         one, other = self.derivatives[first], self.derivatives[second]
-        return -(one.T @ other) / len(one)
+        return PairTable((first, second), -(one.T @ other) / len(one))
+
+    def with_pairs(self, graph: ChannelGraph, tables: ValueTables) -> ValueTables:
+        """Tables of the same orders of units, with values of those `joined_groups` that matter most to each other.
+
+        Joint Fisher information is quadratic and far too large where much is cut; what it tells well is how far two
+        cuts go together. Other tables than its own therefore get its correlation, times the losses that they name.
+        """
+        pairs = [self.pair(*groups) for groups in joined_groups(graph)]
+        if tables is not self.tables:
+            pairs = [self._rescaled(pair, tables) for pair in pairs]
+        chosen = strongest(pairs, graph.sizes)
+        options = {**tables.provenance.options, "pairs": len(chosen)}
+        return replace(tables, pairs=chosen, provenance=replace(tables.provenance, options=options))
+
+    def _rescaled(self, pair: PairTable, tables: ValueTables) -> PairTable:
+        one, other = (np.square(self.derivatives[g]).mean(axis=0) for g in pair.groups)
+        size = np.sqrt(np.outer(one, other))
+        correlation = np.divide(pair.values, size, out=np.zeros_like(size), where=size > 0)
+        losses = (np.maximum(0.0, tables.groups[g].values[-1] - tables.groups[g].values) for g in pair.groups)
+        return PairTable(pair.groups, 2 * correlation * np.sqrt(np.outer(*losses)))
+
+
+def joined_groups(graph: ChannelGraph) -> tuple[tuple[int, int], ...]:
+    """Pairs of groups of which a layer reads one and writes the other, as inside a residual block.
+
+    Their widths are multiplied in what the layer costs already, so that values of theirs tie no groups together that
+    were free of each other. Layers that read or write more than `MOST_JOINED` groups, as behind a long concatenation,
+    are left out: that would be pairs of all with all.
+    """
+    sides: dict[str, tuple[set[int], set[int]]] = {}
+    for index, group in enumerate(graph.groups):
+        for part in group.slices:
+            if part.role != "channel":
+                sides.setdefault(part.parameter, (set(), set()))[part.role == "out"].add(index)
+    joined = {
+        (min(reads, writes), max(reads, writes))
+        for read, written in sides.values()
+        if len(read) <= MOST_JOINED and len(written) <= MOST_JOINED
+        for reads, writes in product(read, written)
+        if reads != writes
+    }
+    return tuple(sorted(joined))
+
+
+def strongest(pairs: Sequence[PairTable], sizes: Sequence[int]) -> tuple[PairTable, ...]:
+    """The pairs that are worth most together when both lose half of their units, `PAIRS_PER_GROUP` of each group."""
+
+    def strength(pair: PairTable) -> float:
+        first, second = (max(0, sizes[g] // 2 - 1) for g in pair.groups)
+        return -abs(float(pair.values[first, second]))
+
+    often: dict[int, int] = defaultdict(int)
+    chosen = []
+    for pair in sorted(pairs, key=strength):
+        if all(often[g] < PAIRS_PER_GROUP for g in pair.groups):
+            chosen.append(pair)
+            for g in pair.groups:
+                often[g] += 1
+    return tuple(sorted(chosen, key=lambda pair: pair.groups))
 
 
 def joint_fisher(

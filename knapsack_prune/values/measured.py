@@ -49,6 +49,7 @@ def measured_values(
     widths: int = 4,
     refit: Refit = "readers",
     around: Sequence[int] | None = None,
+    at: Sequence[Sequence[int]] | None = None,
     loss: Loss | None = None,
     seed: int = 0,
     known: Measurements | None = None,
@@ -69,6 +70,7 @@ def measured_values(
         refit: re-fit no layer (`none`), those that read removed units (`readers`), or every layer behind them (`all`)
             before the loss is taken; by least squares on the first half of each batch, while the second is judged.
         around: kept units per group of the network in which a group is cut; by default all of them.
+        at: per group, the widths that are measured, below its size; by default `widths` of each, spread out.
         loss: judges outputs; by default the divergence to the parent's (KL). Batch norms use the statistics of the
             batch, for parent and cut network alike.
         seed: of the positions from which fits take their rows.
@@ -92,14 +94,14 @@ def measured_values(
     orders = [group.order for group in shape.groups]
     known = {} if known is None else known
     meter = _Meter(network, data, orders, base, refit, loss or divergence, seed, known, progress)
-    points = [_spread(group.size, widths) for group in graph.groups]
+    points = at or [_spread(group.size, widths) for group in graph.groups]
     groups = []
     measured = meter.measure(points)
     floor = _least_ratio(shape.groups, points, measured)
-    for group, at, losses in zip(shape.groups, points, measured, strict=True):
+    for group, own, losses in zip(shape.groups, points, measured, strict=True):
         # Keeping more is never worth less: the nearest such losses (pool adjacent violators).
         falling = isotonic_regression(losses, increasing=False).x
-        groups.append(GroupValues(group.order, _along(group.values, np.array(at), falling, floor)))
+        groups.append(GroupValues(group.order, _along(group.values, np.array(own), falling, floor)))
     options: dict[str, str | int | float | bool] = {
         "shape": shape.provenance.method,
         "refit": refit,
@@ -108,6 +110,8 @@ def measured_values(
         "layers_fitted": meter.fits[0],
         "layers_with_few_rows": meter.fits[1],
     }
+    if around is not None:
+        options["base_loss"] = meter.base_loss
     name = "divergence" if loss is None else "user"
     return value_tables(graph, groups, Provenance("measured", meter.examples, seed, name, options=options))
 
@@ -178,6 +182,7 @@ class _Meter:
         self._progress = progress
         self._passing: dict[int, int] = {}
         self._examples_at_once = 0
+        self.base_loss = 0.0
         self.examples = 0
         self.fits: tuple[int, int] = (0, 0)
 
@@ -202,10 +207,9 @@ class _Meter:
             self.examples += len(inputs)
         if not judged:
             raise RequestError("the data holds 0 examples; give at least one batch with `data`")
-        rise = {
-            cut: (sums[key] - sums[self._key((cut[0], sizes[cut[0]]))]) / judged for key, cut in cuts.items()
-        }
-        return [[rise[g, n] for n in ns] for g, ns in enumerate(points)]
+        self.base_loss = sums.get("base", 0.0) / judged
+        whole = [sums[self._key((g, size))] for g, size in enumerate(sizes)]
+        return [[(sums[self._key((g, n))] - whole[g]) / judged for n in ns] for g, ns in enumerate(points)]
 
     def _pieces(self) -> Iterator[tuple[Tensor, Any, int]]:
         """Batches, or as large parts of them as memory allows; with each, how many parts its batch has."""

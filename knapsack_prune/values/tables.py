@@ -57,18 +57,33 @@ class GroupValues:
 
 
 @dataclass(frozen=True, eq=False)
+class PairTable:
+    """What two groups are worth together, beyond the sum of their own values.
+
+    Attributes:
+        groups: their indices.
+        values: shape (units of the first, units of the second): entry (n - 1, m - 1) when they keep n and m units.
+    """
+
+    groups: tuple[int, int]
+    values: FloatArray
+
+
+@dataclass(frozen=True, eq=False)
 class ValueTables:
-    """The values of all groups of a network; a plan maximises their sum.
+    """The values of all groups of a network, and of pairs of them; a plan maximises their sum.
 
     Attributes:
         groups: one per group of the graph, in its order.
         provenance: where they come from.
         whole: what keeping all units is worth beyond the least that can be kept.
+        pairs: of groups, where a cut in one changes what the other is worth.
     """
 
     groups: tuple[GroupValues, ...]
     provenance: Provenance
     whole: float
+    pairs: tuple[PairTable, ...] = ()
 
     def of_units(self, units: Sequence[IntArray], number: int) -> ValueTables:
         """The same values where unit i of a group is `units[group][i]` of another network, in a round of `iterate`."""
@@ -81,7 +96,9 @@ class ValueTables:
 
     def total(self, counts: Sequence[int]) -> float:
         """The value of keeping `counts[g]` units of every group g."""
-        return float(sum(group.values[n - 1] for group, n in zip(self.groups, counts, strict=True)))
+        own = sum(group.values[n - 1] for group, n in zip(self.groups, counts, strict=True))
+        joint = sum(pair.values[tuple(counts[g] - 1 for g in pair.groups)] for pair in self.pairs)
+        return float(own + joint)
 
 
 def value_tables(

@@ -137,7 +137,7 @@ def test_data_criterion_of_the_default_reads_the_digits(run: Run, tmp_path: Path
     assert run("plan", *arguments, "-o", path).code == 0
     importance = kp.Plan.load(path).importance
     assert (importance.criterion, importance.samples) == ("taylor", 100)
-    assert "not recomputed: taylor needs data" in run("verify", path).out
+    assert "not recomputed: taylor needs the images" in run("verify", path).out
 
 
 def test_slim_directory_loads_again_without_pickle(run: Run, plan_file: Path, tmp_path: Path) -> None:
@@ -166,3 +166,45 @@ def test_sweep_keeps_more_importance_under_more_budget_and_tells_what_cannot_be_
     assert 0.5 < worth[0] < worth[1] < 1
     plan = kp.Plan.load(tmp_path / "front" / "plan-0.6.json")
     assert plan.budgets[0].planned == int(rows[2]["planned"])
+
+
+def test_plans_are_tried_out_and_told_beside_what_they_predicted(run: Run, tmp_path: Path) -> None:
+    few = (
+        "--samples",
+        "64",
+        "--repair-samples",
+        "64",
+        "--held-out-samples",
+        "64",
+        "--importance",
+        "joint_fisher",
+    )
+    path = tmp_path / "plan.json"
+    ended = run("plan", "--flops-budget", "0.5", "--candidates", "2", "--pair-values", *few, "-o", path)
+    assert ended.code == 0, ended.err
+    assert "on 64 held-out images" in ended.out and "rank 1" in ended.out and "rank 2" in ended.out
+    search = json.loads(path.read_text())["search"]
+    assert sorted(part["rank"] for part in search["candidates"]) == [1, 2]
+    assert run("inspect", path).out.count("rank ") == 2
+
+    ended = run(
+        "slim",
+        path,
+        "--repair",
+        "--repair-samples",
+        "64",
+        "--held-out-samples",
+        "64",
+        "-o",
+        tmp_path / "slim",
+    )
+    assert ended.code == 0, ended.err
+    told = json.loads((tmp_path / "slim" / "repair.json").read_text())
+    first = next(part for part in search["candidates"] if part["rank"] == 1)
+    assert told["predicted_loss"] == first["predicted_loss"]
+    assert told["held_out_loss"] == pytest.approx(
+        first["repaired_loss"], rel=1e-3
+    )  # the same images, the same repair
+    assert (
+        f"predicted {told['predicted_loss']:.3g}, {told['held_out_loss']:.3g} after the repair" in ended.out
+    )

@@ -47,6 +47,14 @@ def refused(ended: Ended, *words: str) -> None:
         (["--flops-budget", "0.3", "--seed", "-1"], ["--seed -1", "at least 0"]),
         (["--flops-budget", "0.3", "--samples", "0"], ["--samples 0", "at least 1"]),
         (["--flops-budget", "0.3", "--no-such-option"], ["--no-such-option"]),
+        (["--flops-budget", "0.3", "--rounds", "0"], ["--rounds 0", "at least 1"]),
+        (["--flops-budget", "0.3", "--candidates", "0"], ["--candidates 0", "at least 1"]),
+        (
+            ["--flops-budget", "0.3", "--candidates", "2", "--model", "cifar_resnet20"],
+            ["--candidates 2", "on images, and there are 0", "--data"],
+        ),
+        (["--flops-budget", "0.3", "--trust-region", "0.5"], ["--trust-region 0.5 without --rounds"]),
+        (["--flops-budget", "0.3", "--pair-values", "--importance", "l1"], ["--pair-values", "measured"]),
     ],
 )
 def test_wrong_plan_requests(

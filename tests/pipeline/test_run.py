@@ -47,6 +47,7 @@ def test_a_run_ends_in_a_network_that_is_small_and_good(finished: Path) -> None:
     accuracy = report["result"]["accuracy"]
     assert accuracy["before"] > 0.9  # repaired, before any training
     assert accuracy["after"] > accuracy["parent"] - 0.05
+    assert 0 < report["outcome"]["held_out_loss"] < 2 * report["outcome"]["predicted_loss"]
     assert report["evaluation"]["top1"] == pytest.approx(accuracy["after"])
     assert report["result"]["flops"]["student"] == report["plan"][0]["planned"] <= report["plan"][0]["limit"]
     assert {entry["format"] for entry in report["export"]["model"]} == {"pt2"}

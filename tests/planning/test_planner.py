@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -12,6 +14,8 @@ from torch import nn
 import knapsack_prune as kp
 from knapsack_prune.costs.counting import total
 from knapsack_prune.errors import RequestError
+from knapsack_prune.planning.constraints import PAIR_LEVELS, allowed_levels, few_levels, levels_near
+from knapsack_prune.settings import WidthConstraints
 from tests.zoo import ZOO, enliven
 
 EXAMPLE = torch.zeros(1, 3, 8, 8)
@@ -126,3 +130,19 @@ def test_a_zero_network_has_no_order() -> None:
             parameter.zero_()
     with pytest.raises(RequestError, match="all values are the same"):
         kp.plan(model, EXAMPLE, flops_budget=0.5, importance="l1")
+
+
+def test_with_pairs_a_group_offers_few_widths_and_its_ends() -> None:
+    group = kp.trace(network(), EXAMPLE).groups[0]
+    thinned = few_levels(allowed_levels(WidthConstraints())(replace(group, size=500)))
+    assert len(thinned) == PAIR_LEVELS and (thinned[0], thinned[-1]) == (1, 500)
+    assert set(np.diff(thinned)) <= {16, 17}
+
+
+def test_levels_near_a_width_are_never_it_alone() -> None:
+    group = kp.trace(network(), EXAMPLE).groups[0]
+    levels = allowed_levels(WidthConstraints(round_to=8))
+    whole = replace(group, size=64, channels=1)
+    assert levels_near(levels, {group.name: 24}, 0.2)(whole).tolist() == [16, 24, 32]
+    assert levels_near(levels, {group.name: 24}, 0.01)(whole).tolist() == [16, 24, 32]
+    assert levels_near(levels, {group.name: 64}, 0.3)(whole).tolist() == [48, 56, 64]

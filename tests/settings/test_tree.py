@@ -33,6 +33,9 @@ TOGETHER = {
     "mean": {"std": "0.5"},
     "std": {"mean": "0.5"},
     "teacher_exclude": {"teacher": "ensemble:there"},
+    "candidate_distance": {"candidates": "3"},
+    "candidate_epochs": {"candidates": "3"},
+    "trust_region": {"rounds": "3"},
     "latency_table": {"latency_budget": "0.5"},
     "latency_budget": {"latency_table": "there"},
 }
@@ -78,7 +81,7 @@ def test_every_field_is_set_by_command_line_file_and_python_alike(section: str, 
     assert value != getattr(kind(), field)
 
     written = f"[{section}]\n{field} = {_toml(value)}\n" + "".join(
-        f'{key} = "{m}"\n' for key, m in more.items()
+        f"{key} = {_toml(getattr(by_name, key))}\n" for key in more
     )
     assert getattr(parse_settings(tomllib.loads(written), "test"), section) == by_name
 

@@ -48,6 +48,12 @@ def test_by_hand() -> None:
     assert [r.notes for r in far[:-1]] == [(), ()]
 
 
+def test_levels_that_are_near_do_not_differ() -> None:
+    """Half of the largest level is 1: only 0 and 2 differ. From (2, 1) that is a = 0, best with b = 2; then b = 0."""
+    far = enumerate_best(_two(), 5, 1, limits=LIMITS, spread=0.5)
+    assert [r.choice for r in far] == [(2, 1), (0, 2), (0, 0)]
+
+
 def _random(seed: int) -> Instance:
     random = np.random.default_rng(seed)
     groups = []
@@ -109,6 +115,7 @@ def test_a_network_with_many_levels(shape: Shape) -> None:
             r"distance: 0 is not in 1 \.\. 2, the number of groups; give at most 2",
         ),
         (lambda i: enumerate_best(i, 2, 3), r"distance: 3 is not in 1 \.\. 2"),
+        (lambda i: enumerate_best(i, 2, spread=1.0), r"spread: 1.0 is not in \[0, 1\)"),
         (lambda i: enumerate_best(i, 2, 1, "dp"), "dp: takes one resource, not 2; use exact"),
     ],
 )

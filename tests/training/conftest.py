@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from knapsack_prune.data import ImageSource, Normalisation, from_tensors
 from knapsack_prune.planning.plan_file import Plan
-from knapsack_prune.planning.planner import plan
+from knapsack_prune.search.planner import plan
 from knapsack_prune.settings import ExecutionSettings, TrainingSettings
 from knapsack_prune.training.finetune import FinetuneResult, finetune
 

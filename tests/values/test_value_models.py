@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,17 +12,21 @@ import torch
 from torch import Tensor, nn
 
 import knapsack_prune as kp
+from knapsack_prune.costs.counting import total
 from knapsack_prune.errors import RequestError
+from knapsack_prune.planning.planner import plan_from_values
+from knapsack_prune.planning.preparation import budget_limits
 from knapsack_prune.values.cutting import CuttableNetwork, keep_masks
 from knapsack_prune.values.energy import energy_values
 from knapsack_prune.values.estimate import estimate_values
-from knapsack_prune.values.fisher import joint_fisher
+from knapsack_prune.values.fisher import joined_groups, joint_fisher, strongest
 from knapsack_prune.values.losses import divergence
 from knapsack_prune.values.measured import measured_values
 from knapsack_prune.values.moments import collect_moments
 from knapsack_prune.values.reconstruction import reconstruction_values
 from knapsack_prune.values.tables import (
     GroupValues,
+    PairTable,
     Provenance,
     ValueTables,
     additive_tables,
@@ -85,6 +91,50 @@ def test_scores_add_up() -> None:
     assert tables.total(graph.sizes) == pytest.approx(sum(v.sum() for v in scores.values))
     assert set(tables.groups[1].kept(3)) == set(np.argsort(-scores.values[1])[:3])
     assert tables.provenance == Provenance("l1", 0, 0, options={"normalize": "none"})
+
+
+def test_pairs_are_groups_that_a_layer_reads_and_writes() -> None:
+    graph, model = residual()
+    assert joined_groups(graph) == ((0, 1),)  # the stream, and what lies inside the block
+    fisher = joint_fisher(graph, model, [images(16)])
+    joint = fisher.with_pairs(graph, fisher.tables)
+    (pair,) = joint.pairs
+    np.testing.assert_array_equal(pair.values, fisher.pair(0, 1).values)
+    assert joint.total((3, 4)) == pytest.approx(fisher.tables.total((3, 4)) + pair.values[2, 3])
+    assert joint.total(graph.sizes) == pytest.approx(0)
+    # Under tables of another scale, a pair has the same part of what they say.
+    doubled = replace(
+        fisher.tables, groups=tuple(replace(g, values=2 * g.values) for g in fisher.tables.groups)
+    )
+    (rescaled,) = fisher.with_pairs(graph, doubled).pairs
+    losses = [np.square(d).mean(axis=0) / 2 for d in fisher.derivatives]
+    plain = [(g.values == -of) for g, of in zip(fisher.tables.groups, losses, strict=True)]
+    same = np.outer(*plain)  # where the tables are not flattened to be monotone
+    assert same.any()
+    np.testing.assert_allclose(rescaled.values[same], 2 * pair.values[same], atol=1e-12)
+
+
+def test_a_group_is_in_few_pairs_the_strongest_ones() -> None:
+    pairs = [PairTable((0, other), np.full((2, 2), -float(other))) for other in (1, 2, 3)]
+    assert [pair.groups for pair in strongest(pairs, [2] * 4)] == [(0, 2), (0, 3)]
+
+
+@pytest.mark.parametrize("method", ["measured", "joint_fisher"])
+def test_a_plan_maximises_own_and_joint_values(method: str) -> None:
+    """Against all choices of widths within the budget."""
+    graph, model = residual()
+    tables = estimate_values(graph, model, method, data=[images(16)], pair_values=True)
+    assert tables.pairs and tables.provenance.options["pairs"] == 1
+    limits = budget_limits(graph, {"flops": 0.5})
+    plan = plan_from_values(graph, tables, limits)
+    assert plan.solver.status == "OPTIMAL"
+    allowed = [
+        counts
+        for counts in itertools.product(*(range(1, size + 1) for size in graph.sizes))
+        if total(graph.flops, counts) <= limits["flops"]
+    ]
+    best = max(allowed, key=tables.total)
+    assert plan.importance.predicted_loss == pytest.approx(-tables.total(best), rel=1e-6)
 
 
 def test_a_measured_loss_is_that_of_the_slim_network() -> None:
@@ -224,7 +274,7 @@ def test_joint_fisher_by_its_formula() -> None:
     assert -fisher.tables.groups[1].values[3] >= np.square(derivatives[:, gone].sum(1)).mean() / 2 - 1e-12
     stream = fisher.tables.groups[0].order[7:]
     both = (derivatives[:, gone].sum(1) * found.derivatives[0].numpy()[:, stream].sum(1)).mean()
-    assert fisher.pair(1, 0)[3, 6] == pytest.approx(-both)
+    assert fisher.pair(1, 0).values[3, 6] == pytest.approx(-both)
 
 
 def test_examples_are_told_apart_where_layers_read_tokens() -> None:

@@ -8,12 +8,26 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from knapsack_prune.data import ImageSource, calibration_loader
+from knapsack_prune.data import CalibrationParts, ImageSource, calibration_parts
 from knapsack_prune.errors import RequestError
 from knapsack_prune.planning.plan_file import Plan
 from knapsack_prune.settings import RepairSettings
 from knapsack_prune.slimming.repair.repairing import repair
 from knapsack_prune.slimming.repair.report import RepairReport
+
+
+def plan_images(plan: Plan, source: ImageSource, settings: RepairSettings) -> CalibrationParts:
+    """The training images for repairing and judging the slim network of a plan, by the plan's own seed."""
+    said = plan.importance
+    return calibration_parts(
+        source,
+        said.samples,
+        settings.repair_samples,
+        settings.held_out_samples,
+        said.seed,
+        settings.repair_batch_size,
+        plan.model.input_shape,
+    )
 
 
 def repair_on_source(
@@ -44,10 +58,9 @@ def repair_on_source(
     """
     if settings.repair is False:
         return None
-    shape, seed = plan.model.input_shape, plan.importance.seed
-    images = calibration_loader(source, settings.repair_samples, seed, settings.repair_batch_size, shape)
     elsewhere = device is not None and device.type != "cpu"
     try:
+        images = plan_images(plan, source, settings).repair
         if not elsewhere:
             return repair(model, small, plan, images, settings)
         parent = copy.deepcopy(model).to(device)

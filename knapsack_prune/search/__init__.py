@@ -1,0 +1,1 @@
+"""Search among plans by what their repaired networks lose on held-out images."""

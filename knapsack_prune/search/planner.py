@@ -1,0 +1,135 @@
+"""Planning in one call: trace, value, solve; and, where that is asked for, try plans out and write the best."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+
+from knapsack_prune.data import ImageSource, calibration_loader
+from knapsack_prune.errors import RequestError
+from knapsack_prune.planning.plan_file import Plan
+from knapsack_prune.planning.plan_parts import SearchPart
+from knapsack_prune.planning.planner import Planner
+from knapsack_prune.planning.preparation import budget_limits, check_budgets, prepare
+from knapsack_prune.planning.pricing import price_network
+from knapsack_prune.search.candidates import rank_candidates
+from knapsack_prune.search.images import SearchImages, search_images
+from knapsack_prune.search.rounds import improve
+from knapsack_prune.search.trials import Trials
+from knapsack_prune.settings import PlanSettings
+from knapsack_prune.settings.importance import IMAGE_CRITERIA, LOSS_MODELS
+from knapsack_prune.values.losses import Batches, Loss
+from knapsack_prune.values.tables import ValueTables
+
+
+def plan(
+    model: nn.Module,
+    example: Tensor,
+    settings: PlanSettings | None = None,
+    /,
+    *,
+    data: ImageSource | Batches | None = None,
+    loss: Loss | None = None,
+    name: str | None = None,
+    weights: str | None = None,
+    **given: Any,
+) -> Plan:
+    """The plan that keeps the most importance under the budgets; of several that are tried, the one that loses least.
+
+    Args:
+        model: the trained parent; left as it was.
+        example: an input batch of size 1.
+        settings: what is asked for; at least one budget.
+        data: a dataset, of which the settings say how many images are read; or batches, all of which are, more than
+            once. For the criteria and value models that read images, and for `candidates` and `rounds`.
+        loss: what a cut costs, for `measured`, `reconstruction` and `joint_fisher`, and by which plans that are tried
+            out are judged: a function of output, the parent's output and the batch to the mean loss; by default the
+            divergence (KL) to the parent's class scores.
+        name: the parent's name in the plan; the class name by default.
+        weights: where its weights come from, for the plan.
+        given: fields of `PlanSettings` by name, as in `flops_budget=0.3, importance="l1"`.
+
+    Raises:
+        RequestError: the request is wrong or cannot be met; the message says the remedy.
+    """
+    asked = PlanSettings.of(settings, **given)
+    check_budgets(asked.requested())
+    criterion = asked.criterion(images=data is not None)
+    images = None
+    if asked.tries:
+        images = search_images(require_images(asked, data), asked, example.shape[1:])
+    batches: Batches | None = None if isinstance(data, ImageSource) else data
+    if images is not None:
+        batches = images.values
+    elif isinstance(data, ImageSource) and criterion in IMAGE_CRITERIA:
+        batches = calibration_loader(data, asked.samples, asked.seed, asked.batch_size, example.shape[1:])
+    valued_by = None if loss is not None and asked.tries and criterion not in LOSS_MODELS else loss
+    graph, values = prepare(model, example, asked, criterion, data=lambda: batches, loss=valued_by)
+    resources = price_network(graph, model, asked.requested(), table=asked.latency_table, force=asked.force)
+    limits = budget_limits(graph, asked.requested(), resources)
+    planner = Planner(graph, limits, asked, resources, name or type(model).__name__, weights)
+    return find_plan(planner, model, values, asked, images, loss=loss)
+
+
+def require_images(settings: PlanSettings, data: ImageSource | Batches | None) -> ImageSource | Batches:
+    """The data; `RequestError` where plans are to be tried out and there is none."""
+    if data is None:
+        name = "candidates" if settings.candidates is not None else "rounds"
+        raise RequestError(
+            f"`{name}` {getattr(settings, name)}: plans are repaired and judged on images, and there are 0; give `data`"
+        )
+    return data
+
+
+def find_plan(
+    planner: Planner,
+    model: nn.Module,
+    values: ValueTables,
+    settings: PlanSettings,
+    images: SearchImages | None,
+    *,
+    loss: Loss | None = None,
+    enter: Callable[[str], None] = lambda step: None,
+    progress: Callable[[int, int | None], None] | None = None,
+) -> Plan:
+    """The plan of a network that is traced and valued; candidates come before rounds, which start from the best one.
+
+    Args:
+        planner: makes the plans.
+        model: the parent; left as it was.
+        values: of its units.
+        settings: whether plans are tried out, and which.
+        images: for that.
+        loss: by which they are judged.
+        enter: called with the name of every step.
+        progress: as of `measured_values`.
+
+    Raises:
+        RequestError: the budgets cannot be met, there are not so many candidates, or a plan cannot be tried out.
+    """
+    if not settings.tries:
+        enter("solving")
+        return planner.best(values, explain=True)
+    assert images is not None
+    trials = Trials(model, images, loss, settings.seed, enter)
+    ranking = rank_candidates(planner, values, settings, trials)
+    plan = ranking.plan
+    first = next(part for part in ranking.parts if part.rank == 1)
+    rounds = improve(planner, model, values, plan, first.repaired_loss, settings, trials, progress)
+    several = settings.candidates is not None
+    search = SearchPart(
+        loss="divergence" if loss is None else "user",
+        repair_images=_count(images.repair),
+        held_out_images=_count(images.held_out),
+        candidates=ranking.parts if several else (),
+        epochs=settings.candidate_epochs or 0,
+        start_loss=first.repaired_loss if settings.rounds else None,
+        rounds=rounds.parts,
+    )
+    return rounds.plan.model_copy(update={"search": search})
+
+
+def _count(batches: Batches) -> int:
+    return sum(len(batch[0] if isinstance(batch, (tuple, list)) else batch) for batch in batches)
