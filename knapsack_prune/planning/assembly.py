@@ -7,10 +7,11 @@ from dataclasses import replace
 
 from knapsack_prune.costs.resource import Resource
 from knapsack_prune.graph.channel_graph import ChannelGraph, Group, IntArray
-from knapsack_prune.planning.allocation import Allocation, Problem
+from knapsack_prune.planning.allocation import Allocation
 from knapsack_prune.planning.constraints import allowed_levels
 from knapsack_prune.planning.plan_file import Plan
 from knapsack_prune.planning.plan_parts import BudgetPart, ImportancePart, ModelPart
+from knapsack_prune.planning.problem import Problem
 from knapsack_prune.planning.structure import structure
 from knapsack_prune.settings import WidthConstraints
 from knapsack_prune.settings.importance import WEIGHT_CRITERIA

@@ -18,12 +18,13 @@ from knapsack_prune.errors import RequestError
 from knapsack_prune.graph.channel_graph import ChannelGraph, Group, IntArray
 from knapsack_prune.narrowing.copying import narrow_copy
 from knapsack_prune.narrowing.equivalence import EquivalenceError, check_equivalence
-from knapsack_prune.planning.allocation import best_value, build_problem, worth_of_more
+from knapsack_prune.planning.allocation import best_value, worth_of_more
 from knapsack_prune.planning.assembly import LEAST_WORTH, importance_part
 from knapsack_prune.planning.constraints import Levels, allowed_levels
 from knapsack_prune.planning.identity import check_fingerprint, kept_units
 from knapsack_prune.planning.plan_file import Plan
 from knapsack_prune.planning.pricing import price_network
+from knapsack_prune.planning.problem import build_problem
 from knapsack_prune.planning.structure import check_structure
 from knapsack_prune.settings import WidthConstraints
 from knapsack_prune.settings.budget import amount
