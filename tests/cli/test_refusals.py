@@ -168,8 +168,8 @@ def _better_value(data: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("edit", "words"),
     [
-        (_one_unit_less, "the plan says"),
-        (_worse_unit, "most important units"),
+        (_one_unit_less, "by the network it is"),
+        (_worse_unit, "by the network it is"),
         (_better_value, "the importance kept is"),
     ],
 )
