@@ -86,8 +86,8 @@ def measure(name: str, budgets: list[float], time_limit: float) -> dict[str, Any
     from knapsack_prune.narrowing.copying import narrow_copy
     from knapsack_prune.narrowing.equivalence import check_equivalence
     from knapsack_prune.networks import load_network
-    from knapsack_prune.planning.allocation import build_instance
     from knapsack_prune.planning.planner import plan_from_values
+    from knapsack_prune.planning.problem import build_instance
     from knapsack_prune.tracing.trial import trace
     from knapsack_prune.values.criteria import score
 

@@ -114,8 +114,8 @@ def real(name: str, checkpoint: Path | None) -> Iterator[tuple[Instance, dict[st
 
     import knapsack_prune as kp
     from knapsack_prune.costs.counting import total
-    from knapsack_prune.planning.allocation import build_instance
     from knapsack_prune.planning.constraints import allowed_levels
+    from knapsack_prune.planning.problem import build_instance
     from knapsack_prune.settings import WidthConstraints
     from knapsack_prune.values.criteria import Scores, score
 

@@ -25,7 +25,7 @@ PARTS = """
 import json, sys, time, warnings
 warnings.filterwarnings("ignore")
 import torch, torchvision
-from knapsack_prune.planning.allocation import build_instance
+from knapsack_prune.planning.problem import build_instance
 from knapsack_prune.costs.counting import check_polynomial, total
 from knapsack_prune.values.criteria import score
 from knapsack_prune.tracing.trial import trace

@@ -22,9 +22,9 @@ from torch import nn
 import knapsack_prune as kp
 from knapsack_prune.data import CalibrationLoader
 from knapsack_prune.networks import load_network
-from knapsack_prune.planning.allocation import build_instance
 from knapsack_prune.planning.constraints import allowed_levels
 from knapsack_prune.planning.preparation import budget_limits
+from knapsack_prune.planning.problem import build_instance
 from knapsack_prune.settings import WidthConstraints
 from knapsack_prune.values.fisher import joint_fisher
 from solvers import Limits, solve

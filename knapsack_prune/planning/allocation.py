@@ -1,24 +1,24 @@
-"""Allocation: from groups, costs and scores to a grouped knapsack, and from its solution to kept units."""
+"""Allocation: from the solution of a grouped knapsack to kept units; what budgets are worth, and why none is met."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 import solvers
-from knapsack_prune.costs.counting import total
-from knapsack_prune.costs.resource import Resource
 from knapsack_prune.errors import RequestError
-from knapsack_prune.graph.channel_graph import ChannelGraph, Form, IntArray, TabulatedTerm, Terms
-from knapsack_prune.planning.constraints import Levels, allowed_levels, few_levels
+from knapsack_prune.graph.channel_graph import IntArray
 from knapsack_prune.planning.plan_parts import SolverPart
-from knapsack_prune.planning.pricing import graph_resources
-from knapsack_prune.settings import SolverSettings, WidthConstraints
+from knapsack_prune.planning.problem import TOTAL_VALUE, Problem
+from knapsack_prune.settings import SolverSettings
 from knapsack_prune.settings.budget import amount
 from knapsack_prune.values.tables import ValueTables
+
+COARSE = 32
+"""Levels per group with which budgets are compared."""
 
 CONTRADICTION_SECONDS = 2.0
 LARGEST_FACTOR = 64
@@ -26,10 +26,6 @@ LARGEST_FACTOR = 64
 
 SPREAD = 0.1
 """Widths that differ by no more than this part of a group count as the same when plans are compared."""
-
-TOTAL_VALUE = 10**9
-"""The value of keeping everything. Values are integers: rounding moves a plan's value by at most half a unit per
-group, that is 5e-10 of the whole."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,155 +48,6 @@ class Allocation:
         return tuple(len(units) for units in self.kept)
 
 
-@dataclass(frozen=True, eq=False)
-class _Decision:
-    """One number to choose: level `l` keeps `step * l` units of each member (group, step)."""
-
-    members: tuple[tuple[int, int], ...]
-    levels: IntArray
-
-
-@dataclass(frozen=True, eq=False)
-class Problem:
-    """A grouped knapsack and what its answer means: per group, the decision and the units per level."""
-
-    instance: solvers.Instance
-    meaning: tuple[tuple[int, int], ...]
-
-    def counts(self, choice: Sequence[int]) -> list[int]:
-        """Kept units per group."""
-        return [step * int(self.instance.groups[at].levels[choice[at]]) for at, step in self.meaning]
-
-
-def build_instance(
-    graph: ChannelGraph,
-    values: ValueTables,
-    budgets: Mapping[str, int],
-    *,
-    resources: Mapping[str, Resource] | None = None,
-    levels: Levels | None = None,
-    name: str = "plan",
-) -> solvers.Instance:
-    """The grouped knapsack of `build_problem`, without ties."""
-    return build_problem(graph, values, budgets, resources=resources, levels=levels, name=name).instance
-
-
-def build_problem(
-    graph: ChannelGraph,
-    values: ValueTables,
-    budgets: Mapping[str, int],
-    *,
-    resources: Mapping[str, Resource] | None = None,
-    levels: Levels | None = None,
-    tied: Sequence[Sequence[int]] = (),
-    name: str = "plan",
-) -> Problem:
-    """The grouped knapsack: per group, how many of its most important units stay.
-
-    Args:
-        graph: the traced network.
-        values: of its units.
-        budgets: per resource, the most that may be kept.
-        resources: at least those; by default what the graph alone prices.
-        levels: allowed widths; every width by default. With values of pairs, `few_levels` of them.
-        tied: groups that keep the same fraction: one decision of the knapsack.
-        name: of the instance.
-
-    Raises:
-        RequestError: no group, all values are the same, or a tie that no allowed width meets.
-    """
-    levels = levels or allowed_levels(WidthConstraints())
-    resources = graph_resources(graph, budgets) if resources is None else resources
-    if not values.whole > 0:
-        raise RequestError(
-            f"importance {values.provenance.method!r}: all values are the same, so that nothing tells units apart"
-        )
-    scale = TOTAL_VALUE / values.whole
-    # A group of which only some units may stay is one of these units.
-    allowed = [
-        levels(replace(group, size=len(valued.order)))
-        for group, valued in zip(graph.groups, values.groups, strict=True)
-    ]
-    decisions = _decisions(graph, allowed, tied)
-    if values.pairs:
-        decisions = [replace(decision, levels=few_levels(decision.levels)) for decision in decisions]
-    groups, meaning = [], [(0, 1)] * len(graph.groups)
-    for at, decision in enumerate(decisions):
-        value = np.zeros(len(decision.levels), dtype=np.int64)
-        for index, step in decision.members:
-            meaning[index] = (at, step)
-            worth = values.groups[index].values
-            # Losses are counted from the largest: values of an instance are not negative.
-            worth = (worth - min(0.0, float(worth.min())))[step * decision.levels - 1]
-            value += np.rint(worth * scale).astype(np.int64)
-        names = "=".join(graph.groups[index].name for index, _ in decision.members)
-        groups.append(solvers.Group(names, decision.levels, value))
-    pairs = _pair_values(values, decisions, meaning, scale)
-    most = [int(counts[-1]) for counts in allowed]
-    converted = []
-    for resource, budget in budgets.items():
-        sums = resources[resource].sums
-        # A moment of the run that is within the budget at any width needs no constraint.
-        reaching = [terms for terms in sums if total(terms, most) > budget] if len(sums) > 1 else sums
-        for number, terms in enumerate(reaching or sums[:1], 1):
-            label = resource if number == 1 else f"{resource}#{number}"
-            converted.append(_resource(label, budget, terms, groups, meaning))
-    return Problem(solvers.Instance(name, groups, converted, scale, pairs), tuple(meaning))
-
-
-def _pair_values(
-    values: ValueTables, decisions: Sequence[_Decision], meaning: Sequence[tuple[int, int]], scale: float
-) -> list[solvers.PairValues]:
-    """Values of pairs of decisions; as those of single ones, counted from the least where that is a loss."""
-    pairs = []
-    for pair in values.pairs:
-        (first, step), (second, other) = (meaning[group] for group in pair.groups)
-        if first == second:
-            raise RequestError(
-                "`pair_values` with `tie`: two groups that keep the same fraction are one decision, and have no values "
-                "as a pair; leave one of them out"
-            )
-        rows, columns = step * decisions[first].levels - 1, other * decisions[second].levels - 1
-        worth = pair.values[np.ix_(rows, columns)]
-        whole = np.rint((worth - min(0.0, float(worth.min()))) * scale).astype(np.int64)
-        pairs.append(solvers.PairValues((first, second), whole))
-    return pairs
-
-
-def _decisions(
-    graph: ChannelGraph, allowed: Sequence[IntArray], tied: Sequence[Sequence[int]]
-) -> list[_Decision]:
-    """One decision per group, or per tied groups, in the order of their first group."""
-    together = {part[0]: part for part in tied}
-    later = {index for part in tied for index in part[1:]}
-    decisions = []
-    for index, counts in enumerate(allowed):
-        if index in later:
-            continue
-        if index not in together:
-            decisions.append(_Decision(((index, 1),), counts))
-            continue
-        part = together[index]
-        parts = math.gcd(*(graph.groups[member].size for member in part))
-        steps = [graph.groups[member].size // parts for member in part]
-        fractions = np.arange(1, parts + 1)
-        for member, step in zip(part, steps, strict=True):
-            fractions = fractions[np.isin(fractions * step, allowed[member])]
-        if not fractions.size:
-            widths = "; ".join(
-                f"{graph.groups[member].name}: {', '.join(map(str, allowed[member][:6].tolist()))}"
-                + (", …" if len(allowed[member]) > 6 else "")
-                + f" of {graph.groups[member].size}"
-                for member in part
-            )
-            raise RequestError(
-                f"`tie` of {len(part)} groups collides with the widths that `limit`, `round_to` and `min_channels` "
-                f"allow: no fraction is common to {widths}; change one of them"
-            )
-        decisions.append(_Decision(tuple(zip(part, steps, strict=True)), fractions))
-    return decisions
-
-
 def allocate(
     values: ValueTables,
     problem: Problem,
@@ -216,6 +63,23 @@ def allocate(
     """
     result = _solve(problem.instance, settings.solver, settings.time_limit, seed, report)
     return _allocations(values, problem, (result,), settings, seed)[0]
+
+
+def best_value(problem: Problem, seconds: float, seed: int) -> tuple[float, float, float]:
+    """Solve a problem anew by the best solver.
+
+    Returns:
+        What the best allocation found keeps, what none keeps more than, and by how much both can be off for rounding
+        to whole numbers; in the criterion's own unit.
+
+    Raises:
+        RequestError: nothing was found in that time.
+    """
+    result = _solve(problem.instance, "exact", seconds, seed)
+    if result.value is None or result.bound is None:
+        raise RequestError(f"solving again found no plan in {seconds:g} s; raise `time_limit`")
+    scale, parts = problem.instance.value_scale, len(problem.meaning) + len(problem.instance.pair_values)
+    return result.value / scale, result.bound / scale, parts / scale
 
 
 def allocate_best(
@@ -303,10 +167,10 @@ def _allocations(
 def worth_of_more(problem: Problem, seconds: float, seed: int) -> dict[str, float]:
     """Per resource, how much more could be kept if its budget were one percent larger, as a share of all values.
 
-    It is what the Lagrangian bound gains: the budget's multiplier times one percent of it. A resource is left out
-    where the bound was not found in time.
+    It is what the Lagrangian bound gains: the budget's multiplier times one percent of it, with at most `COARSE` levels
+    per group, which is quick and changes multipliers little. A resource is left out where no bound was found in time.
     """
-    instance = problem.instance
+    instance = _coarser(problem.instance)
     before = _solve(instance, "lagrangian", seconds, seed).bound
     worth = {}
     for name in dict.fromkeys(_base(resource) for resource in instance.resources):
@@ -323,6 +187,35 @@ def worth_of_more(problem: Problem, seconds: float, seed: int) -> dict[str, floa
         if before is not None and after is not None:
             worth[name] = max(0, after - before) / TOTAL_VALUE
     return worth
+
+
+def _coarser(instance: solvers.Instance) -> solvers.Instance:
+    """The same problem with some of the levels, evenly spread, the first and the last among them."""
+    kept = [
+        np.unique(np.linspace(0, len(group.levels) - 1, COARSE).round().astype(np.int64))
+        for group in instance.groups
+    ]
+
+    def cut(groups: Sequence[int], array: IntArray) -> IntArray:
+        result: IntArray = array[np.ix_(*(kept[group] for group in groups))]
+        return result
+
+    groups = [
+        solvers.Group(group.name, group.levels[at], group.values[at])
+        for group, at in zip(instance.groups, kept, strict=True)
+    ]
+    resources = [
+        solvers.Resource(
+            part.name,
+            part.budget,
+            part.terms,
+            [solvers.Table(table.groups, cut(table.groups, table.costs)) for table in part.tables],
+            constant=part.constant,
+        )
+        for part in instance.resources
+    ]
+    pairs = [solvers.PairValues(pair.groups, cut(pair.groups, pair.values)) for pair in instance.pair_values]
+    return solvers.Instance(instance.name, groups, resources, instance.value_scale, pairs)
 
 
 def replace_budget(resource: solvers.Resource, budget: int) -> solvers.Resource:
@@ -403,61 +296,3 @@ def _contradiction(instance: solvers.Instance, solver: str, seed: int) -> str:
         f"the budgets of {names} contradict each other: each can be met, no allowed widths meet them together; they "
         f"miss by {100 * (high - 1):.1f} %: give {nearest}, or raise one of them further"
     )
-
-
-def _resource(
-    name: str,
-    budget: int,
-    terms: Terms,
-    groups: Sequence[solvers.Group],
-    meaning: Sequence[tuple[int, int]],
-) -> solvers.Resource:
-    constant = 0
-    products: list[solvers.Term] = []
-    tables: list[solvers.Table] = []
-    # Repeated factors (a residual stream read by many layers) become one object, which solvers can recognise.
-    known: dict[Form, solvers.Factor] = {}
-    collected: dict[tuple[Form, ...], int] = {}
-    for term in terms:
-        if isinstance(term, TabulatedTerm):
-            tables.append(_table(term, groups, meaning))
-        elif not term.factors:
-            constant += term.coefficient
-        else:
-            collected[term.factors] = collected.get(term.factors, 0) + term.coefficient
-    for factors, coefficient in collected.items():
-        for form in factors:
-            if form not in known:
-                weights = _weights(form, meaning)
-                known[form] = solvers.Factor(list(weights), list(weights.values()), form.constant)
-        products.append(solvers.Term(coefficient, [known[form] for form in factors]))
-    return solvers.Resource(name, budget, products, tables, constant)
-
-
-def _weights(form: Form, meaning: Sequence[tuple[int, int]]) -> dict[int, int]:
-    """A form's weight per level of each decision."""
-    weights: dict[int, int] = {}
-    for group, weight in form.weights:
-        at, step = meaning[group]
-        weights[at] = weights.get(at, 0) + weight * step
-    return weights
-
-
-def _table(
-    term: TabulatedTerm, groups: Sequence[solvers.Group], meaning: Sequence[tuple[int, int]]
-) -> solvers.Table:
-    """A looked-up cost as a table over the levels of the one or two decisions that it depends on."""
-    forms = [_weights(form, meaning) for form in term.forms]
-    indices = sorted({at for weights in forms for at in weights})
-    if len(indices) > 2:
-        raise RequestError(
-            f"layer {term.layer}: its {term.operator} reads {len(indices)} groups; a looked-up cost takes one or two: "
-            f"pin some with `keep`"
-        )
-    axes = np.meshgrid(*(groups[at].levels for at in indices), indexing="ij", sparse=True)
-    widths = [
-        form.constant + sum(weight * axes[indices.index(at)] for at, weight in weights.items())
-        for form, weights in zip(term.forms, forms, strict=True)
-    ]
-    shape = tuple(len(groups[at].levels) for at in indices)
-    return solvers.Table(indices, np.broadcast_to(term.cost(*widths), shape))

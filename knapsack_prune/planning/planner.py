@@ -12,10 +12,8 @@ from knapsack_prune.graph.channel_graph import ChannelGraph
 from knapsack_prune.planning.allocation import (
     Allocation,
     InfeasibleBudgets,
-    Problem,
     allocate,
     allocate_best,
-    build_problem,
     least_costs,
     worth_of_more,
 )
@@ -24,6 +22,7 @@ from knapsack_prune.planning.constraints import Levels, constrained_levels, tied
 from knapsack_prune.planning.plan_file import Plan
 from knapsack_prune.planning.plan_parts import ModelPart
 from knapsack_prune.planning.pricing import graph_resources
+from knapsack_prune.planning.problem import Problem, build_problem
 from knapsack_prune.settings import AllocationSettings, WidthConstraints
 from knapsack_prune.settings.budget import amount
 from knapsack_prune.values.criteria import Scores
@@ -78,7 +77,12 @@ class Planner:
         )
         multiple = settings.multiple
         return tuple(
-            (assemble(self.graph, values, one, self.limits, self.resources, multiple, model, worth), one)
+            (
+                assemble(
+                    self.graph, values, problem, one, self.limits, self.resources, multiple, model, worth
+                ),
+                one,
+            )
             for one in found
         )
 
@@ -127,7 +131,7 @@ def plan_from_values(
     model = ModelPart(
         name=name, weights=weights, input_shape=graph.input_shape, fingerprint=graph.fingerprint
     )
-    return assemble(graph, tables, allocation, limits, resources, settings.multiple, model, worth)
+    return assemble(graph, tables, problem, allocation, limits, resources, settings.multiple, model, worth)
 
 
 def plan_problem(

@@ -1,0 +1,240 @@
+"""From groups, costs and values to a grouped knapsack: the instance, and what its levels mean for the network."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+import solvers
+from knapsack_prune.costs.counting import total
+from knapsack_prune.costs.resource import Resource
+from knapsack_prune.errors import RequestError
+from knapsack_prune.graph.channel_graph import ChannelGraph, Form, IntArray, TabulatedTerm, Terms
+from knapsack_prune.planning.constraints import Levels, allowed_levels, few_levels
+from knapsack_prune.planning.pricing import graph_resources
+from knapsack_prune.settings import WidthConstraints
+from knapsack_prune.values.tables import ValueTables
+
+TOTAL_VALUE = 10**9
+"""The value of keeping everything. Values are integers: rounding moves a plan's value by at most half a unit per
+group, that is 5e-10 of the whole."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Decision:
+    """One number to choose: level `l` keeps `step * l` units of each member (group, step)."""
+
+    members: tuple[tuple[int, int], ...]
+    levels: IntArray
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """A grouped knapsack and what its answer means.
+
+    Attributes:
+        instance: the knapsack.
+        meaning: per group, its decision and the units per level.
+        allowed: per group, the numbers of kept units that it was made of.
+        tied: groups that keep the same fraction.
+    """
+
+    instance: solvers.Instance
+    meaning: tuple[tuple[int, int], ...]
+    allowed: tuple[IntArray, ...]
+    tied: tuple[tuple[int, ...], ...]
+
+    def counts(self, choice: Sequence[int]) -> list[int]:
+        """Kept units per group."""
+        return [step * int(self.instance.groups[at].levels[choice[at]]) for at, step in self.meaning]
+
+
+def build_instance(
+    graph: ChannelGraph,
+    values: ValueTables,
+    budgets: Mapping[str, int],
+    *,
+    resources: Mapping[str, Resource] | None = None,
+    levels: Levels | None = None,
+    name: str = "plan",
+) -> solvers.Instance:
+    """The grouped knapsack of `build_problem`, without ties."""
+    return build_problem(graph, values, budgets, resources=resources, levels=levels, name=name).instance
+
+
+def build_problem(
+    graph: ChannelGraph,
+    values: ValueTables,
+    budgets: Mapping[str, int],
+    *,
+    resources: Mapping[str, Resource] | None = None,
+    levels: Levels | None = None,
+    tied: Sequence[Sequence[int]] = (),
+    name: str = "plan",
+) -> Problem:
+    """The grouped knapsack: per group, how many of its most important units stay.
+
+    Args:
+        graph: the traced network.
+        values: of its units.
+        budgets: per resource, the most that may be kept.
+        resources: at least those; by default what the graph alone prices.
+        levels: allowed widths; every width by default. With values of pairs, `few_levels` of them.
+        tied: groups that keep the same fraction: one decision of the knapsack.
+        name: of the instance.
+
+    Raises:
+        RequestError: no group, all values are the same, or a tie that no allowed width meets.
+    """
+    levels = levels or allowed_levels(WidthConstraints())
+    resources = graph_resources(graph, budgets) if resources is None else resources
+    if not values.whole > 0:
+        raise RequestError(
+            f"importance {values.provenance.method!r}: all values are the same, so that nothing tells units apart"
+        )
+    scale = TOTAL_VALUE / values.whole
+    # A group of which only some units may stay is one of these units.
+    allowed = [
+        levels(replace(group, size=len(valued.order)))
+        for group, valued in zip(graph.groups, values.groups, strict=True)
+    ]
+    decisions = _decisions(graph, allowed, tied)
+    if values.pairs:
+        decisions = [replace(decision, levels=few_levels(decision.levels)) for decision in decisions]
+    groups, meaning = [], [(0, 1)] * len(graph.groups)
+    for at, decision in enumerate(decisions):
+        value = np.zeros(len(decision.levels), dtype=np.int64)
+        for index, step in decision.members:
+            meaning[index] = (at, step)
+            worth = values.groups[index].values
+            # Losses are counted from the largest: values of an instance are not negative.
+            worth = (worth - min(0.0, float(worth.min())))[step * decision.levels - 1]
+            value += np.rint(worth * scale).astype(np.int64)
+        names = "=".join(graph.groups[index].name for index, _ in decision.members)
+        groups.append(solvers.Group(names, decision.levels, value))
+    pairs = _pair_values(values, decisions, meaning, scale)
+    most = [int(counts[-1]) for counts in allowed]
+    converted = []
+    for resource, budget in budgets.items():
+        sums = resources[resource].sums
+        # A moment of the run that is within the budget at any width needs no constraint.
+        reaching = [terms for terms in sums if total(terms, most) > budget] if len(sums) > 1 else sums
+        for number, terms in enumerate(reaching or sums[:1], 1):
+            label = resource if number == 1 else f"{resource}#{number}"
+            converted.append(_resource(label, budget, terms, groups, meaning))
+    instance = solvers.Instance(name, groups, converted, scale, pairs)
+    return Problem(instance, tuple(meaning), tuple(allowed), tuple(map(tuple, tied)))
+
+
+def _pair_values(
+    values: ValueTables, decisions: Sequence[_Decision], meaning: Sequence[tuple[int, int]], scale: float
+) -> list[solvers.PairValues]:
+    """Values of pairs of decisions; as those of single ones, counted from the least where that is a loss."""
+    pairs = []
+    for pair in values.pairs:
+        (first, step), (second, other) = (meaning[group] for group in pair.groups)
+        if first == second:
+            raise RequestError(
+                "`pair_values` with `tie`: two groups that keep the same fraction are one decision, and have no values "
+                "as a pair; leave one of them out"
+            )
+        rows, columns = step * decisions[first].levels - 1, other * decisions[second].levels - 1
+        worth = pair.values[np.ix_(rows, columns)]
+        whole = np.rint((worth - min(0.0, float(worth.min()))) * scale).astype(np.int64)
+        pairs.append(solvers.PairValues((first, second), whole))
+    return pairs
+
+
+def _decisions(
+    graph: ChannelGraph, allowed: Sequence[IntArray], tied: Sequence[Sequence[int]]
+) -> list[_Decision]:
+    """One decision per group, or per tied groups, in the order of their first group."""
+    together = {part[0]: part for part in tied}
+    later = {index for part in tied for index in part[1:]}
+    decisions = []
+    for index, counts in enumerate(allowed):
+        if index in later:
+            continue
+        if index not in together:
+            decisions.append(_Decision(((index, 1),), counts))
+            continue
+        part = together[index]
+        parts = math.gcd(*(graph.groups[member].size for member in part))
+        steps = [graph.groups[member].size // parts for member in part]
+        fractions = np.arange(1, parts + 1)
+        for member, step in zip(part, steps, strict=True):
+            fractions = fractions[np.isin(fractions * step, allowed[member])]
+        if not fractions.size:
+            widths = "; ".join(
+                f"{graph.groups[member].name}: {', '.join(map(str, allowed[member][:6].tolist()))}"
+                + (", …" if len(allowed[member]) > 6 else "")
+                + f" of {graph.groups[member].size}"
+                for member in part
+            )
+            raise RequestError(
+                f"`tie` of {len(part)} groups collides with the widths that `limit`, `round_to` and `min_channels` "
+                f"allow: no fraction is common to {widths}; change one of them"
+            )
+        decisions.append(_Decision(tuple(zip(part, steps, strict=True)), fractions))
+    return decisions
+
+
+def _resource(
+    name: str,
+    budget: int,
+    terms: Terms,
+    groups: Sequence[solvers.Group],
+    meaning: Sequence[tuple[int, int]],
+) -> solvers.Resource:
+    constant = 0
+    products: list[solvers.Term] = []
+    tables: list[solvers.Table] = []
+    # Repeated factors (a residual stream read by many layers) become one object, which solvers can recognise.
+    known: dict[Form, solvers.Factor] = {}
+    collected: dict[tuple[Form, ...], int] = {}
+    for term in terms:
+        if isinstance(term, TabulatedTerm):
+            tables.append(_table(term, groups, meaning))
+        elif not term.factors:
+            constant += term.coefficient
+        else:
+            collected[term.factors] = collected.get(term.factors, 0) + term.coefficient
+    for factors, coefficient in collected.items():
+        for form in factors:
+            if form not in known:
+                weights = _weights(form, meaning)
+                known[form] = solvers.Factor(list(weights), list(weights.values()), form.constant)
+        products.append(solvers.Term(coefficient, [known[form] for form in factors]))
+    return solvers.Resource(name, budget, products, tables, constant)
+
+
+def _weights(form: Form, meaning: Sequence[tuple[int, int]]) -> dict[int, int]:
+    """A form's weight per level of each decision."""
+    weights: dict[int, int] = {}
+    for group, weight in form.weights:
+        at, step = meaning[group]
+        weights[at] = weights.get(at, 0) + weight * step
+    return weights
+
+
+def _table(
+    term: TabulatedTerm, groups: Sequence[solvers.Group], meaning: Sequence[tuple[int, int]]
+) -> solvers.Table:
+    """A looked-up cost as a table over the levels of the one or two decisions that it depends on."""
+    forms = [_weights(form, meaning) for form in term.forms]
+    indices = sorted({at for weights in forms for at in weights})
+    if len(indices) > 2:
+        raise RequestError(
+            f"layer {term.layer}: its {term.operator} reads {len(indices)} groups; a looked-up cost takes one or two: "
+            f"pin some with `keep`"
+        )
+    axes = np.meshgrid(*(groups[at].levels for at in indices), indexing="ij", sparse=True)
+    widths = [
+        form.constant + sum(weight * axes[indices.index(at)] for at, weight in weights.items())
+        for form, weights in zip(term.forms, forms, strict=True)
+    ]
+    shape = tuple(len(groups[at].levels) for at in indices)
+    return solvers.Table(indices, np.broadcast_to(term.cost(*widths), shape))
