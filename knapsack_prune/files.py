@@ -7,6 +7,7 @@ import errno
 import hashlib
 import io
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -115,10 +116,28 @@ def read_json(path: Path) -> Any:
     Raises:
         RequestError: it cannot be read, or is no JSON.
     """
+    return parse_json(read_text(path), str(path), "remove it and run again")
+
+
+def parse_json(text: str, source: str, remedy: str) -> Any:
+    """Parse JSON; NaN and Infinity are none.
+
+    Raises:
+        RequestError: it is no JSON, holds NaN, Infinity or a number of thousands of digits, or is nested too deep.
+    """
+
+    def finite(written: str) -> float:
+        if not math.isfinite(number := float(written)):
+            raise ValueError(f"{written} is no finite number")
+        return number
+
     try:
-        return json.loads(read_text(path))
+        return json.loads(text, parse_constant=finite, parse_float=finite)
     except json.JSONDecodeError as error:
-        raise RequestError(f"{path}: not JSON ({error.msg}); remove it and run again") from error
+        place = f"line {error.lineno}, column {error.colno}: {error.msg}"
+        raise RequestError(f"{source}: not JSON ({place}); {remedy}") from error
+    except (ValueError, RecursionError) as error:
+        raise RequestError(f"{source}: not JSON ({str(error).splitlines()[0]}); {remedy}") from error
 
 
 def file_digest(path: Path) -> str:

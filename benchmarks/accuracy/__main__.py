@@ -12,8 +12,6 @@ nor Torch-Pruning. `--latency` measures the time of every network; `--redo '0.35
 from __future__ import annotations
 
 import argparse
-import shlex
-import sys
 
 import torch
 
@@ -45,9 +43,7 @@ def main() -> None:
             latencies.write(f"{budget:g}/{name}", latency_row(bench, candidate))
     if not (options.plans or options.latency or options.report):
         run_stages(bench, store, lambda budget: names, make)
-    write_report(
-        bench, store, latencies, options.table, shlex.join(["python -m benchmarks.accuracy", *sys.argv[1:]])
-    )
+    write_report(bench, store, latencies, options.table, f"python -m benchmarks.accuracy {options.config}")
 
 
 def arguments() -> argparse.Namespace:

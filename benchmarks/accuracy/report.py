@@ -12,7 +12,7 @@ from typing import Any
 
 from benchmarks.experiment.bench import Bench
 from benchmarks.experiment.statistics import mean_difference
-from benchmarks.experiment.store import Store
+from benchmarks.experiment.store import Store, plain
 from knapsack_prune.files import markdown_table, write_table
 
 Arm = tuple[str, str]  # plan and start
@@ -44,11 +44,7 @@ def write_report(bench: Bench, store: Store, latencies: Store, table: Path, comm
     for budget in sorted({row["budget"] for row in rows}, reverse=True):
         at = [row for row in rows if row["budget"] == budget]
         lines += ["", f"## At most {budget:g} of the FLOPs", "", *_of_budget(at, reference)]
-    write_table(
-        table,
-        [{k: " ".join(map(str, v)) if isinstance(v, list) else v for k, v in row.items()} for row in rows],
-        lines,
-    )
+    write_table(table, plain(rows), lines)
     from benchmarks.accuracy.plots import plot
 
     for recipe in ("none", *config.recipes):

@@ -22,8 +22,12 @@ from knapsack_prune.files import read_json, write_json
 from knapsack_prune.graph.channel_graph import ChannelGraph
 from knapsack_prune.planning.constraints import fixed_levels
 from knapsack_prune.planning.plan_file import Plan
-from knapsack_prune.planning.planner import plan_from_values
+from knapsack_prune.planning.planner import Planner, plan_from_values
 from knapsack_prune.planning.preparation import budget_limits
+from knapsack_prune.planning.pricing import price_network
+from knapsack_prune.search.images import search_images
+from knapsack_prune.search.planner import find_plan
+from knapsack_prune.settings import PlanSettings
 from knapsack_prune.tracing.trial import trace
 from knapsack_prune.values.estimate import estimate_values
 from knapsack_prune.values.tables import GroupValues, Provenance, ValueTables
@@ -48,6 +52,7 @@ SOLVED = ("measured", "energy")  # values that these are tried on
 FLOORED = ("l1", "taylor", "taylor_abs", "l1-layer")
 FLOOR = 4  # channels
 OWN = ("l1", "taylor", "taylor_abs", "energy", "l1-layer")
+SEARCHED: Mapping[str, Mapping[str, int]] = {"rounds": {"rounds": 3}, "candidates": {"candidates": 5}}
 DRAWS = 7  # of each kind of random plan
 
 FloatArray = npt.NDArray[np.float64]
@@ -58,7 +63,16 @@ def experiment_names(budget: float) -> list[str]:
     solved = [f"{solver}-{model}" for model in SOLVED for solver in SOLVERS]
     floors = [f"floor-{model}" for model in FLOORED]
     drawn = [f"{kind}-{draw}" for draw in range(DRAWS) for kind in ("coefficients", "wild", "widths")]
-    return [*MODELS, "uniform", *floors, *solved, *drawn, "own-uniform", *(f"own-{name}" for name in OWN)]
+    return [
+        *MODELS,
+        "uniform",
+        *floors,
+        *solved,
+        *SEARCHED,
+        *drawn,
+        "own-uniform",
+        *(f"own-{name}" for name in OWN),
+    ]
 
 
 class PlanSet:
@@ -91,8 +105,25 @@ class PlanSet:
         path = self.bench.output / "plans" / f"{budget:g}" / f"{name}.json"
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._made(name, budget_limits(self.graph, {"flops": budget})).save(path)
+            limits = budget_limits(self.graph, {"flops": budget})
+            made = self._searched(SEARCHED[name], limits) if name in SEARCHED else self._made(name, limits)
+            made.save(path)
         return Plan.load(path)
+
+    def _searched(self, tried: Mapping[str, int], limits: Mapping[str, int]) -> Plan:
+        """The plan of `measured` whose repaired network loses least on held-out training images, of those tried."""
+        bench = self.bench
+        settings = PlanSettings(
+            importance="measured",
+            flops_budget=limits["flops"],
+            samples=bench.config.value_images,
+            repair_samples=bench.config.repair_images,
+            **tried,
+        )
+        images = search_images(bench.source, settings, bench.network.input_shape)
+        resources = price_network(self.graph, bench.parent, limits)
+        planner = Planner(self.graph, limits, settings, resources, bench.network.name, bench.network.weights)
+        return find_plan(planner, bench.parent, self.values("measured"), settings, images)
 
     def _made(self, name: str, limits: Mapping[str, int]) -> Plan:
         limit, tables = limits["flops"], self.values("measured")

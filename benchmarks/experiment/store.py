@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -57,6 +57,16 @@ class Store:
             yield key not in self
         finally:
             mark.unlink(missing_ok=True)
+
+
+def plain(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Rows for a table: all with the same keys, lists as text."""
+    keys = dict.fromkeys(key for row in rows for key in row)
+    return [{key: _cell(row.get(key, "")) for key in keys} for row in rows]
+
+
+def _cell(value: Any) -> Any:
+    return " ".join(map(str, value)) if isinstance(value, list) else value
 
 
 def _alive(pid: str) -> bool:

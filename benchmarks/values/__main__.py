@@ -38,7 +38,7 @@ def main() -> None:
 
     if not options.report:
         run_stages(bench, store, experiment_names, candidate)
-    write_report(plans, store, options.table)
+    write_report(plans, store, options.table, f"python -m benchmarks.values {options.config}")
 
 
 if __name__ == "__main__":

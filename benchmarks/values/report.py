@@ -15,7 +15,7 @@ import torch
 
 from benchmarks.experiment.plan_set import MODELS, SOLVED, SOLVERS, PlanSet, experiment_names
 from benchmarks.experiment.statistics import kendall
-from benchmarks.experiment.store import Store
+from benchmarks.experiment.store import Store, plain
 from knapsack_prune.files import markdown_table, write_table
 
 OUTCOMES = {
@@ -62,7 +62,7 @@ class Outcomes:
         return f"{statistics.fmean(values):.2f} ± {statistics.stdev(values):.2f} ({len(values)})"
 
 
-def write_report(plans: PlanSet, store: Store, table: Path) -> None:
+def write_report(plans: PlanSet, store: Store, table: Path, command: str) -> None:
     """Write TABLE.md and TABLE.csv from all rows that are there."""
     rows = store.rows()
     if not rows:
@@ -77,7 +77,8 @@ def write_report(plans: PlanSet, store: Store, table: Path) -> None:
         f"points). Values read {config.value_images} training images, the repair {config.repair_images}, without "
         f"labels but for `taylor*` and `fisher`. Training: {config.training}; {recipes}; the last epoch counts. In "
         f"brackets: seeds, where there are several. {platform.machine()}, {os.cpu_count()} shared cores, one thread, "
-        f"torch {torch.__version__}; commits {', '.join(sorted({row['commit'] for row in rows}))}.",
+        f"torch {torch.__version__}; commits {', '.join(sorted({row['commit'] for row in rows}))}. "
+        f"Command: `{command}`.",
         "",
         "Plans named by a model are its optima, proved, with the units of the common order (`reconstruction`, as "
         "`measured`): only widths differ. `own-MODEL`: the units of the model's own order, as a user gets them; "
@@ -88,11 +89,7 @@ def write_report(plans: PlanSet, store: Store, table: Path) -> None:
     for budget in sorted({row["budget"] for row in rows}, reverse=True):
         at = [row for row in rows if row["budget"] == budget]
         lines += ["", f"## {budget:g} of the FLOPs", *_of_budget(plans, budget, Outcomes.of(at))]
-    write_table(table, [{key: _plain(value) for key, value in row.items()} for row in rows], lines)
-
-
-def _plain(value: Any) -> Any:
-    return " ".join(map(str, value)) if isinstance(value, list) else value
+    write_table(table, plain(rows), lines)
 
 
 def _of_budget(plans: PlanSet, budget: float, found: Outcomes) -> list[str]:

@@ -9,7 +9,7 @@ from cyclopts import App, CycloptsError
 from rich.console import Console
 
 from knapsack_prune.errors import RequestError
-from knapsack_prune.settings import RunSettings
+from knapsack_prune.settings import ParentSettings, RunSettings
 
 app = App(
     name="knapsack-prune",
@@ -44,7 +44,7 @@ def run_app() -> None:
 
 def with_flags(message: str) -> str:
     """A message of the library, which names parameters in backticks, with the flags that set them."""
-    sections = (section.annotation for section in RunSettings.model_fields.values())
+    sections = (ParentSettings, *(section.annotation for section in RunSettings.model_fields.values()))
     names = {name for section in sections for name in getattr(section, "model_fields", ())}
     return re.sub(
         r"`([a-z][a-z0-9_]*)`",

@@ -87,7 +87,7 @@ def expanded(function: Callable[..., None]) -> Callable[..., None]:
             if "config" not in own
             else signature.bind(*arguments).arguments.get("config")
         )
-        values = _from_file(path, kinds)
+        values = _from_file(path, kinds, given.get("model"))
         for name in targets.keys() & given.keys():
             value = given.pop(name)
             for section, field in targets[name]:
@@ -101,14 +101,16 @@ def expanded(function: Callable[..., None]) -> Callable[..., None]:
     return call
 
 
-def _from_file(path: Path | None, kinds: dict[str, type[Settings]]) -> dict[str, dict[str, Any]]:
-    """Per section, what the file sets of it."""
+def _from_file(
+    path: Path | None, kinds: dict[str, type[Settings]], model: str | None
+) -> dict[str, dict[str, Any]]:
+    """Per section, what the file sets of it; `model` is the network on the command line."""
     values: dict[str, dict[str, Any]] = {section: {} for section in kinds}
     if path is None:
         return values
     from knapsack_prune.settings.file import read_settings
 
-    written = read_settings(path)
+    written = read_settings(path, model=model)
     for section, kind in kinds.items():
         stored: Settings = getattr(written, section)
         names = stored.model_fields_set & kind.model_fields.keys()

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, is_dataclass
+from typing import Annotated, Any
 
+from cyclopts import Parameter
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -25,6 +29,15 @@ PIPED_WIDTH = 140
 def output() -> Console:
     """The console of results. Made anew by each command, because tests and callers replace the streams."""
     return _console(stderr=False)
+
+
+AsJson = Annotated[bool, Parameter(name="--json", negative=(), help="Print the result as JSON.")]
+
+
+def print_json(result: Any) -> None:
+    """Print plain values, or a dataclass of them, to standard output: what --json gives."""
+    plain = asdict(result) if is_dataclass(result) and not isinstance(result, type) else result
+    print(json.dumps(plain, indent=1, allow_nan=False))
 
 
 def notes() -> Console:

@@ -18,11 +18,18 @@ from knapsack_prune.data import calibration_loader, open_data
 from knapsack_prune.errors import RequestError
 from knapsack_prune.graph.channel_graph import ChannelGraph
 from knapsack_prune.networks import DEFAULT_NETWORK, Network, load_network
+from knapsack_prune.planning.identity import parent_name
 from knapsack_prune.planning.plan_file import Plan
 from knapsack_prune.planning.preparation import prepare as trace_and_value
 from knapsack_prune.search.images import SearchImages, search_images
 from knapsack_prune.search.planner import require_images
-from knapsack_prune.settings import DataSettings, DeviceSettings, NetworkSettings, PlanSettings
+from knapsack_prune.settings import (
+    DataSettings,
+    DeviceSettings,
+    NetworkSettings,
+    ParentSettings,
+    PlanSettings,
+)
 from knapsack_prune.settings.importance import IMAGE_CRITERIA
 from knapsack_prune.settings.plan import PlanningSettings
 from knapsack_prune.slimming.slim import load_slim, slim
@@ -50,7 +57,7 @@ class Subject:
 
     def slim(self) -> nn.Module:
         """The slim network: the directory's, or the parent slimmed by the plan."""
-        return slim(self.parent.model, self.plan, check=False) if self.start is None else self.start
+        return slim(self.parent.model, self.plan) if self.start is None else self.start
 
 
 def load(settings: NetworkSettings, seed: int = 0) -> Network:
@@ -61,18 +68,33 @@ def load(settings: NetworkSettings, seed: int = 0) -> Network:
     return network
 
 
-def load_parent(settings: NetworkSettings, plan: Plan) -> Network:
-    """Build a plan's parent: what the settings leave open is as the plan says."""
+def load_parent(settings: ParentSettings, plan: Plan) -> Network:
+    """Build a plan's parent: what the settings leave open is as the plan says, but code that nobody trusts.
+
+    Raises:
+        RequestError: the plan names Python code, or as of `load_network`.
+    """
     model = plan.model
-    told: dict[str, object] = {"model": model.name, "input_shape": model.input_shape}
+    name = settings.model or parent_name(plan, settings.trust_plan)
+    told: dict[str, object] = {"model": name, "input_shape": model.input_shape}
     if settings.checkpoint is None and settings.model in (None, model.name):
         told["weights"] = model.weights
-    given = {name: value for name, value in settings if value is not None}
+    given = {
+        field: getattr(settings, field)
+        for field in NetworkSettings.model_fields
+        if getattr(settings, field) is not None
+    }
     # An untrained parent was initialised with the plan's seed.
     return load(NetworkSettings(**{**told, **given}), plan.importance.seed)
 
 
-def load_target(target: Path, settings: NetworkSettings, parent_weights: bool = True) -> Subject:
+def load_architecture(settings: ParentSettings, plan: Plan, num_classes: int | None) -> nn.Module:
+    """The architecture of a member of an ensemble; its weights do not matter. Errors as of `load_parent`."""
+    name = settings.model or parent_name(plan, settings.trust_plan)
+    return load_network(name, input_shape=plan.model.input_shape, num_classes=num_classes).model
+
+
+def load_target(target: Path, settings: ParentSettings, parent_weights: bool = True) -> Subject:
     """Load a plan, or the directory of a slim network, with its parent.
 
     Args:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from knapsack_prune.cli.command import command
-from knapsack_prune.cli.console import Steps, notes, output, steps
+from knapsack_prune.cli.console import AsJson, Steps, notes, output, print_json, steps
+from knapsack_prune.cli.reading import summary
 from knapsack_prune.errors import RequestError
 from knapsack_prune.settings import (
     AllocationSettings,
@@ -41,6 +42,7 @@ def plan(
             help="Write the grouped knapsack itself, for `solve` and `bench` (.json, .json.gz, .json.xz)."
         ),
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Choose the channels that keep the most importance under a budget.
 
@@ -79,7 +81,10 @@ def plan(
             )
     if plan_output is not None:
         made.save(plan_output)
-    show_plan(output(), made)
+    if as_json:
+        print_json(summary(made))
+    else:
+        show_plan(output(), made)
     written = [str(path) for path in (plan_output, export_instance) if path is not None]
     told = (
         f"Written: {', '.join(written)}."
@@ -99,6 +104,7 @@ def sweep(
         Path | None,
         Parameter(name=["--output", "-o"], help="Write every plan and front.csv into this directory."),
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Plan for many budgets from one tracing and one scoring: the front of importance against FLOPs.
 
@@ -129,7 +135,16 @@ def sweep(
             points.append(FrontPoint(budget, limits["flops"], made, whole, ""))
     if all(point.plan is None for point in points):
         raise RequestError(f"none of the {len(points)} budgets can be met: {points[-1].refusal}")
-    show_front(output(), points)
+    if as_json:
+        plans = (None if point.plan is None else summary(point.plan) for point in points)
+        print_json(
+            [
+                {"budget": point.budget, "limit": point.limit, "refusal": point.refusal or None, "plan": plan}
+                for point, plan in zip(points, plans, strict=True)
+            ]
+        )
+    else:
+        show_front(output(), points)
     if directory is not None:
         write_text(directory / "front.csv", front_csv(points))
         notes().print(f"Written: {directory}/front.csv and a plan per budget.", markup=False)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
 from knapsack_prune.cli.command import command
-from knapsack_prune.cli.console import output
+from knapsack_prune.cli.console import AsJson, output, print_json
 from knapsack_prune.errors import RequestError
 
 if TYPE_CHECKING:
@@ -24,9 +23,7 @@ def inspect(
     plan_file: PlanFile,
     /,
     *,
-    as_json: Annotated[
-        bool, Parameter(name="--json", negative=(), help="Print a summary as JSON instead of tables.")
-    ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show a plan: budgets, proof, groups, layers, and everything that is frozen with its reason."""
     from knapsack_prune.cli.tables import show_plan
@@ -34,7 +31,7 @@ def inspect(
 
     plan = Plan.load(plan_file)
     if as_json:
-        print(json.dumps(summary(plan), indent=1))
+        print_json(summary(plan))
     else:
         show_plan(output(), plan, layers=True)
 
@@ -45,9 +42,7 @@ def diff(
     second: Annotated[Path, Parameter(name="B", help="Another plan of the same network.")],
     /,
     *,
-    as_json: Annotated[
-        bool, Parameter(name="--json", negative=(), help="Print the differences as JSON.")
-    ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Compare two plans of one network: costs, and per group what only one of them keeps."""
     from knapsack_prune.planning.plan_file import Plan
@@ -60,7 +55,7 @@ def diff(
         )
     rows = group_differences(one, other)
     if as_json:
-        print(json.dumps({"budgets": _budgets(one, other), "groups": rows}, indent=1))
+        print_json({"budgets": _budgets(one, other), "groups": rows})
     else:
         _show_differences(one, other, rows)
 

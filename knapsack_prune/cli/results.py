@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from knapsack_prune.cli.console import print_json
 from knapsack_prune.export.exporting import Exported
 from knapsack_prune.slimming.outcome import Outcome
 from knapsack_prune.slimming.repair import RepairReport
@@ -75,7 +75,7 @@ def show_accuracy(console: Console, name: str, data: str, accuracy: Accuracy, as
             "loss": accuracy.loss,
             "images": accuracy.images,
         }
-        console.print(json.dumps(record, indent=1), markup=False, soft_wrap=True)
+        print_json(record)
         return
     console.print(
         f"{name} on {accuracy.images} test images of {data}: top-1 {100 * accuracy.top1:.2f} %, "
@@ -129,7 +129,7 @@ def show_ensemble(
     """Accuracy of the summed softmax and of each member, and pairwise disagreement."""
     if as_json:
         record = {"ensemble": name, "data": data, **accuracy.record(names)}
-        console.print(json.dumps(record, indent=1), markup=False, soft_wrap=True)
+        print_json(record)
         return
     table = Table(title=f"{name} on {accuracy.images} test images of {data}", title_justify="left")
     table.add_column("member")

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from knapsack_prune.cli.command import command
-from knapsack_prune.cli.console import notes, output, steps
+from knapsack_prune.cli.console import AsJson, notes, output, print_json, steps
 from knapsack_prune.cli.reading import PlanFile
 from knapsack_prune.errors import RequestError
-from knapsack_prune.settings import DataSettings, NetworkSettings, RepairSettings
+from knapsack_prune.settings import DataSettings, ParentSettings, RepairSettings, TimeSettings
 
 if TYPE_CHECKING:
     from knapsack_prune.data.calibration import CalibrationLoader
@@ -34,7 +34,7 @@ def slim(
         ),
     ],
     repair: RepairSettings,
-    network: NetworkSettings,
+    network: ParentSettings,
     data: DataSettings,
 ) -> None:
     """Make the small network that a plan describes, check it against its parent, and repair it if asked to.
@@ -100,12 +100,18 @@ def verify(
     latency_table: Annotated[
         Path | None, Parameter(help="Measured times, to check a latency budget with.", show_default=False)
     ] = None,
-    network: NetworkSettings,
+    quick: Annotated[
+        bool, Parameter(negative=(), help="Do not solve the problem again: the proof is taken on trust.")
+    ] = False,
+    as_json: AsJson = False,
+    plan: TimeSettings,
+    network: ParentSettings,
     data: DataSettings,
 ) -> None:
-    """Check everything a plan says, trusting none of it: network, groups, costs, importance, slim output.
+    """Check everything a plan says: network, groups, costs, importance, the proof (by solving again), slim output.
 
-    Importance that was read from images is recomputed where the same images are given by --data.
+    Importance that was read from images is recomputed where the same images are given by --data. What nothing can be
+    compared with is listed as taken on trust.
     """
     from rich.markup import escape
     from rich.table import Table
@@ -115,26 +121,32 @@ def verify(
     from knapsack_prune.planning.plan_file import Plan
     from knapsack_prune.planning.verification import verify as verify_plan
 
-    plan = Plan.load(plan_file)
+    doubted = Plan.load(plan_file)
     with steps() as progress:
         progress.enter("loading the network")
-        parent = load_parent(network, plan)
+        parent = load_parent(network, doubted)
         with quiet_libraries():
             verification = verify_plan(
-                plan,
+                doubted,
                 parent.model,
-                same_weights=parent.weights == plan.model.weights,
-                data=_images(plan, parent, data),
+                same_weights=parent.weights == doubted.model.weights,
+                data=_images(doubted, parent, data),
                 table=latency_table,
+                quick=quick,
+                time_limit=plan.time_limit,
                 source=str(plan_file),
                 enter=progress.enter,
             )
+    if as_json:
+        print_json(verification)
+        return
     table = Table(title=f"{escape(str(plan_file))} holds", title_justify="left")
     table.add_column("what")
     table.add_column("found", overflow="fold")
     for check in verification.checks:
         table.add_row(check.claim, escape(with_flags(check.result)))
     output().print(table)
+    output().print(f"Taken on trust: {', '.join(verification.trusted)}.", markup=False)
 
 
 def _images(plan: Plan, parent: Network, data: DataSettings) -> CalibrationLoader | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from knapsack_prune.cli.command import command
+from knapsack_prune.cli.console import AsJson, print_json
 from knapsack_prune.settings import BenchSettings, SolveSettings
 
 if TYPE_CHECKING:
@@ -26,7 +28,7 @@ def solve(
     output: Annotated[
         Path | None, Parameter(name=["--output", "-o"], help="Write the result here, as JSON.")
     ] = None,
-    as_json: Annotated[bool, Parameter(name="--json", negative=(), help="Print the result as JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Solve an instance of a grouped knapsack and say what is proven."""
     import solvers
@@ -82,11 +84,14 @@ def bench(
         Path, Parameter(name=["--output", "-o"], help="Folder of records, tables and plots.")
     ] = Path("arena"),
     plots: Annotated[bool, Parameter(help="Draw the profile and the gap over time.")] = True,
+    as_json: AsJson = False,
 ) -> None:
     """Run solvers on instances; killed half-way, the same command goes on where it was."""
     from solvers.arena.runner import Campaign, find_instances, run_campaign
-    from solvers.arena.summary import draw, write_summary
+    from solvers.arena.summary import draw, require_plots, write_summary
 
+    if plots:
+        require_plots()
     campaign = Campaign(
         find_instances(instances), bench.solvers, bench.time_limit, bench.seeds, bench.threads
     )
@@ -102,6 +107,10 @@ def bench(
         console.print(line, markup=False)
 
     records = run_campaign(campaign, output, report)
-    print(write_summary(records, output))
+    summary = write_summary(records, output)
+    if as_json:
+        print_json({"directory": str(output), "records": [asdict(record) for record in records]})
+    else:
+        print(summary)
     if plots:
         draw(records, output)

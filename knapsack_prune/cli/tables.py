@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from knapsack_prune.cli.app import with_flags
 from knapsack_prune.planning.plan_file import Plan
 from knapsack_prune.planning.plan_parts import BudgetPart, FrozenPart, GroupPart, SearchPart, SolverPart
 from knapsack_prune.settings.budget import amount
@@ -43,6 +44,8 @@ def show_plan(console: Console, plan: Plan, *, layers: bool = False) -> None:
     if plan.search is not None:
         console.print(search_table(plan.search))
     console.print(group_table(plan.groups))
+    if warning := narrow_groups(plan.groups):
+        console.print(Text(with_flags(warning), style="yellow"))
     if layers:
         console.print(layer_table(plan))
     console.print(frozen_table(plan.frozen, whole=layers))
@@ -124,6 +127,22 @@ def search_table(search: SearchPart) -> RenderableType:
     if search.start_loss is not None and not search.rounds:
         return Group(table, Text("No round: nothing within the trust region is worth more."))
     return table
+
+
+def narrow_groups(groups: Sequence[GroupPart]) -> str | None:
+    """A warning of groups that keep under an eighth of their channels, with what to do; None if there are none."""
+    narrow = sorted(
+        (part for part in groups if 8 * len(part.kept) < part.size), key=lambda part: len(part.kept)
+    )
+    if not narrow:
+        return None
+    named = ", ".join(f"{part.name}: {len(part.kept)} of {part.size}" for part in narrow[:EXAMPLES])
+    more = f" and {len(narrow) - EXAMPLES} more" if len(narrow) > EXAMPLES else ""
+    return (
+        f"{len(narrow)} of {len(groups)} groups keep under an eighth of their units ({named}{more}): everything that "
+        "runs through them becomes a bottleneck. Keep an eighth of every layer with `limit` '*=0.125:', or raise the "
+        "budget; values measured on images (`importance` measured) see it coming."
+    )
 
 
 def group_table(groups: Sequence[GroupPart]) -> Table:

@@ -8,7 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from knapsack_prune.cli.command import command
-from knapsack_prune.cli.console import notes, output
+from knapsack_prune.cli.console import AsJson, notes, output, print_json
 from knapsack_prune.settings import (
     DataSettings,
     DeviceSettings,
@@ -18,6 +18,7 @@ from knapsack_prune.settings import (
     FinetuneSettings,
     IterateSettings,
     NetworkSettings,
+    ParentSettings,
     PlanSettings,
     RepairSettings,
     RunSettings,
@@ -30,7 +31,6 @@ SlimDirectory = Annotated[
         name="DIR", help="A slim network's directory; without it, the network of --model.", show_default=False
     ),
 ]
-AsJson = Annotated[bool, Parameter(name="--json", negative=(), help="Print the result as JSON.")]
 
 
 def output_directory(help: str) -> Parameter:
@@ -48,9 +48,10 @@ def finetune(
     directory: Annotated[Path, output_directory("Write everything here.")],
     repair: RepairSettings,
     finetune: FinetuneSettings,
-    network: NetworkSettings,
+    network: ParentSettings,
     data: DataSettings,
     execution: ExecutionSettings,
+    as_json: AsJson = False,
 ) -> None:
     """Repair a pruned network, and train it under the inner knowledge of its parent.
 
@@ -77,7 +78,10 @@ def finetune(
         repair=repair,
         log=lambda line: notes().print(line, markup=False),
     )
-    show_result(output(), result.record, directory, read_outcome(target))
+    if as_json:
+        print_json(result.record)
+    else:
+        show_result(output(), result.record, directory, read_outcome(target))
 
 
 @command
@@ -124,13 +128,13 @@ def evaluate(
     /,
     *,
     finetune: EvaluationSettings,
-    network: NetworkSettings,
+    network: ParentSettings,
     data: DataSettings,
     execution: DeviceSettings,
     as_json: AsJson = False,
 ) -> None:
     """Accuracy on the test images: of a slim network, of an ensemble, or of any network by --model."""
-    from knapsack_prune.cli.loading import load, load_target, set_threads
+    from knapsack_prune.cli.loading import load, load_architecture, load_target, set_threads
     from knapsack_prune.cli.results import show_accuracy, show_ensemble
     from knapsack_prune.data import open_data
     from knapsack_prune.training.ensemble import open_ensemble
@@ -139,7 +143,7 @@ def evaluate(
     settings = TrainingSettings.of(finetune, held_out=0.0)
     how = ExecutionSettings.of(execution)
     if target is not None and (target / "ensemble.json").is_file():
-        ensemble = open_ensemble(target)
+        ensemble = open_ensemble(target, lambda plan, classes: load_architecture(network, plan, classes))
         set_threads(execution, ensemble.members[0].plan.model.name)
         source = open_data(data, ensemble.members[0].plan.model.name, ensemble.members[0].network)
         ensemble.require(source)
@@ -166,7 +170,7 @@ def export(
     *,
     directory: Annotated[Path, output_directory("Write model.onnx and model.pt2 here.")] = Path("exported"),
     export: ExportSettings,
-    network: NetworkSettings,
+    network: ParentSettings,
     compare: Annotated[bool, Parameter(help="Also export and time the parent of a slim network.")] = False,
 ) -> None:
     """Export to ONNX and torch.export with a dynamic batch, check against PyTorch's output, and time it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,7 @@ def export_all(
     networks: Mapping[str, nn.Module], input_shape: Sequence[int], directory: Path, settings: ExportSettings
 ) -> dict[str, list[Exported]]:
     """Export networks in every format asked for, as `DIRECTORY/NAME.FORMAT`, with `export.json` beside them."""
+    require_packages(settings)
     exported = {
         name: [
             export_network(network, input_shape, directory / f"{name}.{kind}", kind, settings)
@@ -165,7 +167,6 @@ def _load_pt2(path: Path) -> Runner:
 
 
 def _write_onnx(network: nn.Module, example: Tensor, path: Path) -> None:
-    _require("onnxscript")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter warns about its own deprecated inner calls
         torch.onnx.export(
@@ -180,7 +181,6 @@ def _write_onnx(network: nn.Module, example: Tensor, path: Path) -> None:
 
 
 def _load_onnx(path: Path) -> Runner:
-    _require("onnxruntime")
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -194,11 +194,16 @@ def _load_onnx(path: Path) -> Runner:
     return run
 
 
-def _require(package: str) -> None:
-    from importlib.util import find_spec
-
-    if find_spec(package) is None:
-        raise RequestError(f"ONNX export needs the package {package}: pip install 'knapsack-prune[export]'")
+def require_packages(settings: ExportSettings) -> None:
+    """Refuse a format whose packages are not installed, before anything is done; `RequestError`."""
+    if "onnx" not in settings.format:
+        return
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        if find_spec(package) is None:
+            raise RequestError(
+                f"`format` onnx needs {package}, which is not installed: pip install 'knapsack-prune[export]', or "
+                f"give `format` pt2"
+            )
 
 
 _FORMATS: dict[ExportFormat, tuple[Callable[[nn.Module, Tensor, Path], None], Callable[[Path], Runner]]] = {

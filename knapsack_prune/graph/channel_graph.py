@@ -243,6 +243,7 @@ class ChannelGraph:
             since means and variances run over the kept channels only.
         sized: modules with an operator whose integer arguments count removable channels.
         stages: the features in which stages end (see `tracing.stages`), in execution order.
+        keep: the globs of layers that were pinned.
     """
 
     fingerprint: str
@@ -259,6 +260,7 @@ class ChannelGraph:
     reductions: tuple[CrossChannelReduction, ...] = ()
     sized: tuple[str, ...] = ()
     stages: tuple[ModuleChannels, ...] = ()
+    keep: tuple[str, ...] = ()
 
     @property
     def sizes(self) -> tuple[int, ...]:

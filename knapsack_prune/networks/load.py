@@ -15,6 +15,7 @@ from knapsack_prune.networks.checkpoint import load_checkpoint
 from knapsack_prune.networks.collection import COLLECTION
 from knapsack_prune.networks.collection import input_shape as collection_shape
 from knapsack_prune.settings import NetworkSettings
+from knapsack_prune.settings.network import names_code
 
 DEFAULT_NETWORK: Final = "digits_resnet14"
 EMBEDDED: Final = "embedded"
@@ -96,7 +97,7 @@ def _build(name: str, weights: str | None, num_classes: int | None) -> sources.B
         return _build_own(name, weights, num_classes)
     if name.startswith("timm:"):
         return sources.build_timm(name.removeprefix("timm:"), weights, num_classes)
-    if ":" in name:
+    if names_code(name):
         if weights is not None:
             raise RequestError(
                 f"`weights` {weights} is not for {name}, whose callable makes its own weights: "
@@ -133,7 +134,7 @@ def _note(name: str, tag: str | None, seed: int) -> str:
         return f"weights from {tag.removeprefix(CHECKPOINT_MARK)}"
     if tag is not None:
         return f"weights {tag}"
-    if ":" in name and not name.startswith("timm:"):
+    if names_code(name):
         return "weights as its callable made them"
     return (
         f"UNTRAINED: random weights of seed {seed}, so the choice of channels means nothing; "

@@ -64,7 +64,10 @@ class Run:
             RequestError: a step's request is wrong or cannot be met.
             KeyboardInterrupt: after Ctrl-C; the same call continues where it was.
         """
+        from knapsack_prune.export.exporting import require_packages
+
         config, folder = self._config, self._directory
+        require_packages(config.export)
         self._steps.claim()
         made_from = {
             "model": self._identity(),

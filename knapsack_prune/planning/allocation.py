@@ -65,6 +65,23 @@ def allocate(
     return _allocations(values, problem, (result,), settings, seed)[0]
 
 
+def best_value(problem: Problem, seconds: float, seed: int) -> tuple[float, float, float]:
+    """Solve a problem anew by the best solver.
+
+    Returns:
+        What the best allocation found keeps, what none keeps more than, and by how much both can be off for rounding
+        to whole numbers; in the criterion's own unit.
+
+    Raises:
+        RequestError: nothing was found in that time.
+    """
+    result = _solve(problem.instance, "exact", seconds, seed)
+    if result.value is None or result.bound is None:
+        raise RequestError(f"solving again found no plan in {seconds:g} s; raise `time_limit`")
+    scale, parts = problem.instance.value_scale, len(problem.meaning) + len(problem.instance.pair_values)
+    return result.value / scale, result.bound / scale, parts / scale
+
+
 def allocate_best(
     values: ValueTables,
     problem: Problem,

@@ -9,10 +9,26 @@ from knapsack_prune.errors import RequestError
 from knapsack_prune.graph.channel_graph import ChannelGraph, IntArray
 from knapsack_prune.networks.fingerprint import fingerprint
 from knapsack_prune.planning.plan_file import Plan
+from knapsack_prune.settings.network import names_code
+
+
+def parent_name(plan: Plan, trust: bool = False) -> str:
+    """The network that a plan names; code to run only where the user trusts the plan.
+
+    Raises:
+        RequestError: the plan names Python code.
+    """
+    name = plan.model.name
+    if names_code(name) and not trust:
+        raise RequestError(
+            f"the plan says that its network is the Python code {name!r}, and a file never names code to run; if you "
+            f"know that code, give `model` {name}, or confirm the plan's with `trust_plan`"
+        )
+    return name
 
 
 def check_fingerprint(model: nn.Module, plan: Plan) -> None:
-    """Raise a `RequestError` if the plan was made for another architecture."""
+    """Raise a `RequestError` if the plan was made for another architecture, or cuts what this one does not have."""
     own = fingerprint(model)
     if own != plan.model.fingerprint:
         raise RequestError(
@@ -20,6 +36,31 @@ def check_fingerprint(model: nn.Module, plan: Plan) -> None:
             f"{type(model).__name__} ({own[:19]}…); parameters and buffers must have the same names and shapes: give "
             f"the plan's own network, or plan this one"
         )
+    _check_sizes(model, plan)
+
+
+def _check_sizes(model: nn.Module, plan: Plan) -> None:
+    """Refuse sizes that the network does not have, before anything of such a size is made."""
+    tensors = (*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False))
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors}
+    for group in plan.groups:
+        for part in group.slices:
+            shape = shapes.get(part.parameter, ())
+            end = max((max(unit, default=0) for unit in part.indices or ()), default=0) + 1
+            if part.offset is not None and part.step is not None and part.block is not None:
+                end = part.offset + (group.size - 1) * part.step + part.block
+            if part.dim >= len(shape) or end > shape[part.dim]:
+                raise RequestError(
+                    f"group {group.name} of {group.size:,} units has index {end - 1:,} along dimension {part.dim} of "
+                    f"{part.parameter}, of shape {shape}; the plan was edited: make it again"
+                )
+    most = max(tensor.numel() for tensor in model.parameters())
+    for module in plan.full_width:
+        if module.size > most:
+            raise RequestError(
+                f"full_width: {module.module} has {module.size:,} channels, more than any parameter has elements "
+                f"({most:,}); the plan was edited: make it again"
+            )
 
 
 def kept_units(graph: ChannelGraph, plan: Plan) -> list[IntArray]:

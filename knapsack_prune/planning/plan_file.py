@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import Field, ValidationError, model_validator
 
 from knapsack_prune.errors import RequestError
-from knapsack_prune.files import read_text, write_text
+from knapsack_prune.files import parse_json, read_text, write_text
 from knapsack_prune.graph.channel_graph import CrossChannelReduction
 from knapsack_prune.graph.selection import DependentAttribute, KeptChannels, RemovedIndices, Selection
 from knapsack_prune.planning.plan_parts import (
@@ -34,10 +34,13 @@ SCHEMA_VERSION = 1
 OMITTED = (
     *("round", "loss", "predicted_loss", "images", "options"),
     *("binds", "worth_of_percent", "note", "conditions"),
-    *("order", "values"),
+    *("levels", "order", "values"),
     *("offset", "step", "block", "indices"),
 )
 """Keys of `importance`, budgets, groups and slices that are written only where they have a value."""
+
+RARE = ("keep", "ties", "search")
+"""Keys of the plan that are written only where there is something to say."""
 
 
 class Plan(Part):
@@ -55,6 +58,8 @@ class Plan(Part):
     full_width: tuple[FullWidthPart, ...] = ()
     mixing: tuple[MixingPart, ...] = ()
     stages: tuple[StagePart, ...] = ()
+    keep: tuple[str, ...] = ()
+    ties: tuple[tuple[str, ...], ...] = ()
     search: SearchPart | None = None
 
     @model_validator(mode="after")
@@ -70,6 +75,8 @@ class Plan(Part):
         names = [group.name for group in self.groups]
         if len(set(names)) != len(names):
             raise ValueError("two groups have the same name")
+        if unknown := {name for tied in self.ties for name in tied} - set(names):
+            raise ValueError(f"ties: there is no group {min(unknown)}")
         return self
 
     def budget(self, resource: str) -> BudgetPart | None:
@@ -100,7 +107,7 @@ class Plan(Part):
 
     def to_json(self) -> str:
         """The plan as JSON text: the same plan gives the same bytes."""
-        data = self.model_dump(mode="json", exclude=None if self.search else {"search"})
+        data = self.model_dump(mode="json", exclude={key for key in RARE if not getattr(self, key)})
         slices = (part for group in data["groups"] for part in group["slices"])
         for part in (data["importance"], *data["budgets"], *data["groups"], *slices):
             for key in [key for key in OMITTED if part.get(key, 0) is None]:
@@ -112,25 +119,22 @@ class Plan(Part):
         """Read a plan.
 
         Raises:
-            RequestError: not JSON, another schema version, a missing or unknown key, an index that does not fit.
+            RequestError: not JSON, another schema version, a missing or unknown key, a number that is text or not
+                finite, an index that does not fit.
         """
-        try:
-            data = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise RequestError(
-                f"{source}: not JSON (line {error.lineno}, column {error.colno}: {error.msg}); the file is damaged or "
-                f"cut off: make the plan again"
-            ) from error
+        data = parse_json(text, source, "the file is damaged or cut off: make the plan again")
         if not isinstance(data, dict):
             raise RequestError(f"{source}: a plan is a JSON object, this is a {type(data).__name__}")
         version = data.get("schema_version")
+        if isinstance(version, bool):
+            raise RequestError(f"{source}: schema_version is {version}, and no number; make the plan again")
         if isinstance(version, int) and version > SCHEMA_VERSION:
             raise RequestError(
                 f"{source}: schema_version {version} is newer than {SCHEMA_VERSION}, the newest known here; upgrade "
                 f"knapsack-prune"
             )
         try:
-            return cls.model_validate(data)
+            return cls.model_validate_json(text, strict=True)
         except ValidationError as error:
             raise RequestError(f"{source}: {_first(error)}; make the plan again") from error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal, Self
 
 import numpy as np
@@ -12,11 +13,14 @@ from knapsack_prune.graph.channel_graph import IntArray
 
 
 class Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
+
+LARGEST_INPUT = 2**26
+"""Elements of one input, at most: a plan cannot make a network run on more than that."""
 
 
 class ModelPart(Part):
@@ -24,8 +28,15 @@ class ModelPart(Part):
 
     name: str
     weights: str | None
-    input_shape: tuple[int, ...]
+    input_shape: tuple[Positive, ...]
     fingerprint: Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
+
+    @model_validator(mode="after")
+    def _size(self) -> Self:
+        elements = math.prod(self.input_shape)
+        if elements > LARGEST_INPUT:
+            raise ValueError(f"input_shape has {elements:,} elements, the most is {LARGEST_INPUT:,}")
+        return self
 
 
 class ImportancePart(Part):
@@ -95,6 +106,19 @@ class SolverPart(Part):
     seconds: float
     seed: int
 
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.bound < self.value:
+            raise ValueError(
+                f"bound {self.bound} is below value {self.value}: nothing keeps more than the bound"
+            )
+        if (self.status == "OPTIMAL") != (self.bound == self.value):
+            raise ValueError(f"status {self.status} with value {self.value} and bound {self.bound}")
+        gap = (self.bound - self.value) / abs(self.value) if self.value else self.gap
+        if not math.isclose(self.gap, gap, rel_tol=1e-6, abs_tol=1e-12):
+            raise ValueError(f"gap {self.gap} is not (bound - value) / value ({gap})")
+        return self
+
 
 class SlicePart(Part):
     """Where a group's units lie in one parameter.
@@ -130,7 +154,8 @@ class SlicePart(Part):
 class GroupPart(Part):
     """One group: `kept` are sorted unit indices in the parent, of `size`; a unit is `channels` channels wide.
 
-    Where values are not sums of scores, `order` are its units, the most valuable first, and `values[n - 1]` is what
+    `levels` are the numbers of units that were allowed, where they are not the multiples of `round_to`. Where values
+    are not scores of the parent's weights, `order` are its units, the most valuable first, and `values[n - 1]` is what
     keeping n of them is worth: `kept` are the first of `order`.
     """
 
@@ -140,7 +165,8 @@ class GroupPart(Part):
     kept: Annotated[tuple[Count, ...], Field(min_length=1)]
     round_to: Positive
     layers: tuple[str, ...]
-    slices: tuple[SlicePart, ...]
+    slices: Annotated[tuple[SlicePart, ...], Field(min_length=1)]
+    levels: tuple[Positive, ...] | None = None
     order: tuple[Count, ...] | None = None
     values: tuple[float, ...] | None = None
 
@@ -155,6 +181,19 @@ class GroupPart(Part):
             raise ValueError(
                 f"group {self.name}: index {self.kept[-1]} of kept is out of range, the size is {self.size}"
             )
+        if self.levels is not None and (
+            list(self.levels) != sorted(set(self.levels))
+            or self.levels[-1:] > (self.size,)
+            or len(self.kept) not in self.levels
+        ):
+            raise ValueError(
+                f"group {self.name}: levels must be increasing, at most the size {self.size}, and have the "
+                f"{len(self.kept)} that are kept"
+            )
+        if self.order is not None and (
+            len(set(self.order)) != len(self.order) or max(self.order, default=0) >= self.size
+        ):
+            raise ValueError(f"group {self.name}: order lists a unit twice, or one that is not there")
         if (self.order is None) != (self.values is None):
             raise ValueError(f"group {self.name}: of order and values one is missing")
         if len(self.order or ()) != len(self.values or ()):

@@ -77,7 +77,12 @@ class Planner:
         )
         multiple = settings.multiple
         return tuple(
-            (assemble(self.graph, values, one, self.limits, self.resources, multiple, model, worth), one)
+            (
+                assemble(
+                    self.graph, values, problem, one, self.limits, self.resources, multiple, model, worth
+                ),
+                one,
+            )
             for one in found
         )
 
@@ -126,7 +131,7 @@ def plan_from_values(
     model = ModelPart(
         name=name, weights=weights, input_shape=graph.input_shape, fingerprint=graph.fingerprint
     )
-    return assemble(graph, tables, allocation, limits, resources, settings.multiple, model, worth)
+    return assemble(graph, tables, problem, allocation, limits, resources, settings.multiple, model, worth)
 
 
 def plan_problem(

@@ -33,10 +33,19 @@ class _Decision:
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """A grouped knapsack and what its answer means: per group, the decision and the units per level."""
+    """A grouped knapsack and what its answer means.
+
+    Attributes:
+        instance: the knapsack.
+        meaning: per group, its decision and the units per level.
+        allowed: per group, the numbers of kept units that it was made of.
+        tied: groups that keep the same fraction.
+    """
 
     instance: solvers.Instance
     meaning: tuple[tuple[int, int], ...]
+    allowed: tuple[IntArray, ...]
+    tied: tuple[tuple[int, ...], ...]
 
     def counts(self, choice: Sequence[int]) -> list[int]:
         """Kept units per group."""
@@ -116,7 +125,8 @@ def build_problem(
         for number, terms in enumerate(reaching or sums[:1], 1):
             label = resource if number == 1 else f"{resource}#{number}"
             converted.append(_resource(label, budget, terms, groups, meaning))
-    return Problem(solvers.Instance(name, groups, converted, scale, pairs), tuple(meaning))
+    instance = solvers.Instance(name, groups, converted, scale, pairs)
+    return Problem(instance, tuple(meaning), tuple(allowed), tuple(map(tuple, tied)))
 
 
 def _pair_values(

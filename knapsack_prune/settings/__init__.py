@@ -20,6 +20,7 @@ from knapsack_prune.settings.importance import ImportanceSettings as ImportanceS
 from knapsack_prune.settings.iterate import IterateSettings as IterateSettings
 from knapsack_prune.settings.latency import LatencySettings as LatencySettings
 from knapsack_prune.settings.network import NetworkSettings as NetworkSettings
+from knapsack_prune.settings.network import ParentSettings as ParentSettings
 from knapsack_prune.settings.objective import ObjectiveSettings as ObjectiveSettings
 from knapsack_prune.settings.optimizer import OptimizerSettings as OptimizerSettings
 from knapsack_prune.settings.plan import AllocationSettings as AllocationSettings
@@ -32,5 +33,6 @@ from knapsack_prune.settings.search import SearchSettings as SearchSettings
 from knapsack_prune.settings.solver import BenchSettings as BenchSettings
 from knapsack_prune.settings.solver import SolverSettings as SolverSettings
 from knapsack_prune.settings.solver import SolveSettings as SolveSettings
+from knapsack_prune.settings.solver import TimeSettings as TimeSettings
 from knapsack_prune.settings.training import EvaluationSettings as EvaluationSettings
 from knapsack_prune.settings.training import TrainingSettings as TrainingSettings

@@ -8,23 +8,28 @@ from typing import Any
 
 from knapsack_prune.errors import RequestError
 from knapsack_prune.settings.base import Settings
+from knapsack_prune.settings.network import names_code
 from knapsack_prune.settings.run import RunSettings
 
 DEFAULTS = RunSettings()
 
 
-def read_settings(path: Path) -> RunSettings:
+def read_settings(path: Path, *, model: str | None = None) -> RunSettings:
     """Read a TOML (.toml) or YAML (.yaml, .yml) file.
 
+    Args:
+        path: of the file.
+        model: the network that is given beside the file, and goes before the file's.
+
     Raises:
-        RequestError: it cannot be read, is neither, or has an unknown or wrong key; the message names the
-        place.
+        RequestError: it cannot be read, is neither, has an unknown or wrong key, or names code to run; the message
+            names the place.
     """
-    return parse_settings(_parsed(path), str(path))
+    return parse_settings(_parsed(path), str(path), model=model)
 
 
-def parse_settings(content: Any, source: str) -> RunSettings:
-    """Check the content of a file; errors as in `read_settings`."""
+def parse_settings(content: Any, source: str, *, model: str | None = None) -> RunSettings:
+    """Check the content of a file; arguments and errors as in `read_settings`."""
     if not isinstance(content, dict):
         raise RequestError(f"{source}: it holds a {type(content).__name__}, and no table per section")
     sections: dict[str, Settings] = {}
@@ -38,7 +43,14 @@ def parse_settings(content: Any, source: str) -> RunSettings:
         except RequestError as error:
             what = str(error).replace("`", "")  # keys of the file, and no flags
             raise RequestError(f"{source}: in [{name}]: {what}") from error
-    return RunSettings.of(**sections)
+    settings = RunSettings.of(**sections)
+    named = settings.network.model
+    if model is None and named is not None and names_code(named):
+        raise RequestError(
+            f"{source}: in [network]: {named!r} is Python code, and a file never names code to run; if you know that "
+            f"code, give `model` {named} beside the file"
+        )
+    return settings
 
 
 def _parsed(path: Path) -> Any:
@@ -52,10 +64,8 @@ def _parsed(path: Path) -> Any:
         except tomllib.TOMLDecodeError as error:
             raise RequestError(f"{path} is not TOML: {error}") from error
     if path.suffix in (".yaml", ".yml"):
-        try:
-            import yaml
-        except ImportError as error:
-            raise RequestError(f"{path} needs PyYAML: pip install pyyaml, or write TOML") from error
+        import yaml
+
         try:
             return yaml.safe_load(text) or {}
         except yaml.YAMLError as error:

@@ -9,6 +9,12 @@ from pydantic import BeforeValidator, Field
 
 from knapsack_prune.settings.base import INT_LIMIT, Settings, split
 
+
+def names_code(model: str) -> bool:
+    """Whether a network's name is `module:callable`, which runs Python code to build it."""
+    return ":" in model and not model.startswith("timm:")
+
+
 Side = Annotated[int, Field(ge=1, lt=INT_LIMIT)]
 
 
@@ -43,3 +49,15 @@ class NetworkSettings(Settings):
     num_classes: Annotated[
         int | None, Field(ge=1, lt=INT_LIMIT, description="Outputs of the classifier; by default its own.")
     ] = None
+
+
+class ParentSettings(NetworkSettings):
+    """The parent of a plan; what is left open is as the plan says. No file can set `trust_plan`."""
+
+    trust_plan: Annotated[
+        bool,
+        Field(
+            description="Run the Python code that a plan names as its network (module:callable). Without it, name the "
+            "code yourself as the model."
+        ),
+    ] = False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -11,7 +12,7 @@ from safetensors.torch import load_model, save_model
 from torch import nn
 
 from knapsack_prune.errors import RequestError
-from knapsack_prune.files import read_text, write_text
+from knapsack_prune.files import parse_json, read_text, write_text
 from knapsack_prune.narrowing.copying import narrow_copy
 from knapsack_prune.narrowing.equivalence import check_equivalence
 from knapsack_prune.networks.fingerprint import fingerprint
@@ -27,19 +28,34 @@ def slim(model: nn.Module, plan: Plan, *, check: bool = True) -> nn.Module:
     Args:
         model: the parent, of the architecture that the plan was made for.
         plan: what to keep.
-        check: run the equivalence check (`narrowing.equivalence`): the slim output equals the masked parent's, and
-            fvcore's recount the plan's. Only loading what was checked before passes False.
+        check: make sure that what the plan says of the network is so, and run the equivalence check
+            (`narrowing.equivalence`): the slim output equals the masked parent's, and fvcore's recount the plan's.
+            Only what was checked before passes False.
 
     Raises:
         RequestError: the plan belongs to another network.
         EquivalenceError: the slim network is not what the plan says.
     """
     check_fingerprint(model, plan)
+    if check:
+        require_structure(model, plan)
     selection = plan.selection()
     small = narrow_copy(model, selection)
     if check:
         check_equivalence(model, small, selection, plan.model.input_shape, plan.planned_flops)
     return small
+
+
+def require_structure(model: nn.Module, plan: Plan) -> None:
+    """Check what a plan says of a network against the traced network, where fvcore, which counts it, is installed.
+
+    Raises:
+        RequestError: as of `planning.structure.check_structure`.
+    """
+    if find_spec("fvcore") is not None:
+        from knapsack_prune.planning.structure import check_structure
+
+        check_structure(model, plan)
 
 
 def save_slim(small: nn.Module, plan: Plan, directory: str | Path) -> None:
@@ -100,11 +116,8 @@ def load_slim(directory: str | Path, model_factory: Callable[[], nn.Module]) -> 
 
 
 def _config(folder: Path) -> dict[str, object]:
-    text = read_text(folder / "config.json")
-    try:
-        config = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise RequestError(f"{folder / 'config.json'}: not JSON ({error.msg}); slim again") from error
+    path = folder / "config.json"
+    config = parse_json(read_text(path), str(path), "slim again")
     if not isinstance(config, dict) or {key: config.get(key) for key in SLIM_FORMAT} != SLIM_FORMAT:
         raise RequestError(
             f"{folder / 'config.json'}: not a slim network of version {SLIM_FORMAT['version']}; slim again, or upgrade "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -36,7 +37,8 @@ def trace_channels(
         ledger = propagate(_export(model, example))
     for module, reason in (rigid or {}).items():
         _freeze_counted(ledger, module, reason)
-    return resolve(ledger, model, tuple(example.shape[1:]), _pinned(ledger, keep))
+    graph = resolve(ledger, model, tuple(example.shape[1:]), _pinned(ledger, keep))
+    return replace(graph, keep=tuple(keep))
 
 
 def _freeze_counted(ledger: Ledger, module: str, reason: str) -> None:

@@ -25,9 +25,9 @@ from knapsack_prune.planning.plan_file import Plan
 from knapsack_prune.settings import ExecutionSettings, FinetuneSettings, RepairSettings, TrainingSettings
 from knapsack_prune.settings.run import ENSEMBLE
 from knapsack_prune.slimming.repair import RepairReport, repair_on_source
-from knapsack_prune.slimming.slim import save_slim, slim
+from knapsack_prune.slimming.slim import require_structure, save_slim, slim
 from knapsack_prune.training.distillation.teacher import EnsembleTeacher, NetworkTeacher, Teacher
-from knapsack_prune.training.ensemble.members import open_ensemble
+from knapsack_prune.training.ensemble.members import build_by_name, open_ensemble
 from knapsack_prune.training.evaluation import Accuracy
 from knapsack_prune.training.masks import hold_masks, release_masks
 from knapsack_prune.training.matching import match_stages
@@ -91,6 +91,7 @@ def finetune(
     settings, execution = FinetuneSettings.of(settings, **given), execution or ExecutionSettings()
     mask = settings.mask
     check_fingerprint(parent, plan)
+    require_structure(parent, plan)
     if mask and start is not None:
         raise RequestError("`mask` trains the parent: give it a plan, not a slim network")
     require_classes(source, _outputs(parent, plan))
@@ -189,7 +190,13 @@ def _members(
     """The members of the ensemble that the settings name, which teach beside the parent."""
     if settings.teacher is None:
         return ()
-    ensemble = open_ensemble(Path(settings.teacher.removeprefix(ENSEMBLE)), exclude=settings.teacher_exclude)
+
+    def architecture(member: Plan, num_classes: int | None) -> nn.Module:
+        same = member.model.fingerprint == plan.model.fingerprint
+        return parent if same else build_by_name(member, num_classes)
+
+    folder = Path(settings.teacher.removeprefix(ENSEMBLE))
+    ensemble = open_ensemble(folder, architecture, settings.teacher_exclude)
     ensemble.require(source, plan.model.input_shape)
     return ensemble.extra_teachers(weights_digest(parent))
 

@@ -1,6 +1,7 @@
 """From records to what is read: a table per solver and instance, and plots."""
 
 import math
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -108,14 +109,19 @@ def _gap(gap: float | None) -> str:
     return "" if gap is None else "0" if gap < 1e-12 else f"{100 * gap:.2g} %"
 
 
-def draw(records: list[Record], output: Path) -> list[Path]:
-    """Write `profile.png` and `gap.png`; needs matplotlib, the extra `bench`."""
-    try:
-        import matplotlib
-    except ImportError as error:
+def require_plots() -> None:
+    """Raise a `SolverError` if matplotlib, of the extra `bench`, is not installed."""
+    if find_spec("matplotlib") is None:
         raise SolverError(
             "plots need matplotlib, which is not installed: pip install 'knapsack-prune[bench]', or do without plots"
-        ) from error
+        )
+
+
+def draw(records: list[Record], output: Path) -> list[Path]:
+    """Write `profile.png` and `gap.png`; errors as of `require_plots`."""
+    require_plots()
+    import matplotlib
+
     matplotlib.use("Agg")
     from matplotlib import pyplot
 

@@ -21,7 +21,7 @@ def plan_images(plan: Plan, source: ImageSource, settings: RepairSettings) -> Ca
     said = plan.importance
     return calibration_parts(
         source,
-        said.samples,
+        said.samples or settings.repair_samples,  # values of weights alone read none
         settings.repair_samples,
         settings.held_out_samples,
         said.seed,

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from knapsack_prune.errors import RequestError
-from knapsack_prune.files import read_text, write_text
+from knapsack_prune.files import parse_json, read_text, write_text
 
 MANIFEST = "ensemble.json"
 
@@ -69,12 +68,10 @@ class Manifest(_Part):
             raise RequestError(
                 f"{directory} has no {MANIFEST} and is no ensemble: give the directory that iterate wrote"
             )
+        text = read_text(path)
+        parse_json(text, str(path), "run iterate again")
         try:
-            return cls.model_validate(json.loads(read_text(path)))
-        except json.JSONDecodeError as error:
-            raise RequestError(
-                f"{path}: not JSON (line {error.lineno}: {error.msg}); run iterate again"
-            ) from error
+            return cls.model_validate_json(text, strict=True)
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(str(part) for part in first["loc"])

@@ -13,6 +13,7 @@ from knapsack_prune.data.source import ImageSource, require_classes
 from knapsack_prune.errors import RequestError
 from knapsack_prune.networks import load_network
 from knapsack_prune.networks.fingerprint import weights_digest
+from knapsack_prune.planning.identity import parent_name
 from knapsack_prune.planning.plan_file import Plan
 from knapsack_prune.slimming.slim import load_slim
 from knapsack_prune.training.distillation.teacher import NetworkTeacher, Teacher
@@ -129,7 +130,7 @@ def open_ensemble(directory: Path, factory: Factory | None = None, exclude: Sequ
         if name not in names:
             raise RequestError(f"{directory} has no member {name!r} to exclude: it has {', '.join(names)}")
     entries = [entry for entry in manifest.members if entry.name not in exclude]
-    return Ensemble(tuple(_open(directory, entry, factory or _by_name) for entry in entries))
+    return Ensemble(tuple(_open(directory, entry, factory or build_by_name) for entry in entries))
 
 
 def _open(directory: Path, entry: MemberEntry, factory: Factory) -> Member:
@@ -146,8 +147,10 @@ def _open(directory: Path, entry: MemberEntry, factory: Factory) -> Member:
     return Member(entry.name, network, plan, outputs, entry.classes, weights_digest(network))
 
 
-def _by_name(plan: Plan, num_classes: int | None) -> nn.Module:
-    return load_network(plan.model.name, input_shape=plan.model.input_shape, num_classes=num_classes).model
+def build_by_name(plan: Plan, num_classes: int | None) -> nn.Module:
+    """The architecture that a plan names; `RequestError` if that is Python code."""
+    name = parent_name(plan)
+    return load_network(name, input_shape=plan.model.input_shape, num_classes=num_classes).model
 
 
 def _first_difference(ours: Sequence[str], theirs: Sequence[str]) -> tuple[int, str | None, str | None]:
