@@ -45,7 +45,6 @@ FINEST = 32
 """Points are no closer than the full width by this, unless that is under one channel."""
 
 IDLE = torch.zeros(1)
-
 CALLS_PER_EVENT = 5
 REWEIGHTED = 20
 SHORTEST = 100.0
