@@ -43,7 +43,7 @@ def show_plan(console: Console, plan: Plan, *, layers: bool = False) -> None:
         )
     if plan.search is not None:
         console.print(search_table(plan.search))
-    console.print(group_table(plan.groups))
+    console.print(group_table(plan))
     if warning := narrow_groups(plan.groups):
         console.print(Text(with_flags(warning), style="yellow"))
     if layers:
@@ -145,26 +145,62 @@ def narrow_groups(groups: Sequence[GroupPart]) -> str | None:
     )
 
 
-def group_table(groups: Sequence[GroupPart]) -> Table:
-    """Per group, how many channels stay and which layers they run through."""
+def group_table(plan: Plan) -> Table:
+    """Per group: width before and after with a bar, FLOPs of the layers that write it, and the importance kept."""
     table = Table(title="Groups: channels that go together", title_justify="left")
     table.add_column("group", overflow="fold")
-    for column in ("kept", "of", "%", "units"):
-        table.add_column(column, justify="right")
-    table.add_column("produced by", overflow="fold")
-    for part in groups:
-        kept = len(part.kept)
-        layers = ", ".join(part.layers[:EXAMPLES])
-        more = f" +{len(part.layers) - EXAMPLES}" if len(part.layers) > EXAMPLES else ""
+    table.add_column("channels", justify="right", no_wrap=True)
+    table.add_column("kept", no_wrap=True)
+    table.add_column("FLOPs", justify="right", no_wrap=True)
+    valued = any(part.values for part in plan.groups)
+    if valued:
+        table.add_column("value", justify="right", no_wrap=True)
+    table.add_column("also in", overflow="fold")
+    layers = {part.name: part for part in plan.layers}
+    for part in plan.groups:
+        kept, share = len(part.kept), len(part.kept) / part.size
+        writing = [layers[name] for name in part.layers if name in layers]
+        before, after = (
+            sum(getattr(layer, key) for layer in writing) for key in ("flops_before", "flops_after")
+        )
+        others = [name for name in part.layers if name != part.name]
+        more = f" +{len(others) - 1}" if len(others) > 1 else ""
         table.add_row(
             escape(part.name),
-            f"{kept * part.channels:,}",
-            f"{part.size * part.channels:,}",
-            f"{100 * kept / part.size:.0f}",
-            f"{kept} of {part.size}" if part.channels > 1 else "",
-            escape(layers + more),
+            f"{part.size * part.channels:,} -> {kept * part.channels:,}",
+            f"{bar(share)} {100 * share:3.0f} %",
+            f"{short(before)} -> {short(after)}",
+            *([_value_kept(part)] if valued else []),
+            escape("".join(others[:1]) + more),
         )
     return table
+
+
+BAR = 8
+"""Characters of a whole bar."""
+
+
+def bar(share: float) -> str:
+    """A share of one as a bar; what is not nothing has at least one character."""
+    filled = min(BAR, max(int(share > 0), round(BAR * share)))
+    return "█" * filled + "·" * (BAR - filled)
+
+
+def short(number: int) -> str:
+    """A large number in three digits."""
+    for size, unit in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
+        if number >= size:
+            return f"{number / size:.3g}{unit}"
+    return str(number)
+
+
+def _value_kept(part: GroupPart) -> str:
+    """The recorded value of what is kept: as a share of the whole group's, from the least that could be kept."""
+    if not part.values:
+        return ""
+    least = min(0.0, *part.values)
+    whole = part.values[-1] - least
+    return f"{100 * (part.values[len(part.kept) - 1] - least) / whole:.0f} %" if whole > 0 else ""
 
 
 def layer_table(plan: Plan) -> Table:

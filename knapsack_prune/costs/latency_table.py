@@ -82,9 +82,10 @@ class Grid(_Part):
             if not axis or any(b <= a for a, b in itertools.pairwise(axis)):
                 raise ValueError(f"{self.configuration}: widths {list(axis)} are not increasing")
         try:
-            times = np.array(self.nanoseconds, dtype=np.float64)
-        except (ValueError, TypeError):
-            times = np.zeros(0)
+            given = np.array(self.nanoseconds)
+        except ValueError:  # ragged
+            given = np.zeros(0)
+        times = given.astype(np.float64) if given.dtype.kind in "if" else np.zeros(0)
         if times.shape != shape:
             raise ValueError(f"{self.configuration}: the times have holes; {shape} of them are needed")
         wrong = times[~(np.isfinite(times) & (times > 0))]
@@ -161,7 +162,7 @@ class LatencyTable(_Part):
         """
         text = read_text(Path(path))
         try:
-            return cls.model_validate_json(text)
+            return cls.model_validate_json(text, strict=True)
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(str(part) for part in first["loc"])

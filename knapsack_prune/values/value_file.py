@@ -79,8 +79,16 @@ class ValueFile:
             }
             self.write()
         found = self._content["tables"][name]
-        groups = (GroupValues(np.array(g["order"]), np.array(g["values"])) for g in found["groups"])
-        return ValueTables(tuple(groups), Provenance(**found["provenance"]), found["whole"])
+        try:
+            groups = [
+                GroupValues(np.array(g["order"], dtype=np.int64), np.array(g["values"], dtype=np.float64))
+                for g in found["groups"]
+            ]
+            return ValueTables(tuple(groups), Provenance(**found["provenance"]), float(found["whole"]))
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise RequestError(
+                f"{self._path}: the table {name!r} is damaged ({error!r}); give another file with `values`"
+            ) from error
 
     def write(self) -> None:
         """Write what is known; errors as in `files.write_json`."""
@@ -98,6 +106,11 @@ class ValueFile:
             raise RequestError(
                 f"{self._path} is no file of value tables (format {FORMAT['format']!r}, version "
                 f"{FORMAT['version']}): give another file with `values`"
+            )
+        if not all(isinstance(content.get(key), dict) for key in ("made_from", "tables", "measurements")):
+            raise RequestError(
+                f"{self._path} holds no made_from, tables and measurements: it was edited; give another file with "
+                "`values`"
             )
         there = content["made_from"]
         for key, what in MADE_FROM.items():

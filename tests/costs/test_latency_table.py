@@ -123,6 +123,7 @@ def _grid(**changes: Any) -> Callable[[], dict[str, Any]]:
     ("content", "words"),
     [
         (_grid(nanoseconds=[1, 2, 3]), "the times have holes"),
+        (_grid(nanoseconds=[1, 2, "3", 4]), "the times have holes"),
         (_grid(nanoseconds=[1, 2, None, 4]), "the times have holes|1 of 4 times are not above 0"),
         (_grid(nanoseconds=[1, 2, 0, 4]), "1 of 4 times are not above 0 .the first is 0"),
         (_grid(nanoseconds=[1, -2, 3, 4]), "1 of 4 times are not above 0 .the first is -2"),

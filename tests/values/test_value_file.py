@@ -105,6 +105,7 @@ def test_a_file_of_something_else_is_refused(
     for text, words in (
         ("[1]", "is no file of value tables"),
         ('{"format": "value-tables", "version": 9}', "version 1"),
+        ('{"format": "value-tables", "version": 1}', "it was edited"),
         ("{", "not JSON"),
     ):
         path.write_text(text)
