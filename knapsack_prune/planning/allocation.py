@@ -249,19 +249,23 @@ class InfeasibleBudgets(RequestError):  # noqa: N818 - a RequestError, told as s
 
 def least_costs(problem: Problem) -> dict[str, int]:
     """Per resource, the least that the allowed widths cost (exact where no cost is looked up)."""
+    return _least_costs(problem.instance)
+
+
+def _least_costs(instance: solvers.Instance) -> dict[str, int]:
     least: dict[str, int] = {}
-    for resource, cost in zip(problem.instance.resources, solvers.least_costs(problem.instance), strict=True):
+    for resource, cost in zip(instance.resources, solvers.least_costs(instance), strict=True):
         least[_base(resource)] = max(cost, least.get(_base(resource), 0))
     return least
 
 
 def _infeasible(instance: solvers.Instance, solver: str, seed: int) -> str:
-    least = solvers.least_costs(instance)
+    budgets = {_base(resource): resource.budget for resource in instance.resources}
     parts = [
-        f"{_base(resource)} budget {amount(_base(resource), resource.budget)} is below "
-        f"{amount(_base(resource), cost)}, the least that the allowed widths cost"
-        for resource, cost in zip(instance.resources, least, strict=True)
-        if cost > resource.budget
+        f"{name} budget {amount(name, budgets[name])} is below {amount(name, cost)}, the least that the allowed widths "
+        f"cost"
+        for name, cost in _least_costs(instance).items()
+        if cost > budgets[name]
     ]
     if not parts:
         return _contradiction(instance, solver, seed)

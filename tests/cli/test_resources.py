@@ -45,12 +45,12 @@ def test_every_budget_from_the_command_line_to_verify(run: Run, tmp_path: Path) 
     compared = json.loads(run("diff", plan, other, "--json").out)
     assert [entry["resource"] for entry in compared["budgets"]] == names
 
-    checked = run("verify", plan, "--latency-table", table)
+    checked = run("verify", plan, *SMALL[:2], "--latency-table", table)
     assert checked.code == 0, checked.err
     for word in ("activations recounted", "peak memory run"):
         assert word in checked.out
     assert "not recomputed" not in checked.out
-    slim = run("slim", plan, "-o", tmp_path / "slim")
+    slim = run("slim", plan, *SMALL[:2], "-o", tmp_path / "slim")
     assert slim.code == 0, slim.err
     assert "ms predicted" in slim.out and "ms measured" in slim.out
 
