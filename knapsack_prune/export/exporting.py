@@ -196,14 +196,18 @@ def _load_onnx(path: Path) -> Runner:
 
 def require_packages(settings: ExportSettings) -> None:
     """Refuse a format whose packages are not installed, before anything is done; `RequestError`."""
-    if "onnx" not in settings.format:
-        return
-    for package in ("onnx", "onnxscript", "onnxruntime"):
-        if find_spec(package) is None:
-            raise RequestError(
-                f"`format` onnx needs {package}, which is not installed: pip install 'knapsack-prune[export]', or "
-                f"give `format` pt2"
-            )
+    missing = missing_package(settings)
+    if missing is not None:
+        raise RequestError(
+            f"`format` onnx needs {missing}, which is not installed: pip install 'knapsack-prune[export]', or give "
+            "`format` pt2"
+        )
+
+
+def missing_package(settings: ExportSettings) -> str | None:
+    """The first package that a format needs and that is not installed."""
+    needed = ("onnx", "onnxscript", "onnxruntime") if "onnx" in settings.format else ()
+    return next((package for package in needed if find_spec(package) is None), None)
 
 
 _FORMATS: dict[ExportFormat, tuple[Callable[[nn.Module, Tensor, Path], None], Callable[[Path], Runner]]] = {

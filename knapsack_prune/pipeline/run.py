@@ -17,7 +17,7 @@ from knapsack_prune.errors import RequestError
 from knapsack_prune.files import file_digest, read_json, write_json
 from knapsack_prune.networks import Network, load_network
 from knapsack_prune.planning.plan_file import Plan
-from knapsack_prune.settings import ExecutionSettings, RunSettings
+from knapsack_prune.settings import ExecutionSettings, ExportSettings, RunSettings
 from knapsack_prune.settings.importance import IMAGE_CRITERIA
 from knapsack_prune.slimming.outcome import REPAIR, outcome, read_outcome
 from knapsack_prune.slimming.repair import plan_images, repair_on_source
@@ -64,10 +64,8 @@ class Run:
             RequestError: a step's request is wrong or cannot be met.
             KeyboardInterrupt: after Ctrl-C; the same call continues where it was.
         """
-        from knapsack_prune.export.exporting import require_packages
-
         config, folder = self._config, self._directory
-        require_packages(config.export)
+        export = self._formats()
         self._steps.claim()
         made_from = {
             "model": self._identity(),
@@ -87,8 +85,9 @@ class Run:
         }
         if judged := read_outcome(folder / "slim"):
             report["outcome"] = judged.record()
-        if config.export.format:
-            self._step("export", {**made_from, "export": config.export.record()}, self._export)
+        if export.format:
+            made_from["export"] = export.record()
+            self._step("export", made_from, lambda _: self._export(export))
             report["export"] = read_json(folder / "exported" / "export.json")
         write_json(folder / "report.json", report)
         return RunResult(report, tuple(self._skipped))
@@ -190,12 +189,24 @@ class Run:
         write_json(path, accuracy.record())
         return [path]
 
-    def _export(self, _: bool) -> list[Path]:
+    def _formats(self) -> ExportSettings:
+        """What to export; ONNX is left out, and that told, where nobody named it and its packages are missing."""
+        from knapsack_prune.export.exporting import missing_package, require_packages
+
+        export = self._config.export
+        missing = missing_package(export)
+        if missing is None or "format" in export.model_fields_set:
+            require_packages(export)
+            return export
+        self._log("export", f"no ONNX without {missing}: pip install 'knapsack-prune[export]'")
+        return ExportSettings.of(export, format=[name for name in export.format if name != "onnx"])
+
+    def _export(self, settings: ExportSettings) -> list[Path]:
         from knapsack_prune.export.exporting import export_all
 
         folder, parent = self._directory / "exported", self.parent()
         networks = {"model": self._loaded("trained"), "parent": parent.model}
-        exported = export_all(networks, parent.input_shape, folder, self._config.export)
+        exported = export_all(networks, parent.input_shape, folder, settings)
         return [*(one.path for entries in exported.values() for one in entries), folder / "export.json"]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -74,3 +75,18 @@ def test_data_must_have_the_networks_classes(tmp_path: Path) -> None:
     config = parse_settings({"network": {"num_classes": 3, "model": "digits_resnet14"}, **SHORT}, "test")
     with pytest.raises(RequestError, match="has 10 classes and the network 3 outputs"):
         _run(config, tmp_path)
+
+
+def test_without_its_packages_onnx_is_left_out_unless_it_is_named(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Story: the README's `run` ended with exit code 2 after the README's install command."""
+    folder, told = tmp_path / "run", []
+    shutil.copytree(finished, folder)
+    monkeypatch.setattr("knapsack_prune.export.exporting.find_spec", lambda package: None)
+    unnamed = {**SHORT, "export": {"batch": [1], "seconds": 0.05}}
+    result = Run(parse_settings(unnamed, "test"), folder, lambda *line: told.append(line)).execute()
+    assert {entry["format"] for entry in result.report["export"]["model"]} == {"pt2"}
+    assert ("export", "no ONNX without onnx: pip install 'knapsack-prune[export]'") in told
+    with pytest.raises(RequestError, match="`format` onnx needs onnx"):
+        _run(parse_settings({**SHORT, "export": {"format": ["onnx"]}}, "test"), folder)
