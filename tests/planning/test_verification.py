@@ -10,7 +10,7 @@ from torch import nn
 
 import knapsack_prune as kp
 from knapsack_prune.errors import RequestError
-from knapsack_prune.planning.verification import BrokenPlanError
+from knapsack_prune.planning.claims import BrokenPlanError
 from tests.zoo import ZOO, enliven
 
 EXAMPLE = torch.zeros(1, 3, 8, 8)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import knapsack_prune as kp
 from knapsack_prune.errors import RequestError
-from knapsack_prune.planning.verification import BrokenPlanError
+from knapsack_prune.planning.claims import BrokenPlanError
 from knapsack_prune.values import estimate
 from knapsack_prune.values.estimate import estimate_values
 from knapsack_prune.values.tables import ValueTables
