@@ -73,14 +73,24 @@ def shortcut_graph(module: nn.Module, branches: Sequence[Set[str]]) -> Graph | N
     Returns:
         What is left; None where the code cannot be recorded, or adds no branch with just these parameters.
     """
+    training = module.training
     try:
-        graph = _CodeOfOneModule().trace(module)
+        left = []
+        for mode in (True, False):
+            module.training = mode
+            left.append(_without(_CodeOfOneModule().trace(module), module, branches))
     except Exception:  # whatever code does on a recording: control flow by values, shapes, types
         return None
+    finally:
+        module.training = training
+    # What is done in one mode only cannot be written down.
+    return left[0] if str(left[0]) == str(left[1]) else None
+
+
+def _without(graph: Graph, module: nn.Module, branches: Sequence[Set[str]]) -> Graph | None:
+    """A recorded module's code without branches; None where it adds no branch with just these parameters."""
     # The second of two results that nobody reads, say.
     graph.eliminate_dead_code(lambda node: node.op != "call_module" and node.is_impure())
-    if any("training" in node.kwargs for node in graph.nodes):
-        return None  # a mode would be written down that must follow the network's
     for wanted in branches:
         found = _find(graph, module, wanted)
         if found is None:
