@@ -141,7 +141,7 @@ def operator_calls(network: PricedNetwork, example: Example) -> list[OperatorCal
 
 
 def calls_of_blocks(
-    network: PricedNetwork, example: Tensor, calls: Sequence[OperatorCall]
+    network: PricedNetwork, example: Example, calls: Sequence[OperatorCall]
 ) -> list[str | None]:
     """Per call, the first layer of the residual block with which it goes; None where it stays without any of them.
 
