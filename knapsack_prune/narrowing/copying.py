@@ -39,7 +39,7 @@ def narrow_copy(model: nn.Module, selection: Selection, *, empty: bool = False) 
         by_name[name].append((dim, torch.from_numpy(indices)))
     memo: dict[int, object] = {}
     for name, tensor in _tensors(model).items():
-        if name not in by_name and not empty:
+        if (name not in by_name and not empty) or id(tensor) in memo:
             continue
         cut = tensor.detach().to("meta") if empty else tensor.detach()
         for dim, kept in by_name[name]:
@@ -104,6 +104,8 @@ def _set_widths(small: nn.Module, model: nn.Module) -> None:
             module.num_channels = module.weight.shape[0]
         elif isinstance(module, nn.LayerNorm) and module.weight is not None:
             module.normalized_shape = tuple(module.weight.shape)
+        elif isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
+            module.embedding_dim = module.weight.shape[1]
         elif isinstance(module, nn.PReLU):
             module.num_parameters = module.weight.shape[0]
 

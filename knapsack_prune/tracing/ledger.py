@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -17,12 +17,14 @@ from knapsack_prune.tracing.stages import CutPoint
 
 @dataclass(frozen=True, eq=False)
 class ParameterAxis:
-    """One dimension of one parameter or buffer, and the id at each index."""
+    """One dimension of one parameter or buffer, and the id at each index; `produces` where channels leave by it, also
+    if others enter by it (a matrix that is used again, transposed)."""
 
     parameter: str
     dim: int
     role: Role
     ids: IntArray
+    produces: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,9 +172,17 @@ class Ledger:
         known = self.axes.get((parameter, dim))
         if known is not None:
             self.tie(torch.from_numpy(known.ids), ids)
+            self.play((parameter, dim), role)
             return torch.from_numpy(known.ids)
-        self.axes[parameter, dim] = ParameterAxis(parameter, dim, role, ids.contiguous().numpy().copy())
+        own = ids.contiguous().numpy().copy()
+        self.axes[parameter, dim] = ParameterAxis(parameter, dim, role, own, role == "out")
         return ids
+
+    def play(self, axis: tuple[str, int], role: Role) -> None:
+        """Let a parameter axis have one role more: what reads channels is silenced by zeros there."""
+        known = self.axes[axis]
+        stronger = max(known.role, role, key=("channel", "out", "in").index)
+        self.axes[axis] = replace(known, role=stronger, produces=known.produces or role == "out")
 
     def reduces(self, module: str, operator: str, ids: Ids) -> None:
         """Record an operator whose result at one channel depends on all of them."""
