@@ -77,6 +77,7 @@ def summary(plan: Plan) -> dict[str, Any]:
         }
         for group in plan.groups
     ]
+    data["removed_blocks"] = [{"module": part.module, "groups": part.groups} for part in plan.blocks]
     return data
 
 

@@ -169,19 +169,21 @@ class GroupPart(Part):
 
     `levels` are the numbers of units that were allowed, where they are not the multiples of `round_to`. Where values
     are not scores of the parent's weights, `order` are its units, the most valuable first, and `values[n - 1]` is what
-    keeping n of them is worth: `kept` are the first of `order`.
+    keeping n of them is worth: `kept` are the first of `order`. `none` is what keeping no unit is worth, where its
+    residual block can be removed.
     """
 
     name: str
     size: Positive
     channels: Positive
-    kept: Annotated[tuple[Count, ...], Field(min_length=1)]
+    kept: tuple[Count, ...]
     round_to: Positive
     layers: tuple[str, ...]
     slices: Annotated[tuple[SlicePart, ...], Field(min_length=1)]
-    levels: tuple[Positive, ...] | None = None
+    levels: tuple[Count, ...] | None = None
     order: tuple[Count, ...] | None = None
     values: tuple[float, ...] | None = None
+    none: float | None = None
 
     @model_validator(mode="after")
     def _indices(self) -> Self:
@@ -190,7 +192,7 @@ class GroupPart(Part):
                 raise ValueError(f"group {self.name}: index {after} of kept is listed twice")
             if after < before:
                 raise ValueError(f"group {self.name}: kept is not sorted ({before} before {after})")
-        if self.kept[-1] >= self.size:
+        if self.kept[-1:] >= (self.size,):
             raise ValueError(
                 f"group {self.name}: index {self.kept[-1]} of kept is out of range, the size is {self.size}"
             )
@@ -207,6 +209,8 @@ class GroupPart(Part):
             len(set(self.order)) != len(self.order) or max(self.order, default=0) >= self.size
         ):
             raise ValueError(f"group {self.name}: order lists a unit twice, or one that is not there")
+        if self.none is not None and self.values is None:
+            raise ValueError(f"group {self.name}: none has a value, other numbers of units have not")
         if (self.order is None) != (self.values is None):
             raise ValueError(f"group {self.name}: of order and values one is missing")
         if len(self.order or ()) != len(self.values or ()):
@@ -223,8 +227,16 @@ class GroupPart(Part):
         return self
 
 
+class BlockPart(Part):
+    """A residual block that is removed whole: the `module` that adds it, the groups and parameters that go with it."""
+
+    module: str
+    groups: Annotated[tuple[str, ...], Field(min_length=1)]
+    parameters: Annotated[tuple[str, ...], Field(min_length=1)]
+
+
 class LayerPart(Part):
-    """One module: widths before and after, FLOPs before and after."""
+    """One module: widths before and after, FLOPs before and after; no width where its block is removed."""
 
     name: str
     kept_in: Count
@@ -299,7 +311,7 @@ class CandidatePart(Part):
     predicted_loss: float | None
     repaired_loss: float
     trained_loss: float | None
-    widths: tuple[Positive, ...]
+    widths: tuple[Count, ...]
 
     @property
     def outcome(self) -> float:
@@ -317,7 +329,7 @@ class RoundPart(Part):
     predicted_loss: float
     repaired_loss: float
     accepted: bool
-    widths: tuple[Positive, ...]
+    widths: tuple[Count, ...]
 
 
 class SearchPart(Part):

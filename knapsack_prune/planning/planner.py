@@ -112,7 +112,9 @@ def plan_from_values(
         given: fields of `AllocationSettings` by name, instead of the settings' own.
     """
     settings = AllocationSettings.of(settings, **given)
-    tables = additive_tables(graph, values) if isinstance(values, Scores) else values
+    tables = values
+    if isinstance(tables, Scores):
+        tables = additive_tables(graph, tables, block_removal=settings.allow_block_removal)
     resources = graph_resources(graph, limits) if resources is None else resources
     problem = plan_problem(graph, tables, limits, settings, resources=resources, levels=levels, name=name)
     try:

@@ -21,6 +21,7 @@ from knapsack_prune.tracing import (
     rules_movement,
     rules_reduction,
 )
+from knapsack_prune.tracing.branches import residual_branches
 from knapsack_prune.tracing.context import Context, Parameter, Rule, Value
 from knapsack_prune.tracing.ids import Ids
 from knapsack_prune.tracing.ledger import Ledger
@@ -81,9 +82,11 @@ def propagate(program: ExportedProgram, aliases: Mapping[str, str] | None = None
             ledger=ledger,
             element_ids=element_ids,
         )
+        ledger.node = node.name
         values[node] = _apply(context)
         _record_written(context, values[node])
     ledger.stages.extend(_stages(program, values))
+    ledger.branches = residual_branches(program)
     return ledger
 
 
