@@ -9,10 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from knapsack_prune.graph.module_program import RewrittenModule
 
 IntArray = npt.NDArray[np.int64]
 
@@ -242,6 +245,7 @@ class ChannelGraph:
         reductions: operators that normalise across channels: there the slim network is not the masked parent,
             since means and variances run over the kept channels only.
         sized: modules with an operator whose integer arguments count removable channels.
+        rewritten: modules that run a program instead of their own code, which cannot follow other widths.
         stages: the features in which stages end (see `tracing.stages`), in execution order.
         keep: the globs of layers that were pinned.
     """
@@ -259,6 +263,7 @@ class ChannelGraph:
     full_width: tuple[ModuleChannels, ...] = ()
     reductions: tuple[CrossChannelReduction, ...] = ()
     sized: tuple[str, ...] = ()
+    rewritten: tuple[RewrittenModule, ...] = ()
     stages: tuple[ModuleChannels, ...] = ()
     keep: tuple[str, ...] = ()
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from knapsack_prune.errors import RequestError
 from knapsack_prune.graph.channel_graph import ChannelGraph, CrossChannelReduction, IntArray, Role
+from knapsack_prune.graph.module_program import ModuleProgram
 
 Axis = tuple[str, int]
 """Name of a parameter or buffer, and one of its dimensions."""
@@ -62,6 +63,7 @@ class Selection:
         full_width: modules that run at the parent's width, with the channels that stay around them.
         stages: the features in which stages end.
         reductions: operators that reduce over channels of which some go.
+        rewritten: programs of modules whose own code cannot follow.
     """
 
     removed: tuple[RemovedIndices, ...]
@@ -69,6 +71,7 @@ class Selection:
     full_width: tuple[KeptChannels, ...] = ()
     stages: tuple[KeptChannels, ...] = ()
     reductions: tuple[CrossChannelReduction, ...] = ()
+    rewritten: tuple[ModuleProgram, ...] = ()
 
     def removed_indices(self, *roles: Role) -> dict[Axis, IntArray]:
         """Per parameter axis that loses something (in one of `roles`, if any are given): what goes, sorted."""
@@ -143,4 +146,5 @@ def select(graph: ChannelGraph, kept: Sequence[IntArray]) -> Selection:
         full_width=full_width,
         stages=stages,
         reductions=tuple(part for part in graph.reductions if pruned.intersection(part.groups)),
+        rewritten=tuple(part.at(keep) for part in graph.rewritten),
     )

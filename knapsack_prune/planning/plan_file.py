@@ -24,6 +24,7 @@ from knapsack_prune.planning.plan_parts import (
     MixingPart,
     ModelPart,
     Part,
+    RewrittenPart,
     SearchPart,
     SolverPart,
     StagePart,
@@ -39,7 +40,7 @@ OMITTED = (
 )
 """Keys of `importance`, budgets, groups and slices that are written only where they have a value."""
 
-RARE = ("keep", "ties", "search")
+RARE = ("keep", "ties", "search", "rewritten")
 """Keys of the plan that are written only where there is something to say."""
 
 
@@ -58,6 +59,7 @@ class Plan(Part):
     full_width: tuple[FullWidthPart, ...] = ()
     mixing: tuple[MixingPart, ...] = ()
     stages: tuple[StagePart, ...] = ()
+    rewritten: tuple[RewrittenPart, ...] = ()
     keep: tuple[str, ...] = ()
     ties: tuple[tuple[str, ...], ...] = ()
     search: SearchPart | None = None
@@ -103,12 +105,16 @@ class Plan(Part):
             full_width=tuple(KeptChannels(**part.model_dump()) for part in self.full_width),
             stages=tuple(KeptChannels(part.module, part.dim, part.of, part.kept) for part in self.stages),
             reductions=tuple(CrossChannelReduction(part.module, part.operator, ()) for part in self.mixing),
+            rewritten=tuple(part.program() for part in self.rewritten),
         )
 
     def to_json(self) -> str:
         """The plan as JSON text: the same plan gives the same bytes."""
         data = self.model_dump(mode="json", exclude={key for key in RARE if not getattr(self, key)})
         slices = (part for group in data["groups"] for part in group["slices"])
+        for node in (node for part in data.get("rewritten", ()) for node in part["nodes"]):
+            for key in [key for key in ("args", "kwargs") if not node[key]]:
+                del node[key]
         for part in (data["importance"], *data["budgets"], *data["groups"], *slices):
             for key in [key for key in OMITTED if part.get(key, 0) is None]:
                 del part[key]

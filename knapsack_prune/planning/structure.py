@@ -26,6 +26,7 @@ from knapsack_prune.planning.plan_parts import (
     LayerPart,
     MixingPart,
     Part,
+    RewrittenPart,
     SlicePart,
     StagePart,
 )
@@ -69,6 +70,7 @@ def structure(
             StagePart(module=part.module, dim=part.dim, of=part.size, kept=part.kept)
             for part in selection.stages
         ),
+        "rewritten": tuple(map(RewrittenPart.of, selection.rewritten)),
     }
 
 
@@ -89,7 +91,7 @@ def check_structure(model: nn.Module, plan: Plan) -> ChannelGraph:
     check_fingerprint(model, plan)
     reference = next(model.parameters())
     example = torch.zeros(1, *plan.model.input_shape, device=reference.device, dtype=reference.dtype)
-    graph = trace(model, example, keep=plan.keep)
+    graph = trace(model, example, keep=plan.keep, rewrite=[part.module for part in plan.rewritten])
     own = structure(graph, kept_units(graph, plan))
     for key, parts in own.items():
         exclude = CHOSEN if key == "groups" else None

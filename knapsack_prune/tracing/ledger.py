@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -94,6 +95,7 @@ class Ledger:
         full_width: modules to be run at the parent's width: name, dimension, channel ids.
         reductions: operators that reduce over channels: module, operator, channel ids.
         stages: the features in which stages end, with their channel ids.
+        values: what every node of the graph gives, by its name.
     """
 
     next_id: int = NONE + 1
@@ -111,6 +113,7 @@ class Ledger:
     full_width: list[tuple[str, int, IntArray]] = field(default_factory=list)
     reductions: list[tuple[str, str, IntArray]] = field(default_factory=list)
     stages: list[tuple[CutPoint, IntArray]] = field(default_factory=list)
+    values: dict[str, Any] = field(default_factory=dict)
 
     def fresh(self, count: int) -> Tensor:
         """Shape (count,): new ids."""

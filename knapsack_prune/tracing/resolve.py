@@ -30,7 +30,7 @@ from knapsack_prune.tracing.ledger import Cost, Ledger, ParameterAxis
 
 def resolve(
     ledger: Ledger, model: nn.Module, input_shape: tuple[int, ...], pinned: dict[str, str]
-) -> ChannelGraph:
+) -> tuple[ChannelGraph, Membership]:
     """Decide groups, units and costs, once all constraints are recorded.
 
     Args:
@@ -38,6 +38,9 @@ def resolve(
         model: the traced network, for shapes of parameters and attributes of modules.
         input_shape: shape of the example without the batch dimension.
         pinned: layers whose output channels stay, with the reason.
+
+    Returns:
+        The graph; and which group and unit each id belongs to.
     """
     for record in ledger.layers:
         if record.name in pinned:
@@ -47,7 +50,7 @@ def resolve(
     member, groups = group_units(ledger, classes, frozen, axes)
     flops = tuple(_terms(ledger.costs, member))
     attributes, sized = size_attributes(ledger, model, member.owner)
-    return ChannelGraph(
+    graph = ChannelGraph(
         fingerprint=fingerprint(model),
         input_shape=input_shape,
         groups=groups,
@@ -72,6 +75,7 @@ def resolve(
             ModuleChannels(stage.module, stage.dim, member.owner(ids)) for stage, ids in ledger.stages
         ),
     )
+    return graph, member
 
 
 def _reductions(ledger: Ledger, member: Membership) -> tuple[CrossChannelReduction, ...]:
