@@ -9,8 +9,8 @@ from knapsack_prune.planning.plan_file import Plan
 from knapsack_prune.planning.plan_parts import GroupPart
 
 Stop = Literal["whole", "removed", "limit", "price", "room", "unknown"]
-"""Why a group keeps no more: it keeps all; its block is removed; nothing wider is allowed; the next width is worth less than its price at the
-budgets' multipliers; it is worth it and does not fit any more; or the plan does not say."""
+"""Why a group keeps no more: it keeps all; its block is removed; nothing wider is allowed; the next width is worth less
+than its price at the budgets' multipliers; it is worth it and does not fit any more; or the plan does not say."""
 
 
 @dataclass(frozen=True)
