@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 import numpy as np
@@ -26,6 +27,7 @@ class ModelPart(Part):
     """The parent: name and weights as given, `fingerprint` of the architecture.
 
     `input_shape` is that of the first tensor without the batch; where that does not say everything, `inputs` does.
+    `submodule` is the part that was planned, if not the whole network: input and FLOPs are its own.
     """
 
     name: str
@@ -33,6 +35,7 @@ class ModelPart(Part):
     input_shape: tuple[Positive, ...]
     fingerprint: Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
     inputs: InputsPart | None = None
+    submodule: str | None = None
 
     @model_validator(mode="after")
     def _size(self) -> Self:
@@ -45,7 +48,8 @@ class ModelPart(Part):
         """What the network is called with, made anew; errors as of `input_parts.rebuilt`."""
         from knapsack_prune.networks.example import Example
 
-        return Example.zeros(self.input_shape) if self.inputs is None else rebuilt(self.inputs)
+        example = Example.zeros(self.input_shape) if self.inputs is None else rebuilt(self.inputs)
+        return replace(example, submodule=self.submodule or "")
 
 
 class ImportancePart(Part):

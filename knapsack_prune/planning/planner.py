@@ -147,6 +147,7 @@ def _model_part(graph: ChannelGraph, name: str, weights: str | None) -> ModelPar
         input_shape=example.input_shape,
         fingerprint=graph.fingerprint,
         inputs=described(example),
+        submodule=example.submodule or None,
     )
 
 
