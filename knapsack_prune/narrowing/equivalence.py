@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import importlib.util
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from knapsack_prune.graph.selection import Selection
 from knapsack_prune.narrowing.masking import masked
+from knapsack_prune.networks.example import Example
 from knapsack_prune.networks.modes import evaluating
 
 TOLERANCE = 1e-4
@@ -48,12 +48,10 @@ def check_equivalence(
     model: nn.Module,
     small: nn.Module,
     selection: Selection,
-    input_shape: Sequence[int],
+    example: Example,
     flops: int,
-    *,
-    seed: int = 0,
 ) -> EquivalenceReport:
-    """Compare a slim network with its masked parent on random input, and its FLOPs with the plan's.
+    """Compare a slim network with its masked parent on an example, and its FLOPs with the plan's.
 
     Masked: each pruned unit's input-side slices are zero in every consumer. A layer normalisation over pruned
     channels is imitated: its statistics run over the kept channels only. Other such normalisations (a mean over
@@ -65,9 +63,8 @@ def check_equivalence(
         model: the parent; left as it was.
         small: what the selection makes of it.
         selection: what stays.
-        input_shape: shape of one input, without the batch dimension.
+        example: what both are called with; tensors of zeros are filled with random numbers.
         flops: what the slim network should cost.
-        seed: of the random input.
 
     Raises:
         EquivalenceError: outputs or FLOPs differ.
@@ -76,7 +73,7 @@ def check_equivalence(
     if importlib.util.find_spec("fvcore") is not None:
         from knapsack_prune.costs.counting import count_flops
 
-        counted = count_flops(small, input_shape)
+        counted = count_flops(small, example)
         if counted != flops:
             raise EquivalenceError(
                 f"fvcore counts {counted:,} FLOPs in the slim network, the plan says {flops:,}"
@@ -84,11 +81,11 @@ def check_equivalence(
     others = tuple(
         f"{part.operator} in {part.module}" for part in selection.reductions if part.operator not in IMITATED
     )
-    return EquivalenceReport(output_difference(model, small, selection, input_shape, seed), others, counted)
+    return EquivalenceReport(output_difference(model, small, selection, example), others, counted)
 
 
 def output_difference(
-    model: nn.Module, small: nn.Module, selection: Selection, input_shape: Sequence[int], seed: int = 0
+    model: nn.Module, small: nn.Module, selection: Selection, example: Example
 ) -> float | None:
     """The largest difference of a slim network's outputs from its masked parent's, relative to the largest output.
 
@@ -98,7 +95,7 @@ def output_difference(
     Raises:
         EquivalenceError: it is above the tolerance, or shapes differ.
     """
-    example = torch.randn((2, *input_shape), generator=torch.Generator().manual_seed(seed))
+    example = example.informative()
     ours = _outputs(small, example)
     if any(part.operator not in IMITATED for part in selection.reductions):
         return None
@@ -115,13 +112,12 @@ def output_difference(
     return difference
 
 
-def _outputs(model: nn.Module, example: Tensor) -> list[Tensor]:
-    reference = next(model.parameters())
+def _outputs(model: nn.Module, example: Example) -> list[Tensor]:
     with evaluating(model, fused_attention=False), torch.no_grad():
-        return _tensors(model(example.to(device=reference.device, dtype=reference.dtype)))
+        return _tensors(example.like(model).run(model))
 
 
-def _difference(model: nn.Module, slim: list[Tensor], selection: Selection, example: Tensor) -> float:
+def _difference(model: nn.Module, slim: list[Tensor], selection: Selection, example: Example) -> float:
     with masked(model, selection):
         parent = _outputs(model, example)
     difference = 0.0

@@ -11,10 +11,12 @@ from pydantic import Field, ValidationError, model_validator
 
 from knapsack_prune.errors import RequestError
 from knapsack_prune.files import parse_json, read_text, write_text
-from knapsack_prune.graph.channel_graph import CrossChannelReduction
+from knapsack_prune.graph.channel_graph import CrossChannelReduction, ResidualBlock
 from knapsack_prune.graph.selection import DependentAttribute, KeptChannels, RemovedIndices, Selection
+from knapsack_prune.planning.input_parts import Part
 from knapsack_prune.planning.plan_parts import (
     AttributePart,
+    BlockPart,
     BudgetPart,
     FrozenPart,
     FullWidthPart,
@@ -23,7 +25,6 @@ from knapsack_prune.planning.plan_parts import (
     LayerPart,
     MixingPart,
     ModelPart,
-    Part,
     RewrittenPart,
     SearchPart,
     SolverPart,
@@ -34,13 +35,13 @@ SCHEMA_VERSION = 1
 
 OMITTED = (
     *("round", "loss", "predicted_loss", "images", "options"),
-    *("binds", "worth_of_percent", "note", "conditions"),
-    *("levels", "order", "values"),
+    *("binds", "worth_of_percent", "multiplier", "note", "conditions"),
+    *("levels", "order", "values", "none", "next"),
     *("offset", "step", "block", "indices"),
 )
 """Keys of `importance`, budgets, groups and slices that are written only where they have a value."""
 
-RARE = ("keep", "ties", "search", "rewritten")
+RARE = ("rewritten", "blocks", "keep", "ties", "search")
 """Keys of the plan that are written only where there is something to say."""
 
 
@@ -60,6 +61,7 @@ class Plan(Part):
     mixing: tuple[MixingPart, ...] = ()
     stages: tuple[StagePart, ...] = ()
     rewritten: tuple[RewrittenPart, ...] = ()
+    blocks: tuple[BlockPart, ...] = ()
     keep: tuple[str, ...] = ()
     ties: tuple[tuple[str, ...], ...] = ()
     search: SearchPart | None = None
@@ -79,6 +81,12 @@ class Plan(Part):
             raise ValueError("two groups have the same name")
         if unknown := {name for tied in self.ties for name in tied} - set(names):
             raise ValueError(f"ties: there is no group {min(unknown)}")
+        gone = {name for block in self.blocks for name in block.groups}
+        empty = {group.name for group in self.groups if not group.kept}
+        if gone != empty:
+            raise ValueError(
+                f"group {min(gone ^ empty)}: a group keeps no unit exactly where `blocks` removes its residual block"
+            )
         return self
 
     def budget(self, resource: str) -> BudgetPart | None:
@@ -106,6 +114,7 @@ class Plan(Part):
             stages=tuple(KeptChannels(part.module, part.dim, part.of, part.kept) for part in self.stages),
             reductions=tuple(CrossChannelReduction(part.module, part.operator, ()) for part in self.mixing),
             rewritten=tuple(part.program() for part in self.rewritten),
+            blocks=tuple(ResidualBlock(part.module, (), part.parameters) for part in self.blocks),
         )
 
     def to_json(self) -> str:
@@ -115,6 +124,9 @@ class Plan(Part):
         for node in (node for part in data.get("rewritten", ()) for node in part["nodes"]):
             for key in [key for key in ("args", "kwargs") if not node[key]]:
                 del node[key]
+        for key in ("inputs", "submodule"):
+            if data["model"][key] is None:
+                del data["model"][key]
         for part in (data["importance"], *data["budgets"], *data["groups"], *slices):
             for key in [key for key in OMITTED if part.get(key, 0) is None]:
                 del part[key]

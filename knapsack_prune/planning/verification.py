@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from knapsack_prune.costs.counting import count_activations, count_params
@@ -23,6 +22,7 @@ from knapsack_prune.planning.pricing import price_network
 from knapsack_prune.planning.structure import check_structure
 from knapsack_prune.planning.value_claims import (
     check_importance,
+    check_next_widths,
     check_proof,
     check_values,
     made_again,
@@ -52,7 +52,11 @@ LABELS = ("model.name", "model.weights", "importance.seed")
 SOLVER_LABELS = ("solver.name", "solver.version", "solver.seconds", "solver.seed")
 REQUEST = ("budgets.*.limit", "groups.*.round_to", "groups.*.levels", "ties")
 """What was asked for: the proof is about that, and nothing tells whether it is what the user meant."""
-PROOF = ("solver.status", "solver.bound", "solver.gap", "budgets.*.binds", "budgets.*.worth_of_percent")
+PROOF = (
+    *("solver.status", "solver.bound", "solver.gap"),
+    *("budgets.*.binds", "budgets.*.worth_of_percent", "budgets.*.multiplier"),
+)
+NEXT = "groups.*.next"
 VALUES = (
     *("importance.criterion", "importance.samples", "importance.normalize", "importance.round"),
     *("importance.loss", "importance.images", "importance.options"),
@@ -116,6 +120,10 @@ def verify(
             checks.append(Check("importance", f"not recomputed: {why}"))
             trusted += [*VALUES, *(SUMMED if recorded is None else RECORDED)]
         missing_why = unsolvable(subject, tables, resources)
+        if tables is None or missing_why is not None:
+            trusted.append(NEXT)
+        else:
+            check_next_widths(subject, tables, resources, exact=why is None)
         if quick or tables is None or missing_why is not None:
             checks.append(
                 Check("proof", f"not solved again: {missing_why or 'it was not asked for (`quick`)'}")
@@ -184,7 +192,7 @@ def _check_slim_network(subject: Subject) -> list[Check]:
     """The slim network computes what the masked parent does, and costs what the plan says."""
     plan, selection = subject.plan, subject.plan.selection()
     small = narrow_copy(subject.model, selection)
-    report = check_equivalence(subject.model, small, selection, plan.model.input_shape, plan.planned_flops)
+    report = check_equivalence(subject.model, small, selection, plan.model.example(), plan.planned_flops)
     params = plan.budget("params")
     if params is not None and count_params(small) != params.planned:
         raise BrokenPlanError(
@@ -207,14 +215,12 @@ def _recounts(plan: Plan, small: nn.Module) -> list[Check]:
     checks = []
     written, memory = plan.budget("activations"), plan.budget("peak_memory")
     if written is not None:
-        counted = count_activations(small, plan.model.input_shape)
+        counted = count_activations(small, plan.model.example())
         if counted != written.planned:
             raise BrokenPlanError(f"the slim network writes {counted:,} activations, not {written.planned:,}")
         checks.append(Check("activations recounted", f"{counted:,}, as planned"))
     if memory is not None:
-        reference = next(small.parameters())
-        example = torch.zeros(1, *plan.model.input_shape, device=reference.device, dtype=reference.dtype)
-        peak = live_tensors(small, example).peak
+        peak = live_tensors(small, plan.model.example()).peak
         if peak > memory.planned:
             raise BrokenPlanError(
                 f"the slim network holds {peak:,} bytes at once, more than {memory.planned:,}"

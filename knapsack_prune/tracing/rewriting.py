@@ -29,6 +29,7 @@ from knapsack_prune.graph.module_program import (
     ProgramSize,
     RewrittenModule,
 )
+from knapsack_prune.networks.example import Example
 from knapsack_prune.networks.modes import evaluating
 from knapsack_prune.tracing.attributes import one_unit
 from knapsack_prune.tracing.context import short_name
@@ -62,7 +63,7 @@ class ModuleCalls:
     counting: tuple[int, ...] = ()
 
 
-def observe_calls(model: nn.Module, example: Tensor) -> tuple[dict[str, ModuleCalls], int]:
+def observe_calls(model: nn.Module, example: Example) -> tuple[dict[str, ModuleCalls], int]:
     """Run a network on twice the batch, and note how each module is called.
 
     Returns:
@@ -70,7 +71,7 @@ def observe_calls(model: nn.Module, example: Tensor) -> tuple[dict[str, ModuleCa
     """
     calls = _run_and_note(model, example)
     try:
-        larger = _run_and_note(model, torch.cat([example, example]))
+        larger = _run_and_note(model, example.batched(2 * example.batch))
     except Exception:
         return calls, 1
     for name, call in larger.items():
@@ -79,13 +80,13 @@ def observe_calls(model: nn.Module, example: Tensor) -> tuple[dict[str, ModuleCa
         ]
         after = [leaf for leaf in tree_leaves((call.args, call.kwargs)) if isinstance(leaf, Tensor)]
         call.counting = tuple(
-            one.shape[0] // len(example) if one.dim() and two.shape[0] == 2 * one.shape[0] else 0
+            one.shape[0] // example.batch if one.dim() and two.shape[0] == 2 * one.shape[0] else 0
             for one, two in zip(before, after, strict=True)
         )
     return larger, 2
 
 
-def _run_and_note(model: nn.Module, example: Tensor) -> dict[str, ModuleCalls]:
+def _run_and_note(model: nn.Module, example: Example) -> dict[str, ModuleCalls]:
     calls: dict[str, ModuleCalls] = {}
 
     def note(name: str) -> Callable[..., None]:
@@ -105,7 +106,7 @@ def _run_and_note(model: nn.Module, example: Tensor) -> dict[str, ModuleCalls]:
     ]
     try:
         with evaluating(model), torch.no_grad():
-            model(example)
+            example.run(model)
     finally:
         for handle in handles:
             handle.remove()

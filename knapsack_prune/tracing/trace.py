@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.export import ExportedProgram
 
 from knapsack_prune.errors import RequestError
 from knapsack_prune.graph.channel_graph import ChannelGraph
+from knapsack_prune.networks.example import Example, check_example
 from knapsack_prune.networks.modes import evaluating
 from knapsack_prune.tracing.context import Value
 from knapsack_prune.tracing.grouping import Membership
@@ -28,29 +29,29 @@ class ExportedNetwork:
 
     Attributes:
         model: the network.
-        example: what it was exported with.
+        example: what it is called with.
         program: its graph.
         ledger: ties, costs and parameter axes.
         keep: globs over layer names; the output channels of matching layers stay.
     """
 
     model: nn.Module
-    example: Tensor
+    example: Example
     program: ExportedProgram
     ledger: Ledger
     keep: tuple[str, ...]
 
     @staticmethod
-    def of(model: nn.Module, example: Tensor, keep: Sequence[str] = ()) -> ExportedNetwork:
+    def of(model: nn.Module, example: Example, keep: Sequence[str] = ()) -> ExportedNetwork:
         """Export a network; arguments and errors as of `trial.trace`."""
         with evaluating(model):
             program = _export(model, example)
-        return ExportedNetwork(model, example, program, propagate(program), tuple(keep))
+        return ExportedNetwork(model, example, program, propagate(program, _aliases(model)), tuple(keep))
 
     def resolved(self) -> tuple[ChannelGraph, Membership]:
         """The groups under all ties and freezes so far, and which group and unit each id belongs to."""
         pinned = _pinned(self.ledger, self.keep)
-        graph, member = resolve(self.ledger, self.model, tuple(self.example.shape[1:]), pinned)
+        graph, member = resolve(self.ledger, self.model, self.example, pinned)
         return replace(graph, keep=self.keep), member
 
     def freeze_counted(self, module: str, reason: str) -> None:
@@ -73,14 +74,26 @@ class ExportedNetwork:
                 self.ledger.freeze(ids.data, reason)
 
 
-def _export(model: nn.Module, example: Tensor) -> ExportedProgram:
+def _aliases(model: nn.Module) -> dict[str, str]:
+    """Further names of parameters and buffers, each with the first name of the same tensor."""
+    aliases: dict[str, str] = {}
+    for every in (model.named_parameters, model.named_buffers):
+        first = {id(tensor): name for name, tensor in every()}
+        for name, tensor in every(remove_duplicate=False):
+            if first[id(tensor)] != name:
+                aliases[name] = first[id(tensor)]
+    return aliases
+
+
+def _export(model: nn.Module, example: Example) -> ExportedProgram:
     try:
-        return export_network(model, (example,))
+        return export_network(example.exported(model), example.args, example.kwargs)
     except Exception as error:
+        check_example(model, example)
         first = str(error).strip().split("\n")[0]
         raise RequestError(
-            f"cannot trace the network with an input of shape {tuple(example.shape)}: {first}. The network must "
-            f"accept this shape and be exportable by torch.export; give the right `input_shape`"
+            f"cannot trace the network with an input of {example.describe()}: {first}. The network runs on it, and "
+            f"must also be one that torch.export takes"
         ) from error
 
 

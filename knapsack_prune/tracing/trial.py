@@ -11,17 +11,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from knapsack_prune.errors import RequestError
 from knapsack_prune.graph.channel_graph import ChannelGraph
-from knapsack_prune.graph.module_program import RewrittenModule
+from knapsack_prune.graph.module_program import ModuleProgram, RewrittenModule
 from knapsack_prune.graph.selection import Selection, select
 from knapsack_prune.narrowing.copying import narrow_copy
 from knapsack_prune.narrowing.equivalence import EquivalenceError, output_difference
+from knapsack_prune.narrowing.shortcuts import removable
+from knapsack_prune.networks.example import Example
 from knapsack_prune.networks.modes import evaluating
 from knapsack_prune.tracing.rewriting import NotRewritableError, Rewriter, observe_calls
 from knapsack_prune.tracing.trace import ExportedNetwork
@@ -42,28 +45,51 @@ class TrialFailure:
 
 
 def trace(
-    model: nn.Module, example: Tensor, *, keep: Sequence[str] = (), rewrite: Sequence[str] = ()
+    model: nn.Module,
+    example: Any,
+    *,
+    keep: Sequence[str] = (),
+    submodule: str = "",
+    rewrite: Sequence[str] = (),
 ) -> ChannelGraph:
     """Find the groups of interchangeable units of a network, and the exact cost of keeping them.
 
     Args:
         model: the parent; it is traced in evaluation mode and left as it was.
-        example: an input batch of size 1, shape (1, channels, height, width) or what the network takes.
+        example: what the network is called with: a tensor, a tuple of arguments, a mapping of keyword arguments, or an
+            `Example`.
         keep: globs over layer names; the output channels of matching layers stay.
+        submodule: the part to trace instead of the whole; called as the network calls it on the example.
         rewrite: modules that are known not to follow other widths: their code is replaced without trying it.
 
     Raises:
         RequestError: the network refuses the example, torch.export refuses the network, a glob of `keep`
             matches no layer, or no narrower copy computes what it should.
     """
-    network = ExportedNetwork.of(model, example, keep)
+    network = ExportedNetwork.of(model, Example.of(example).within(model, submodule).like(model), keep)
     graph, _ = network.resolved()
-    if not graph.sized and not rewrite:
-        return graph
-    return _Trial(network, graph, rewrite).settled()
+    if graph.sized or rewrite:
+        graph = _Trial(network, graph, rewrite).settled()
+    return replace(
+        graph,
+        blocks=tuple(
+            block
+            for block in graph.blocks
+            if not any(_inlines(part.program, block.module) for part in graph.rewritten)
+            and removable(model, block)
+        ),
+    )
 
 
-def trial_run(model: nn.Module, example: Tensor, selection: Selection) -> TrialFailure | None:
+def _inlines(program: ModuleProgram, module: str) -> bool:
+    """Whether a program runs a module's own operators."""
+    prefix = f"{program.module}." if program.module else ""
+    within = module == program.module or module.startswith(prefix)
+    called = [f"{prefix}{node.target}" for node in program.nodes if node.kind == "module"]
+    return within and not any(module == name or module.startswith(f"{name}.") for name in called)
+
+
+def trial_run(model: nn.Module, example: Example, selection: Selection) -> TrialFailure | None:
     """Run a narrower copy; None if it runs.
 
     Without values, on the meta device, where the network itself can run there; with values where it cannot.
@@ -113,7 +139,7 @@ class _Trial:
         if failure is not None:
             return failure
         try:
-            output_difference(model, narrow_copy(model, selection), selection, tuple(example.shape[1:]))
+            output_difference(model, narrow_copy(model, selection), selection, example)
         except EquivalenceError as error:
             return TrialFailure((), str(error))
         return None
@@ -159,7 +185,7 @@ class _Trial:
                 member.owner,
                 calls,
                 times,
-                len(network.example),
+                network.example.batch,
             )
         return self.rewriter
 
@@ -180,12 +206,12 @@ class _Trial:
         self.rewritten.pop(module, None)
 
 
-def _run(model: nn.Module, example: Tensor, selection: Selection, *, empty: bool) -> TrialFailure | None:
+def _run(model: nn.Module, example: Example, selection: Selection, *, empty: bool) -> TrialFailure | None:
     small = narrow_copy(model, selection, empty=empty)
     running: list[str] = []
     try:
         with evaluating(small, fused_attention=False), torch.no_grad(), _watched(small, running):
-            small(torch.empty_like(example, device="meta") if empty else example)
+            (example.map(lambda leaf: leaf.to("meta")) if empty else example).run(small)
     except Exception as error:
         return TrialFailure(tuple(running), (str(error).strip() or type(error).__name__).split("\n")[0][:120])
     return None
