@@ -10,47 +10,114 @@ import json
 import math
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from knapsack_prune.errors import RequestError
+
+STANDARD_OUTPUT = Path("-")
+"""What `-` as an output means."""
+
+STREAMS = (Path("/dev"), Path("/proc"))
+"""Where names stand for streams, which are written to: /dev/stdout is no file to be replaced."""
+
+OTHER_LIBRARIES = ("No space left", "os error", "PytorchStreamWriter", "inline_container", "iostream error")
+"""What errors of torch and safetensors say where the disk was the reason."""
 
 
 def write_atomically(path: Path, fill: Callable[[Path], object]) -> None:
     """Let `fill` write a file beside `path`, then put it in place: a reader sees the old content or the new one.
 
+    A symbolic link stays, and what it points to is replaced. Pipes, devices and `-` (standard output) are written to.
+
     Raises:
         RequestError: the disk refuses.
     """
-    waiting = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    if is_stream(path):
+        _write_stream(path, fill)
+        return
+    target = Path(os.path.realpath(path))
+    waiting = target.with_name(f".{target.name}.{os.getpid()}.partial")
     with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
         try:
             fill(waiting)
-            with waiting.open("rb+") as file:
-                os.fsync(file.fileno())
-            waiting.replace(path)
+            sync(waiting)
+            waiting.replace(target)
+            sync(target.parent)
         finally:
-            waiting.unlink(missing_ok=True)
+            with suppress(OSError):
+                waiting.unlink(missing_ok=True)
+
+
+def is_stream(path: Path) -> bool:
+    """Whether an output is no file that could be replaced: standard output, a pipe, a device."""
+    if path == STANDARD_OUTPUT:
+        return True
+    place, links = path.absolute(), 0
+    while place.is_symlink() and links < 40:  # one by one: a link to /dev/stdout may lead on to a file
+        if place.parent in STREAMS or place.is_relative_to(STREAMS[1]):
+            return True
+        place, links = place.parent / place.readlink(), links + 1
+    return place.exists() and not place.is_file() and not place.is_dir()
+
+
+def _write_stream(path: Path, fill: Callable[[Path], object]) -> None:
+    with TemporaryDirectory() as folder, disk_errors(path):
+        waiting = Path(folder) / "output"
+        fill(waiting)
+        content = waiting.read_bytes()
+        if path == STANDARD_OUTPUT:
+            sys.stdout.flush()
+            sys.stdout.buffer.write(content)
+            sys.stdout.flush()
+        else:
+            with os.fdopen(os.open(path, os.O_WRONLY | os.O_APPEND), "wb") as stream:
+                stream.write(content)
+
+
+def sync(path: Path) -> None:
+    """Have a file's content, or a directory's entries, on the disk before this returns."""
+    place = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(place)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some file systems cannot
+            raise
+    finally:
+        os.close(place)
 
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turn what the disk says while writing `path` into a `RequestError`."""
+    """Turn what the disk says while writing `path`, through whichever library, into a `RequestError`."""
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            existing = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
-            raise RequestError(
-                f"cannot write {path}: no space left on the disk ({shutil.disk_usage(existing).free / 2**20:.0f} MiB "
-                "free). What was complete is kept: free some space, then continue with `resume`"
-            ) from error
-        raise RequestError(
-            f"cannot write {path}: {error.strerror or error}; choose another place with `output`"
-        ) from error
+        if error.errno == errno.EPIPE and path == STANDARD_OUTPUT:
+            raise  # who reads has seen enough
+        reason = error.strerror or str(error)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise _full(path, reason) from error
+        raise RequestError(f"cannot write {path}: {reason}; choose another place with `output`") from error
+    except Exception as error:
+        # safetensors and torch have exceptions of their own for a disk that is full.
+        if not any(mark in str(error) for mark in OTHER_LIBRARIES):
+            raise
+        raise _full(path, str(error).strip().splitlines()[0]) from error
+
+
+def _full(path: Path, reason: str) -> RequestError:
+    existing = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
+    free = shutil.disk_usage(existing).free / 2**20
+    return RequestError(
+        f"cannot write {path}: {reason} ({free:.0f} MiB free). What was complete is kept: make room, or choose another "
+        "place with `output`, and give the same command again"
+    )
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -64,8 +131,14 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file atomically; errors as in `write_atomically`."""
-    write_text(path, json.dumps(content, indent=2) + "\n")
+    """Write a JSON file atomically; errors as in `write_atomically`, and where a number is not finite."""
+    try:
+        text = json.dumps(content, indent=2, allow_nan=False)
+    except ValueError as error:
+        raise RequestError(
+            f"cannot write {path}: a result is NaN or infinity, which must be finite"
+        ) from error
+    write_text(path, text + "\n")
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

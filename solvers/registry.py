@@ -23,6 +23,7 @@ _FUNCTIONS = {
     "uniform": "heuristics.uniform:run",
     "brute_force": "backends.brute_force:run",
 }
+INTERRUPTED = "interrupted: this is the best choice and bound until then"
 SOLVERS: tuple[str, ...] = tuple(_FUNCTIONS)
 _WITHOUT_START = ("cp_sat", "highs", "scip", "brute_force")  # baselines, run as they are
 
@@ -74,7 +75,7 @@ def solve(
         incumbent.note("the time limit ended the search")
         result = incumbent.result()
     except KeyboardInterrupt:
-        incumbent.note("interrupted: this is the best choice and bound until then")
+        incumbent.note(INTERRUPTED)
         result = incumbent.result()
     verify(instance, result)
     return result

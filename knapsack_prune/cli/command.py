@@ -32,8 +32,8 @@ PANELS = {
     "export": "Export",
     "latency": "Measuring",
 }
-NEGATIVES = {"channels_last": "--channels-first"}
-SHARED = {"seed", "repair_samples", "held_out_samples"}  # one flag for all sections
+NEGATIVES = {"channels_last": "--channels-first", "resume": "--no-resume"}
+SHARED = {"seed", "repair_samples", "held_out_samples", "force", "resume"}  # one flag for all sections
 
 ConfigFile = Annotated[
     Path | None,

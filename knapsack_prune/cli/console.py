@@ -6,6 +6,8 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from signal import SIGINT
 from typing import Annotated, Any
 
 from cyclopts import Parameter
@@ -21,6 +23,9 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from knapsack_prune.errors import Interrupted
+from knapsack_prune.settings.base import FORCE
+
 # Tables that are piped into a file or a pager have no terminal to fit: give them room instead of folding
 # names.
 PIPED_WIDTH = 140
@@ -32,6 +37,9 @@ def output() -> Console:
 
 
 AsJson = Annotated[bool, Parameter(name="--json", negative=(), help="Print the result as JSON.")]
+
+
+Force = Annotated[bool, Parameter(negative=(), help=FORCE)]
 
 
 def print_json(result: Any) -> None:
@@ -80,6 +88,19 @@ class _Left(TimeRemainingColumn):
     def render(self, task: Task) -> Text:
         """`0:01:23 left`."""
         return Text("") if task.total is None else Text.assemble(super().render(task), " left")
+
+
+@contextmanager
+def resumable(output: Path) -> Iterator[None]:
+    """Say, where the block is interrupted, that the same command goes on."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        if isinstance(error, Interrupted) and "continues" in str(error):
+            raise
+        number = error.signal if isinstance(error, Interrupted) else SIGINT
+        kept = f"what is done is kept in {output}: the same command continues there"
+        raise Interrupted(kept, number) from error
 
 
 @contextmanager

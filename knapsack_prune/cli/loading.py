@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -179,25 +178,6 @@ def set_threads(execution: DeviceSettings, network_name: str | None) -> None:
     threads = execution.cpu_threads(embedded=network_name in (None, DEFAULT_NETWORK))
     if threads:
         torch.set_num_threads(threads)
-
-
-def check_writable(path: Path, *, directory: bool = False) -> None:
-    """Refuse a place that cannot be written before the work is done, not after.
-
-    Raises:
-        RequestError: the path, or the first of its parents that exists, cannot be written.
-    """
-    if not directory and path.is_dir():
-        raise RequestError(f"cannot write {path}: it is a directory; give a file name with -o")
-    if directory and path.exists() and not path.is_dir():
-        raise RequestError(f"cannot write into {path}: it is a file; give a directory with -o")
-    existing = next(place for place in (path, *path.absolute().parents) if place.exists())
-    if existing != path and not existing.is_dir():
-        raise RequestError(
-            f"cannot write {path}: {existing} is not a directory; choose another place with -o"
-        )
-    if not os.access(existing, os.W_OK):
-        raise RequestError(f"cannot write {path}: no permission for {existing}; choose another place with -o")
 
 
 @contextmanager

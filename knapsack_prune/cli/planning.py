@@ -12,6 +12,7 @@ from knapsack_prune.cli.command import command
 from knapsack_prune.cli.console import AsJson, Steps, notes, output, print_json, steps
 from knapsack_prune.cli.reading import summary
 from knapsack_prune.errors import RequestError
+from knapsack_prune.files import STANDARD_OUTPUT
 from knapsack_prune.settings import (
     AllocationSettings,
     DataSettings,
@@ -48,16 +49,20 @@ def plan(
 
     Without --model, the trained digits network shipped with the package is planned.
     """
-    from knapsack_prune.cli.loading import check_writable, prepare, quiet_libraries
+    from knapsack_prune.cli.loading import prepare, quiet_libraries
     from knapsack_prune.cli.tables import show_plan
+    from knapsack_prune.outputs import check_output
     from knapsack_prune.planning.planner import plan_problem
     from knapsack_prune.planning.preparation import budget_limits, check_budgets
     from knapsack_prune.search.planner import find_plan
 
     check_budgets(plan.requested())
-    for path in (plan_output, export_instance):
-        if path is not None:
-            check_writable(path)
+    if plan_output == STANDARD_OUTPUT and as_json:
+        raise RequestError("`output` - and --json both write to standard output: leave one out")
+    if plan_output is not None:
+        check_output(plan_output, force=plan.force, same=lambda path: _same_request(path, plan, network))
+    if export_instance is not None:
+        check_output(export_instance, force=plan.force)
     with steps() as progress:
         prepared = prepare(network, plan, data, progress)
         resources = _price(prepared, plan.requested(), plan, progress)
@@ -84,7 +89,7 @@ def plan(
     if as_json:
         print_json(summary(made))
     else:
-        show_plan(output(), made)
+        show_plan(notes() if plan_output == STANDARD_OUTPUT else output(), made)
     written = [str(path) for path in (plan_output, export_instance) if path is not None]
     told = (
         f"Written: {', '.join(written)}."
@@ -110,13 +115,14 @@ def sweep(
 
     A budget that cannot be met is told in its row; the others are planned.
     """
-    from knapsack_prune.cli.loading import check_writable, prepare
+    from knapsack_prune.cli.loading import prepare
     from knapsack_prune.cli.tables import FrontPoint, front_csv, show_front
     from knapsack_prune.files import write_text
+    from knapsack_prune.outputs import check_output, locked, replaced
     from knapsack_prune.planning.preparation import budget_limits
 
     if directory is not None:
-        check_writable(directory, directory=True)
+        check_output(directory, directory=True, force=sweep.force)
     points: list[FrontPoint] = []
     with steps() as progress:
         prepared = prepare(network, sweep, data, progress)
@@ -130,8 +136,6 @@ def sweep(
             except RequestError as error:
                 points.append(FrontPoint(budget, limits["flops"], None, whole, str(error)))
                 continue
-            if directory is not None:
-                made.save(directory / f"plan-{budget:g}.json")
             points.append(FrontPoint(budget, limits["flops"], made, whole, ""))
     if all(point.plan is None for point in points):
         raise RequestError(f"none of the {len(points)} budgets can be met: {points[-1].refusal}")
@@ -146,8 +150,34 @@ def sweep(
     else:
         show_front(output(), points)
     if directory is not None:
-        write_text(directory / "front.csv", front_csv(points))
+        with locked(directory), replaced(directory) as waiting:
+            for point in points:
+                if point.plan is not None:
+                    point.plan.save(waiting / f"plan-{point.budget:g}.json")
+            write_text(waiting / "front.csv", front_csv(points))
         notes().print(f"Written: {directory}/front.csv and a plan per budget.", markup=False)
+
+
+def _same_request(path: Path, asked: PlanSettings, network: NetworkSettings) -> bool:
+    """Whether a file holds a plan that the same request made, so that nothing is lost where it is made again."""
+    from knapsack_prune.networks import DEFAULT_NETWORK
+    from knapsack_prune.planning.plan_file import Plan
+
+    try:
+        there = Plan.load(path)
+    except RequestError:
+        return False
+    limits = {
+        name: {part.limit for part in there.budgets if part.resource == name and budget in (part.limit, 1)}
+        or {int(budget * part.parent) for part in there.budgets if part.resource == name and budget <= 1}
+        for name, budget in asked.requested().items()
+    }
+    return (
+        there.model.name == (network.model or DEFAULT_NETWORK)
+        and asked.importance in (there.importance.criterion, "auto")
+        and (there.importance.seed, there.keep) == (asked.seed, asked.keep)
+        and {part.resource: {part.limit} for part in there.budgets} == limits
+    )
 
 
 def _price(

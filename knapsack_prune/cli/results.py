@@ -42,8 +42,9 @@ def show_result(
         f"{record['device']}.",
         markup=False,
     )
-    if record["unreadable"]:
-        console.print(record["unreadable"], style="yellow", markup=False)
+    for part, name in (("train", "unreadable"), ("test", "unreadable_test")):
+        if record[name]:
+            console.print(f"{part}: {record[name]}", style="yellow", markup=False)
     console.print(f"Written: {directory}", markup=False)
 
 
@@ -67,21 +68,19 @@ def show_repair(console: Console, report: RepairReport) -> None:
 def show_accuracy(console: Console, name: str, data: str, accuracy: Accuracy, as_json: bool) -> None:
     """Top-1, top-5 and cross-entropy."""
     if as_json:
-        record = {
-            "network": name,
-            "data": data,
-            "top1": accuracy.top1,
-            "top5": accuracy.top5,
-            "loss": accuracy.loss,
-            "images": accuracy.images,
-        }
-        print_json(record)
+        print_json({"network": name, "data": data, **accuracy.record()})
         return
     console.print(
         f"{name} on {accuracy.images} test images of {data}: top-1 {100 * accuracy.top1:.2f} %, "
         f"top-5 {100 * accuracy.top5:.2f} %, cross-entropy {accuracy.loss:.4f}",
         markup=False,
     )
+    _show_unreadable(console, accuracy)
+
+
+def _show_unreadable(console: Console, accuracy: Accuracy) -> None:
+    if accuracy.unreadable and accuracy.unreadable.count:
+        console.print(accuracy.unreadable.sentence(), style="yellow", markup=False)
 
 
 def show_exports(console: Console, result: Mapping[str, Sequence[Exported]]) -> None:
@@ -144,6 +143,7 @@ def show_ensemble(
         f"cross-entropy {accuracy.loss:.4f}",
         markup=False,
     )
+    _show_unreadable(console, accuracy)
 
 
 def show_iterated(console: Console, record: Mapping[str, Any], directory: Path) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from knapsack_prune.cli.command import command
-from knapsack_prune.cli.console import AsJson, notes, output, print_json, steps
+from knapsack_prune.cli.console import AsJson, Force, notes, output, print_json, steps
 from knapsack_prune.cli.reading import PlanFile
 from knapsack_prune.errors import RequestError
 from knapsack_prune.settings import DataSettings, ParentSettings, RepairSettings, TimeSettings
@@ -36,27 +36,38 @@ def slim(
     repair: RepairSettings,
     network: ParentSettings,
     data: DataSettings,
+    force: Force = False,
 ) -> None:
     """Make the small network that a plan describes, check it against its parent, and repair it if asked to.
 
     The parent is rebuilt from what the plan says; options override it (a plan of a --checkpoint needs it
     again).
     """
-    from knapsack_prune.cli.loading import check_writable, load_parent, quiet_libraries
+    from knapsack_prune.cli.loading import load_parent, quiet_libraries
     from knapsack_prune.cli.results import show_repair
     from knapsack_prune.data import open_data
     from knapsack_prune.files import write_json
+    from knapsack_prune.outputs import check_not_within, check_output, locked, replaced
     from knapsack_prune.planning.identity import check_fingerprint
     from knapsack_prune.planning.latency import timed_latency
     from knapsack_prune.planning.plan_file import Plan
     from knapsack_prune.slimming.outcome import REPAIR, outcome
     from knapsack_prune.slimming.repair import plan_images, repair_on_source
-    from knapsack_prune.slimming.slim import save_slim
+    from knapsack_prune.slimming.slim import FILES, PLAN, holds_only, write_slim
     from knapsack_prune.slimming.slim import slim as make_slim
 
     plan = Plan.load(plan_file)
-    check_writable(directory, directory=True)
-    with steps() as progress:
+
+    def same(path: Path) -> bool:
+        """The same plan, slimmed and not trained."""
+        own = {*FILES, *([REPAIR] if repair.repair else [])}
+        said = (path / PLAN).read_text("utf-8") if (path / PLAN).is_file() else ""
+        return holds_only(path, own) and said == plan.to_json()
+
+    check_output(directory, directory=True, force=force, same=same)
+    if force:
+        check_not_within(directory, plan_file)
+    with locked(directory), steps() as progress:
         progress.enter("loading the network")
         parent = load_parent(network, plan)
         check_fingerprint(parent.model, plan)
@@ -72,9 +83,10 @@ def slim(
             progress.enter("judging")
             judged = outcome(parent.model, small, plan, plan_images(plan, source, repair).held_out)
         progress.enter("writing")
-        save_slim(small, plan, directory)
-        if report is not None:
-            write_json(directory / REPAIR, {**judged.record(), **report.record()})
+        with replaced(directory) as waiting:
+            write_slim(small, plan, waiting)
+            if report is not None:
+                write_json(waiting / REPAIR, {**judged.record(), **report.record()})
     latency = plan.budget("latency")
     if latency is not None:
         with steps() as progress:

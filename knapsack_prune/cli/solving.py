@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from knapsack_prune.cli.command import command
-from knapsack_prune.cli.console import AsJson, print_json
+from knapsack_prune.cli.console import AsJson, Force, print_json, resumable
 from knapsack_prune.settings import BenchSettings, SolveSettings
 
 if TYPE_CHECKING:
@@ -29,10 +29,15 @@ def solve(
         Path | None, Parameter(name=["--output", "-o"], help="Write the result here, as JSON.")
     ] = None,
     as_json: AsJson = False,
+    force: Force = False,
 ) -> None:
     """Solve an instance of a grouped knapsack and say what is proven."""
     import solvers
+    from knapsack_prune.files import STANDARD_OUTPUT, write_text
+    from knapsack_prune.outputs import check_output
 
+    if output is not None:
+        check_output(output, force=force)
     limits = solvers.Limits(solve.time_limit, solve.seed, solve.threads)
     problem = solvers.Instance.load(instance)
     console = Console(stderr=True)
@@ -42,9 +47,13 @@ def solve(
 
     with console.status("solving") as status:
         result = solvers.solve(problem, solve.solver, limits, None if as_json else report)
-    if output is not None:
+    if output is not None and output.suffix not in (".gz", ".xz"):
+        write_text(output, result.to_json())
+    elif output is not None:
         result.save(output)
-    if as_json:
+    if output == STANDARD_OUTPUT:
+        pass
+    elif as_json:
         print(result.to_json())
     else:
         _show(problem, result)
@@ -87,7 +96,8 @@ def bench(
     as_json: AsJson = False,
 ) -> None:
     """Run solvers on instances; killed half-way, the same command goes on where it was."""
-    from solvers.arena.runner import Campaign, find_instances, run_campaign
+    from knapsack_prune.outputs import check_output, clear, locked
+    from solvers.arena.runner import LOG, Campaign, find_instances, run_campaign
     from solvers.arena.summary import draw, require_plots, write_summary
 
     if plots:
@@ -106,11 +116,20 @@ def bench(
         line = f"[{done}/{total}] {run}: {told}, {record.seconds:.2f} s"
         console.print(line, markup=False)
 
-    records = run_campaign(campaign, output, report)
-    summary = write_summary(records, output)
+    check_output(
+        output,
+        directory=True,
+        force=bench.force,
+        same=lambda path: bench.resume and (path / LOG).is_file(),
+    )
+    with resumable(output), locked(output):
+        if bench.force:
+            clear(output)
+        records = run_campaign(campaign, output, report)
+        summary = write_summary(records, output)
+        if plots:
+            draw(records, output)
     if as_json:
         print_json({"directory": str(output), "records": [asdict(record) for record in records]})
     else:
         print(summary)
-    if plots:
-        draw(records, output)

@@ -8,7 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from knapsack_prune.cli.command import command
-from knapsack_prune.cli.console import AsJson, notes, output, print_json
+from knapsack_prune.cli.console import AsJson, Force, notes, output, print_json, resumable
 from knapsack_prune.settings import (
     DataSettings,
     DeviceSettings,
@@ -61,9 +61,15 @@ def finetune(
     from knapsack_prune.cli.loading import load_target, set_threads
     from knapsack_prune.cli.results import show_result
     from knapsack_prune.data import open_data
+    from knapsack_prune.outputs import check_not_within, check_output
     from knapsack_prune.slimming.outcome import read_outcome
     from knapsack_prune.training.finetune import finetune as train
+    from knapsack_prune.training.run_directory import RECORD
 
+    check_output(
+        directory, directory=True, force=execution.force, same=lambda path: (path / RECORD).is_file()
+    )
+    check_not_within(directory, target)
     subject = load_target(target, network)
     set_threads(execution, subject.parent.name)
     source = open_data(data, subject.parent)
@@ -100,16 +106,20 @@ def iterate(
 
     Interrupted, the same command continues where it was.
     """
-    from knapsack_prune.cli.loading import check_writable, load, quiet_libraries, set_threads
+    from knapsack_prune.cli.loading import load, quiet_libraries, set_threads
     from knapsack_prune.cli.results import show_iterated
     from knapsack_prune.data import open_data
     from knapsack_prune.iterate.method import iterate as whole_method
+    from knapsack_prune.outputs import check_output
+    from knapsack_prune.training.run_directory import RECORD
 
-    check_writable(directory, directory=True)
+    check_output(
+        directory, directory=True, force=execution.force, same=lambda path: (path / RECORD).is_file()
+    )
     parent = load(network, iterate.seed)
     set_threads(execution, parent.name)
     source = open_data(data, parent)
-    with quiet_libraries():
+    with quiet_libraries(), resumable(directory):
         record = whole_method(
             parent,
             source,
@@ -172,13 +182,17 @@ def export(
     export: ExportSettings,
     network: ParentSettings,
     compare: Annotated[bool, Parameter(help="Also export and time the parent of a slim network.")] = False,
+    force: Force = False,
 ) -> None:
     """Export to ONNX and torch.export with a dynamic batch, check against PyTorch's output, and time it."""
-    from knapsack_prune.cli.loading import check_writable, load, load_target
+    from knapsack_prune.cli.loading import load, load_target
     from knapsack_prune.cli.results import show_exports
     from knapsack_prune.export.exporting import export_all
+    from knapsack_prune.outputs import check_not_within, check_output, locked, replaced
 
-    check_writable(directory, directory=True)
+    check_output(directory, directory=True, force=force)
+    if target is not None:
+        check_not_within(directory, target)
     if target is None:
         parent = load(network)
         networks = {"model": parent.model}
@@ -186,7 +200,9 @@ def export(
         subject = load_target(target, network, parent_weights=False)
         parent = subject.parent
         networks = {"model": subject.slim()} | ({"parent": parent.model} if compare else {})
-    show_exports(output(), export_all(networks, parent.input_shape, directory, export))
+    with locked(directory), replaced(directory) as waiting:
+        exported = export_all(networks, parent.input_shape, waiting, export)
+    show_exports(output(), exported)
     notes().print(f"Written: {directory}", markup=False)
 
 
@@ -216,12 +232,16 @@ def run(
 
     Interrupted, the same command continues where it was.
     """
-    from knapsack_prune.cli.loading import check_writable, quiet_libraries, set_threads
+    from knapsack_prune.cli.loading import quiet_libraries, set_threads
     from knapsack_prune.cli.results import show_result, show_run
+    from knapsack_prune.outputs import check_output
     from knapsack_prune.pipeline.run import Run
     from knapsack_prune.slimming.outcome import read_outcome
+    from knapsack_prune.training.run_directory import RECORD
 
-    check_writable(directory, directory=True)
+    check_output(
+        directory, directory=True, force=execution.force, same=lambda path: (path / RECORD).is_file()
+    )
     told = notes()
     if network.model is None:
         told.print(
@@ -237,7 +257,7 @@ def run(
         execution=execution,
         export=export,
     )
-    with quiet_libraries():
+    with quiet_libraries(), resumable(directory):
         result = Run(
             settings, directory, lambda step, what: told.print(f"{step}: {what}", markup=False)
         ).execute()

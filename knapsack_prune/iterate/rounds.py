@@ -28,7 +28,7 @@ from knapsack_prune.settings import ImportanceSettings, RepairSettings, Training
 from knapsack_prune.settings.importance import IMAGE_CRITERIA
 from knapsack_prune.settings.iterate import PruningSettings
 from knapsack_prune.slimming.repair import repair_on_source
-from knapsack_prune.slimming.slim import load_slim, save_slim, slim
+from knapsack_prune.slimming.slim import load_slim, slim, write_slim
 from knapsack_prune.training.ensemble.manifest import Manifest, MemberEntry
 from knapsack_prune.training.finetune import finetune
 from knapsack_prune.training.run_directory import RECORD, RunDirectory
@@ -158,7 +158,17 @@ class Rounds:
             seed = derive_seed(self._retrain.seed, 7, number) % 2**31
             start = self._repaired(begun, before)
             settings = TrainingSettings.of(self._retrain, seed=seed)
-            finetune(parent, plan, self._source, folder, settings, start=start, session=self._session)
+            finetune(
+                parent,
+                plan,
+                self._source,
+                folder,
+                settings,
+                start=start,
+                session=self._session,
+                choose=False,
+                log=self._log,
+            )
             self.directory.finish(f"round-{number}", result_files(folder))
             if main:
                 forget_checkpoints(folder)
@@ -170,7 +180,7 @@ class Rounds:
     def _start(self, number: int, before: Snapshot | None) -> None:
         """Prune, and keep the result on disk: whoever continues finds the very same plan."""
         plan, start = self._prune(number, before)
-        save_slim(start, plan, self._output / "rounds" / str(number) / "start")
+        write_slim(start, plan, self._output / "rounds" / str(number) / "start")
 
     def _repaired(self, begun: Path, before: Snapshot | None) -> nn.Module:
         """The round's start, fitted to what the network of the round before computes; by all processes together."""
@@ -184,7 +194,7 @@ class Rounds:
         device = self._session.accelerator.device
         report = repair_on_source(whole, start, plan, self._source, self._repair, self._log, device)
         if self._session.accelerator.is_main_process:
-            save_slim(start, plan, begun)
+            write_slim(start, plan, begun)
             write_json(done, {} if report is None else report.record())
         self._session.accelerator.wait_for_everyone()
         return start
@@ -234,7 +244,7 @@ class Rounds:
             model = self._network.model
             everything = total(self._graph.flops, self._graph.sizes)
             scores = score(self._graph, model, "l1")
-            save_slim(model, self._plan(scores, everything, fixed_levels({})), folder)
+            write_slim(model, self._plan(scores, everything, fixed_levels({})), folder)
         self._session.accelerator.wait_for_everyone()
 
     def _manifest(self, snapshots: list[Snapshot]) -> Manifest:

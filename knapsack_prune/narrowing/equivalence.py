@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from knapsack_prune.errors import RequestError
 from knapsack_prune.graph.selection import Selection
 from knapsack_prune.narrowing.masking import masked
 from knapsack_prune.networks.modes import evaluating
@@ -71,6 +72,7 @@ def check_equivalence(
 
     Raises:
         EquivalenceError: outputs or FLOPs differ.
+        RequestError: an output is not finite, so that nothing can be compared.
     """
     counted = None
     if importlib.util.find_spec("fvcore") is not None:
@@ -104,7 +106,13 @@ def check_equivalence(
 def _outputs(model: nn.Module, example: Tensor) -> list[Tensor]:
     reference = next(model.parameters())
     with evaluating(model, fused_attention=False), torch.no_grad():
-        return _tensors(model(example.to(device=reference.device, dtype=reference.dtype)))
+        outputs = _tensors(model(example.to(device=reference.device, dtype=reference.dtype)))
+    if not all(bool(torch.isfinite(output).all()) for output in outputs):
+        raise RequestError(
+            "the network gives NaN or infinity for random input, so that the slim network cannot be compared with it: "
+            "check the weights"
+        )
+    return outputs
 
 
 def _difference(model: nn.Module, slim: list[Tensor], selection: Selection, example: Tensor) -> float:

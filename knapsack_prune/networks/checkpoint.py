@@ -75,6 +75,17 @@ def load_checkpoint(model: nn.Module, path: Path, ignored: tuple[str, ...] = ())
     if missing or unexpected or mismatched:
         raise RequestError(_misfit(path, len(expected), missing, unexpected, mismatched))
     model.load_state_dict(state, strict=False)
+    check_finite(model, f"checkpoint {path}")
+
+
+def check_finite(model: nn.Module, source: str) -> None:
+    """Raise a `RequestError` if a parameter holds NaN or infinity; `source` is what the message calls the weights."""
+    wrong = [name for name, value in model.named_parameters() if not bool(torch.isfinite(value).all())]
+    if wrong:
+        raise RequestError(
+            f"{source}: {wrong[0]} holds NaN or infinity ({len(wrong)} tensors do); weights must be finite: take those "
+            "of an earlier epoch"
+        )
 
 
 def _misfit(path: Path, total: int, missing: list[str], unexpected: list[str], mismatched: list[str]) -> str:

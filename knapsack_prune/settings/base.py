@@ -14,6 +14,11 @@ from knapsack_prune.errors import RequestError
 
 INT_LIMIT = 2**31  # what fits in 31 bits can be passed on to every library
 
+FORCE = (
+    "Replace all that the output holds; and take weights, or a latency table, that are not those of the plan or the "
+    "device, and say so."
+)
+
 Seed = Annotated[int, Field(ge=0, lt=INT_LIMIT, description="Of everything random.")]
 
 

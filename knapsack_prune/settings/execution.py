@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from knapsack_prune.settings.base import INT_LIMIT, Settings
+from knapsack_prune.settings.base import FORCE, INT_LIMIT, Settings
 
 
 class DeviceSettings(Settings):
@@ -59,10 +59,26 @@ class DeviceSettings(Settings):
         return min(8, os.cpu_count() or 1) if self.workers is None else self.workers
 
 
-class ExecutionSettings(DeviceSettings):
+class ResumeSettings(Settings):
+    """What becomes of an earlier part of the same run."""
+
+    resume: Annotated[
+        bool,
+        Field(
+            description="Continue an earlier part of the same run in the output. Without it, that is refused."
+        ),
+    ] = True
+
+
+class OutputSettings(ResumeSettings):
+    """What becomes of whatever an output holds."""
+
+    force: Annotated[bool, Field(description=FORCE)] = False
+
+
+class ExecutionSettings(DeviceSettings, OutputSettings):
     """How a training run is carried out."""
 
-    resume: Annotated[bool, Field(description="Continue the run in the output directory.")] = False
     checkpoint_every: Annotated[
         int,
         Field(

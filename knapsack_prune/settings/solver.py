@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import BeforeValidator, Field
 
 from knapsack_prune.settings.base import INT_LIMIT, Seed, Settings, split
+from knapsack_prune.settings.execution import OutputSettings
 
 
 class TimeSettings(Settings):
@@ -35,7 +36,7 @@ class SolveSettings(SolverSettings, ThreadSettings):
     seed: Seed = 0
 
 
-class BenchSettings(ThreadSettings):
+class BenchSettings(ThreadSettings, OutputSettings):
     """Many instances, many solvers."""
 
     solvers: Annotated[
