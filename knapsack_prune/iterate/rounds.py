@@ -192,10 +192,10 @@ class Rounds:
         plan = Plan.load(begun / "plan.json")
         whole = parent if before is None else widen(before.network, parent, before.plan, silent=True)
         device = self._session.accelerator.device
-        report = repair_on_source(whole, start, plan, self._source, self._repair, self._log, device)
+        repaired = repair_on_source(whole, start, plan, self._source, self._repair, self._log, device)
         if self._session.accelerator.is_main_process:
             write_slim(start, plan, begun)
-            write_json(done, {} if report is None else report.record())
+            write_json(done, {} if repaired is None else repaired.record())
         self._session.accelerator.wait_for_everyone()
         return start
 

@@ -9,7 +9,6 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 
 from knapsack_prune.costs.counting import total
@@ -17,6 +16,7 @@ from knapsack_prune.errors import RequestError
 from knapsack_prune.graph.channel_graph import ChannelGraph, Form, Group, IntArray, Slice, TabulatedTerm
 from knapsack_prune.graph.selection import select
 from knapsack_prune.planning.identity import check_fingerprint, kept_units
+from knapsack_prune.planning.input_parts import Part
 from knapsack_prune.planning.plan_file import Plan
 from knapsack_prune.planning.plan_parts import (
     AttributePart,
@@ -25,7 +25,6 @@ from knapsack_prune.planning.plan_parts import (
     GroupPart,
     LayerPart,
     MixingPart,
-    Part,
     SlicePart,
     StagePart,
 )
@@ -87,9 +86,7 @@ def check_structure(model: nn.Module, plan: Plan) -> ChannelGraph:
             first such key.
     """
     check_fingerprint(model, plan)
-    reference = next(model.parameters())
-    example = torch.zeros(1, *plan.model.input_shape, device=reference.device, dtype=reference.dtype)
-    graph = trace(model, example, keep=plan.keep)
+    graph = trace(model, plan.model.example(), keep=plan.keep)
     own = structure(graph, kept_units(graph, plan))
     for key, parts in own.items():
         exclude = CHOSEN if key == "groups" else None

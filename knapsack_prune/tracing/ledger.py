@@ -48,7 +48,8 @@ class LayerRecord:
 class Constant:
     """An integer argument of an operator which counts channels: the ids that it counts, in argument order.
 
-    `whole` says that it is the size of a dimension, which may also lie within one unit (the size of a head).
+    `argument` is its place: the index of the argument, and where that is a list the index in it. `whole` says that
+    it is the size of a dimension, which may also lie within one unit (the size of a head).
     """
 
     node: str
@@ -56,6 +57,7 @@ class Constant:
     operator: str
     value: int
     ids: IntArray
+    argument: tuple[int, ...]
     whole: bool = False
 
 

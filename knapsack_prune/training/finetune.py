@@ -26,7 +26,7 @@ from knapsack_prune.planning.identity import check_fingerprint
 from knapsack_prune.planning.plan_file import Plan
 from knapsack_prune.settings import ExecutionSettings, FinetuneSettings, RepairSettings, TrainingSettings
 from knapsack_prune.settings.run import ENSEMBLE
-from knapsack_prune.slimming.repair import RepairReport, repair_on_source
+from knapsack_prune.slimming.repair import Repaired, repair_on_source
 from knapsack_prune.slimming.slim import require_structure, slim, write_slim
 from knapsack_prune.training.distillation.teacher import EnsembleTeacher, NetworkTeacher, Teacher
 from knapsack_prune.training.ensemble.members import build_by_name, open_ensemble
@@ -134,7 +134,7 @@ def _finetuned(
 ) -> FinetuneResult:
     """The training itself, in a directory that no other process writes to; arguments as of `finetune`."""
     mask = settings.mask
-    network, origin, report = _network(parent, plan, start, mask, session, repair, log)
+    network, origin, repaired = _network(parent, plan, start, mask, session, repair, log)
     stages = (
         match_stages(plan, parent, network, settings.inner_kind, settings.distill_layers or None, mask)
         if settings.inner
@@ -190,14 +190,15 @@ def _finetuned(
         "versions": versions(),
         "seed": settings.seed,
         "mask": mask,
-        "repaired": report is not None,
+        "repaired": repaired is not None,
+        "outcome": None if repaired is None else repaired.outcome.record(),
         "settings": settings.record(),
     }
     if accelerator.is_main_process:
         write_slim(student, plan, output)
         write_json(output / "result.json", record)
-        if report is not None:
-            write_json(output / "repair.json", report.record())
+        if repaired is not None:
+            repaired.write(output)
     accelerator.wait_for_everyone()
     return FinetuneResult(student, record, trained.result.losses)
 
@@ -210,7 +211,7 @@ def _network(
     session: Session,
     repair: RepairSettings,
     log: Callable[[str], None],
-) -> tuple[nn.Module, object, RepairReport | None]:
+) -> tuple[nn.Module, object, Repaired | None]:
     """Where training starts; what that start is made from, besides parent, plan and data; and its repair.
 
     A repaired start is named by its settings: its last digits may differ where it is made again to continue a run.
@@ -223,8 +224,10 @@ def _network(
         return start, weights_digest(start), None
     network = slim(parent, plan, check=False)
     sliced = weights_digest(network)
-    report = repair_on_source(parent, network, plan, session.source, repair, log, session.accelerator.device)
-    return network, sliced if report is None else {"sliced": sliced, **repair.record()}, report
+    repaired = repair_on_source(
+        parent, network, plan, session.source, repair, log, session.accelerator.device
+    )
+    return network, sliced if repaired is None else {"sliced": sliced, **repair.record()}, repaired
 
 
 def _members(
