@@ -33,7 +33,14 @@ PANELS = {
     "latency": "Measuring",
 }
 NEGATIVES = {"channels_last": "--channels-first", "resume": "--no-resume"}
-SHARED = {"seed", "repair_samples", "held_out_samples", "force", "resume"}  # one flag for all sections
+SHARED = {
+    "seed",
+    "repair_samples",
+    "held_out_samples",
+    "force",
+    "resume",
+    "device",
+}  # one flag for all sections
 
 ConfigFile = Annotated[
     Path | None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +13,14 @@ from torch import nn
 
 from knapsack_prune.cli.app import with_flags
 from knapsack_prune.cli.console import Steps, notes
-from knapsack_prune.data import calibration_loader, open_data
+from knapsack_prune.data import CalibrationLoader, ImageSource, calibration_loader, open_data
+from knapsack_prune.data.source import IMAGENET
 from knapsack_prune.errors import RequestError
 from knapsack_prune.graph.channel_graph import ChannelGraph
 from knapsack_prune.networks import DEFAULT_NETWORK, Network, load_network
-from knapsack_prune.planning.identity import parent_name
+from knapsack_prune.planning.identity import check_fingerprint, check_weights, parent_name
 from knapsack_prune.planning.plan_file import Plan
+from knapsack_prune.planning.plan_parts import DataPart
 from knapsack_prune.planning.preparation import prepare as trace_and_value
 from knapsack_prune.search.images import SearchImages, search_images
 from knapsack_prune.search.planner import require_images
@@ -31,7 +33,7 @@ from knapsack_prune.settings import (
 )
 from knapsack_prune.settings.importance import IMAGE_CRITERIA
 from knapsack_prune.settings.plan import PlanningSettings
-from knapsack_prune.slimming.slim import load_slim, slim
+from knapsack_prune.slimming.slim import load_slim, recorded_data, slim
 from knapsack_prune.values.losses import Batches
 from knapsack_prune.values.tables import ValueTables
 
@@ -44,15 +46,17 @@ class Prepared:
     graph: ChannelGraph
     values: ValueTables
     images: SearchImages | None
+    data: DataPart | None
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A plan, its parent, and the slim network to start from where a directory was given."""
+    """A plan, its parent, the slim network to start from where a directory was given, and its images' settings."""
 
     plan: Plan
     parent: Network
     start: nn.Module | None
+    data: DataPart | None
 
     def slim(self) -> nn.Module:
         """The slim network: the directory's, or the parent slimmed by the plan."""
@@ -93,13 +97,16 @@ def load_architecture(settings: ParentSettings, plan: Plan, num_classes: int | N
     return load_network(name, input_shape=plan.model.input_shape, num_classes=num_classes).model
 
 
-def load_target(target: Path, settings: ParentSettings, parent_weights: bool = True) -> Subject:
+def load_target(
+    target: Path, settings: ParentSettings, parent_weights: bool = True, force: bool = False
+) -> Subject:
     """Load a plan, or the directory of a slim network, with its parent.
 
     Args:
         target: a plan file or a slim directory.
         settings: of the parent; the plan's where left out.
         parent_weights: whether a slim directory needs its parent's weights, or only its architecture.
+        force: other weights than the plan's are taken.
     """
     folder = target.is_dir()
     plan = Plan.load(target / "plan.json" if folder else target)
@@ -108,7 +115,43 @@ def load_target(target: Path, settings: ParentSettings, parent_weights: bool = T
     if folder and not parent_weights and settings.checkpoint is None and (settings.weights or came_from_file):
         described = plan.model_copy(update={"model": plan.model.model_copy(update={"weights": None})})
     parent = load_parent(settings, described)
-    return Subject(plan, parent, load_slim(target, lambda: parent.model) if folder else None)
+    if parent_weights or not folder:
+        take_weights(parent, plan, force)
+    start = load_slim(target, lambda: parent.model) if folder else None
+    return Subject(plan, parent, start, (recorded_data(target) if folder else None) or plan.data)
+
+
+def take_weights(parent: Network, plan: Plan, force: bool) -> None:
+    """Compare a parent's weights with the plan's, and tell where others are taken; errors as of `check_weights`."""
+    check_fingerprint(parent.model, plan)
+    if told := check_weights(parent.model, plan, force):
+        notes().print(told, style="yellow", markup=False)
+
+
+def open_told(
+    data: DataSettings,
+    network: Network | str,
+    model: nn.Module | None = None,
+    recorded: DataPart | None = None,
+) -> ImageSource:
+    """Open a dataset, and tell by which numbers its images are normalised and whose these are; as `data.open_data`."""
+    source = open_data(data, network, model, recorded)
+    if data.mean is not None:
+        whose = "as given"
+    elif recorded is not None:
+        whose = "as recorded with the network"
+    elif source.normalisation == IMAGENET:
+        whose = "ImageNet's; others with --mean and --std"
+    else:
+        whose = "the dataset's" if source.name == "digits" else "the network's"
+    mean, std = (
+        ",".join(f"{number:.4g}" for number in numbers)
+        for numbers in (source.normalisation.mean, source.normalisation.std)
+    )
+    notes().print(
+        f"{source.name}: normalised by mean {mean} and std {std} ({whose}).", style="dim", markup=False
+    )
+    return source
 
 
 def prepare(
@@ -124,12 +167,23 @@ def prepare(
     """
     steps.enter("loading the network")
     network = load(network_settings, settings.seed)
+    network.model.to(settings.on_device())
+    opened: list[ImageSource] = []
+    drawn: list[CalibrationLoader] = []
+
+    def source() -> ImageSource:
+        if not opened:
+            opened.append(open_told(data, network))
+        return opened[0]
+
     at_hand = data.data is not None or network.name == DEFAULT_NETWORK
     criterion = settings.criterion(images=at_hand)
     images = None
     if isinstance(settings, PlanSettings) and settings.tries:
-        source = require_images(settings, open_data(data, network) if at_hand else None)
-        images = search_images(source, settings, network.input_shape)
+        given = require_images(settings, source() if at_hand else None)
+        images = search_images(given, settings, network.input_shape)
+        parts = (images.values, images.repair, images.held_out)
+        drawn.extend(part for part in parts if isinstance(part, CalibrationLoader))
 
     def batches() -> Batches | None:
         if images is not None:
@@ -146,16 +200,17 @@ def prepare(
                 f"`importance` {criterion} needs images: give `data` (an image folder, torch/cifar10 or "
                 "digits), or choose energy, l1, l2, bn_scale or random"
             )
-        source = open_data(data, network)
-        steps.enter(f"scoring on {source.name}", total=settings.samples)
-        return calibration_loader(
-            source, settings.samples, settings.seed, settings.batch_size, network.input_shape
+        steps.enter(f"scoring on {source().name}", total=settings.samples)
+        loader = calibration_loader(
+            source(), settings.samples, settings.seed, settings.batch_size, network.input_shape
         )
+        drawn.append(loader)
+        return loader
 
     with quiet_libraries():
         graph, values = trace_and_value(
             network.model,
-            torch.zeros(1, *network.input_shape),
+            torch.zeros(1, *network.input_shape, device=settings.on_device()),
             settings,
             criterion,
             data=batches,
@@ -170,7 +225,21 @@ def prepare(
             style="yellow",
             markup=False,
         )
-    return Prepared(network, graph, values, images)
+    return Prepared(network, graph, values, images, _data_part(data, opened, drawn))
+
+
+def _data_part(
+    data: DataSettings, opened: Sequence[ImageSource], drawn: Sequence[CalibrationLoader]
+) -> DataPart | None:
+    """What a plan says of its images; those that could not be read are told."""
+    missing = [loader.left_out() for loader in drawn if loader.left_out().count]
+    for part in missing:
+        notes().print(part.sentence(), style="yellow", markup=False)
+    if opened:
+        return DataPart.of(opened[0], sum(part.count for part in missing))
+    if data.mean is not None and data.std is not None:
+        return DataPart(name=data.data, mean=data.mean, std=data.std)
+    return None
 
 
 def set_threads(execution: DeviceSettings, network_name: str | None) -> None:

@@ -84,6 +84,7 @@ def plan(
                 enter=progress.enter,
                 progress=progress.count,
             )
+    made = made.model_copy(update={"data": prepared.data})
     if plan_output is not None:
         made.save(plan_output)
     if as_json:
@@ -136,6 +137,7 @@ def sweep(
             except RequestError as error:
                 points.append(FrontPoint(budget, limits["flops"], None, whole, str(error)))
                 continue
+            made = made.model_copy(update={"data": prepared.data})
             points.append(FrontPoint(budget, limits["flops"], made, whole, ""))
     if all(point.plan is None for point in points):
         raise RequestError(f"none of the {len(points)} budgets can be met: {points[-1].refusal}")

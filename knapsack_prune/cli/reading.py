@@ -64,7 +64,7 @@ def summary(plan: Plan) -> dict[str, Any]:
     """A plan without its index lists: what a script asks of it."""
     data: dict[str, Any] = plan.model_dump(
         mode="json",
-        include={"schema_version", "model", "importance", "budgets", "solver", "layers", "frozen"},
+        include={"schema_version", "model", "data", "importance", "budgets", "solver", "layers", "frozen"},
     )
     data["groups"] = [
         {

@@ -58,9 +58,8 @@ def finetune(
     A network that `slim` or `finetune` wrote is trained as it is; one that is cut here from a plan is repaired first.
     Run it under `torchrun` or `accelerate launch` to train on several GPUs.
     """
-    from knapsack_prune.cli.loading import load_target, set_threads
+    from knapsack_prune.cli.loading import load_target, open_told, set_threads
     from knapsack_prune.cli.results import show_result
-    from knapsack_prune.data import open_data
     from knapsack_prune.outputs import check_not_within, check_output
     from knapsack_prune.slimming.outcome import read_outcome
     from knapsack_prune.training.finetune import finetune as train
@@ -70,9 +69,9 @@ def finetune(
         directory, directory=True, force=execution.force, same=lambda path: (path / RECORD).is_file()
     )
     check_not_within(directory, target)
-    subject = load_target(target, network)
+    subject = load_target(target, network, force=execution.force)
     set_threads(execution, subject.parent.name)
-    source = open_data(data, subject.parent)
+    source = open_told(data, subject.parent, recorded=subject.data)
     result = train(
         subject.parent.model,
         subject.plan,
@@ -107,9 +106,8 @@ def iterate(
 
     Interrupted, the same command continues where it was.
     """
-    from knapsack_prune.cli.loading import load, quiet_libraries, set_threads
+    from knapsack_prune.cli.loading import load, open_told, quiet_libraries, set_threads
     from knapsack_prune.cli.results import show_iterated
-    from knapsack_prune.data import open_data
     from knapsack_prune.iterate.method import iterate as whole_method
     from knapsack_prune.outputs import check_output
     from knapsack_prune.training.run_directory import RECORD
@@ -119,7 +117,7 @@ def iterate(
     )
     parent = load(network, iterate.seed)
     set_threads(execution, parent.name)
-    source = open_data(data, parent)
+    source = open_told(data, parent)
     with quiet_libraries(), resumable(directory):
         record = whole_method(
             parent,
@@ -143,12 +141,14 @@ def evaluate(
     data: DataSettings,
     execution: DeviceSettings,
     as_json: AsJson = False,
+    force: Force = False,
 ) -> None:
     """Accuracy on the test images: of a slim network, of an ensemble, or of any network by --model."""
-    from knapsack_prune.cli.loading import load, load_architecture, load_target, set_threads
+    from knapsack_prune.cli.loading import load, load_architecture, load_target, open_told, set_threads
     from knapsack_prune.cli.results import show_accuracy, show_ensemble
-    from knapsack_prune.data import open_data
+    from knapsack_prune.slimming.slim import recorded_data
     from knapsack_prune.training.ensemble import open_ensemble
+    from knapsack_prune.training.ensemble.manifest import Manifest
     from knapsack_prune.training.session import Session
 
     settings = TrainingSettings.of(finetune, held_out=0.0)
@@ -156,20 +156,23 @@ def evaluate(
     if target is not None and (target / "ensemble.json").is_file():
         ensemble = open_ensemble(target, lambda plan, classes: load_architecture(network, plan, classes))
         set_threads(execution, ensemble.members[0].plan.model.name)
-        source = open_data(data, ensemble.members[0].plan.model.name, ensemble.members[0].network)
+        first = ensemble.members[0]
+        recorded = recorded_data(target / Manifest.load(target).members[0].directory)
+        source = open_told(data, first.plan.model.name, first.network, recorded)
         ensemble.require(source)
         session = Session(source, ensemble.input_shape, settings, how, test_only=True)
         accuracy = session.accuracy(*ensemble.networks)
         show_ensemble(output(), str(target), source.name, ensemble.names, accuracy, as_json)
         return
+    recorded = None
     if target is None:
         parent = load(network)
         model, name = parent.model, parent.name
     else:
-        subject = load_target(target, network, parent_weights=False)
-        parent, model, name = subject.parent, subject.slim(), str(target)
+        subject = load_target(target, network, parent_weights=False, force=force)
+        parent, model, name, recorded = subject.parent, subject.slim(), str(target), subject.data
     set_threads(execution, parent.name)
-    source = open_data(data, parent)
+    source = open_told(data, parent, recorded=recorded)
     session = Session(source, parent.input_shape, settings, how, test_only=True)
     show_accuracy(output(), name, source.name, session.accuracy(model), as_json)
 
@@ -198,7 +201,7 @@ def export(
         parent = load(network)
         networks = {"model": parent.model}
     else:
-        subject = load_target(target, network, parent_weights=False)
+        subject = load_target(target, network, parent_weights=False, force=force)
         parent = subject.parent
         networks = {"model": subject.slim()} | ({"parent": parent.model} if compare else {})
     with locked(directory), replaced(directory) as waiting:

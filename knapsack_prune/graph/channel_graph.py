@@ -247,6 +247,7 @@ class ChannelGraph:
         sized: modules with an operator whose integer arguments count removable channels.
         stages: the features in which stages end (see `tracing.stages`), in execution order.
         keep: the globs of layers that were pinned.
+        weights_digest: SHA-256 of the weights; None of a network without values (on the meta device).
     """
 
     fingerprint: str
@@ -264,6 +265,7 @@ class ChannelGraph:
     sized: tuple[str, ...] = ()
     stages: tuple[ModuleChannels, ...] = ()
     keep: tuple[str, ...] = ()
+    weights_digest: str | None = None
 
     @property
     def input_shape(self) -> tuple[int, ...]:

@@ -22,6 +22,7 @@ from knapsack_prune.networks import Network
 from knapsack_prune.planning.constraints import Levels, fixed_levels
 from knapsack_prune.planning.identity import kept_units
 from knapsack_prune.planning.plan_file import Plan
+from knapsack_prune.planning.plan_parts import DataPart
 from knapsack_prune.planning.planner import plan_from_values
 from knapsack_prune.planning.preparation import budget_limits, trace_checked
 from knapsack_prune.settings import ImportanceSettings, RepairSettings, TrainingSettings
@@ -244,7 +245,8 @@ class Rounds:
             model = self._network.model
             everything = total(self._graph.flops, self._graph.sizes)
             scores = score(self._graph, model, "l1")
-            write_slim(model, self._plan(scores, everything, fixed_levels({})), folder)
+            plan = self._plan(scores, everything, fixed_levels({}))
+            write_slim(model, plan, folder, DataPart.of(self._source))
         self._session.accelerator.wait_for_everyone()
 
     def _manifest(self, snapshots: list[Snapshot]) -> Manifest:

@@ -17,6 +17,7 @@ from knapsack_prune.planning.input_parts import Part
 from knapsack_prune.planning.plan_parts import (
     AttributePart,
     BudgetPart,
+    DataPart,
     FrozenPart,
     FullWidthPart,
     GroupPart,
@@ -39,7 +40,7 @@ OMITTED = (
 )
 """Keys of `importance`, budgets, groups and slices that are written only where they have a value."""
 
-RARE = ("keep", "ties", "search")
+RARE = ("data", "keep", "ties", "search")
 """Keys of the plan that are written only where there is something to say."""
 
 
@@ -61,6 +62,7 @@ class Plan(Part):
     keep: tuple[str, ...] = ()
     ties: tuple[tuple[str, ...], ...] = ()
     search: SearchPart | None = None
+    data: DataPart | None = None
 
     @model_validator(mode="after")
     def _searched(self) -> Self:
@@ -109,8 +111,9 @@ class Plan(Part):
         """The plan as JSON text: the same plan gives the same bytes."""
         data = self.model_dump(mode="json", exclude={key for key in RARE if not getattr(self, key)})
         slices = (part for group in data["groups"] for part in group["slices"])
-        if data["model"]["inputs"] is None:
-            del data["model"]["inputs"]
+        for key in ("inputs", "weights_digest"):
+            if data["model"][key] is None:
+                del data["model"][key]
         for part in (data["importance"], *data["budgets"], *data["groups"], *slices):
             for key in [key for key in OMITTED if part.get(key, 0) is None]:
                 del part[key]

@@ -13,6 +13,7 @@ from knapsack_prune.graph.channel_graph import IntArray
 from knapsack_prune.planning.input_parts import Count, InputsPart, Part, rebuilt
 
 if TYPE_CHECKING:
+    from knapsack_prune.data.source import ImageSource
     from knapsack_prune.networks.example import Example
 
 
@@ -23,7 +24,7 @@ LARGEST_INPUT = 2**26
 
 
 class ModelPart(Part):
-    """The parent: name and weights as given, `fingerprint` of the architecture.
+    """The parent: name and weights as given, `fingerprint` of the architecture, `weights_digest` of its weights.
 
     `input_shape` is that of the first tensor without the batch; where that does not say everything, `inputs` does.
     """
@@ -32,6 +33,7 @@ class ModelPart(Part):
     weights: str | None
     input_shape: tuple[Positive, ...]
     fingerprint: Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
+    weights_digest: Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")] | None = None
     inputs: InputsPart | None = None
 
     @model_validator(mode="after")
@@ -46,6 +48,31 @@ class ModelPart(Part):
         from knapsack_prune.networks.example import Example
 
         return Example.zeros(self.input_shape) if self.inputs is None else rebuilt(self.inputs)
+
+
+class DataPart(Part):
+    """The images that the network was given: their source (None where only their normalisation is known), and mean and
+    deviation per channel, of pixels in [0, 1], by which they were normalised.
+
+    `unreadable` of those that were drawn for scoring could not be read.
+    """
+
+    name: str | None
+    mean: Annotated[tuple[float, ...], Field(min_length=1)]
+    std: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)]
+    unreadable: Count = 0
+
+    @model_validator(mode="after")
+    def _as_many(self) -> Self:
+        if len(self.mean) != len(self.std):
+            raise ValueError(f"mean has {len(self.mean)} numbers and std {len(self.std)}")
+        return self
+
+    @classmethod
+    def of(cls, source: ImageSource, unreadable: int = 0) -> Self:
+        """What to remember of a source."""
+        mean, std = source.normalisation.mean, source.normalisation.std
+        return cls(name=source.name, mean=mean, std=std, unreadable=unreadable)
 
 
 class ImportancePart(Part):

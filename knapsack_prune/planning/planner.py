@@ -135,6 +135,7 @@ def _model_part(graph: ChannelGraph, name: str, weights: str | None) -> ModelPar
         weights=weights,
         input_shape=example.input_shape,
         fingerprint=graph.fingerprint,
+        weights_digest=graph.weights_digest,
         inputs=described(example),
     )
 

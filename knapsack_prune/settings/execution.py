@@ -8,13 +8,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from knapsack_prune.settings.base import FORCE, INT_LIMIT, Settings
+from knapsack_prune.settings.base import FORCE, INT_LIMIT, Device, Settings
 
 
 class DeviceSettings(Settings):
     """Where to run, and how images get there."""
 
-    device: Annotated[Literal["auto", "cpu", "cuda"], Field(description="Where to train.")] = "auto"
+    device: Annotated[Device, Field(description="Where to train.")] = "auto"
     cache: Annotated[
         Literal["auto", "none", "device"],
         Field(

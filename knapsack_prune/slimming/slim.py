@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from importlib.util import find_spec
 from pathlib import Path
 
+from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
 from torch import nn
@@ -27,6 +28,7 @@ from knapsack_prune.networks.fingerprint import fingerprint, weights_digest
 from knapsack_prune.outputs import check_output, entries, replaced
 from knapsack_prune.planning.identity import check_fingerprint
 from knapsack_prune.planning.plan_file import Plan
+from knapsack_prune.planning.plan_parts import DataPart
 
 SLIM_FORMAT = {"format": "knapsack-prune-slim", "version": 1}
 FILES = (WEIGHTS, PLAN, CONFIG) = ("model.safetensors", "plan.json", "config.json")
@@ -89,18 +91,18 @@ def holds_only(directory: Path, names: Iterable[str]) -> bool:
     return {path.name for path in entries(directory)} <= set(names)
 
 
-def write_slim(small: nn.Module, plan: Plan, folder: Path) -> None:
+def write_slim(small: nn.Module, plan: Plan, folder: Path, data: DataPart | None = None) -> None:
     """Write the three files into a directory that belongs to a run; what else is there stays.
 
     Each file is written atomically, `config.json` last: a directory without it is not complete. It holds the digests
-    of the other two.
+    of the other two, and the `data` that the network was trained or repaired on (the plan's if None).
     """
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / CONFIG).unlink(missing_ok=True)
     write_atomically(folder / WEIGHTS, lambda waiting: save_model(small, str(waiting)))
     plan.save(folder / PLAN)
-    config = {
+    config: dict[str, object] = {
         **SLIM_FORMAT,
         "model": plan.model.name,
         "input_shape": list(plan.model.input_shape),
@@ -109,6 +111,9 @@ def write_slim(small: nn.Module, plan: Plan, folder: Path) -> None:
         "weights": f"sha256:{weights_digest(small)}",
         "plan": f"sha256:{file_digest(folder / PLAN)}",
     }
+    data = data or plan.data
+    if data is not None:
+        config["data"] = data.model_dump(mode="json")
     write_text(folder / CONFIG, json.dumps(config, indent=1) + "\n")
 
 
@@ -145,6 +150,16 @@ def load_slim(directory: str | Path, model_factory: Callable[[], nn.Module]) -> 
         raise RequestError(f"{folder / WEIGHTS} is not as it was written, by the digest in {CONFIG}: {AGAIN}")
     check_finite(small, str(folder / WEIGHTS))
     return small
+
+
+def recorded_data(folder: Path) -> DataPart | None:
+    """The images that a slim network was trained or repaired on, if its directory says so; errors as of reading."""
+    said = _config(folder).get("data")
+    try:
+        return None if said is None else DataPart.model_validate_json(json.dumps(said), strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]["msg"]
+        raise RequestError(f"{folder / CONFIG}: its data are none ({first}); {AGAIN}") from error
 
 
 def _config(folder: Path) -> dict[str, object]:

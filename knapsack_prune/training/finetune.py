@@ -24,6 +24,7 @@ from knapsack_prune.networks.fingerprint import weights_digest
 from knapsack_prune.outputs import locked
 from knapsack_prune.planning.identity import check_fingerprint
 from knapsack_prune.planning.plan_file import Plan
+from knapsack_prune.planning.plan_parts import DataPart
 from knapsack_prune.settings import ExecutionSettings, FinetuneSettings, RepairSettings, TrainingSettings
 from knapsack_prune.settings.run import ENSEMBLE
 from knapsack_prune.slimming.repair import Repaired, repair_on_source
@@ -195,7 +196,7 @@ def _finetuned(
         "settings": settings.record(),
     }
     if accelerator.is_main_process:
-        write_slim(student, plan, output)
+        write_slim(student, plan, output, DataPart.of(session.source))
         write_json(output / "result.json", record)
         if repaired is not None:
             repaired.write(output)
