@@ -170,14 +170,24 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> l
     return [lines[0], "|---" * len(header) + "|", *lines[1:]]
 
 
-def read_text(path: Path) -> str:
-    """Read a UTF-8 file.
+MOST_BYTES = 2**26
+"""Of a text file: what is larger is refused before it is held in memory."""
+
+
+def read_text(path: Path, most: int = MOST_BYTES) -> str:
+    """Read a UTF-8 file of at most `most` bytes.
 
     Raises:
-        RequestError: there is none, or it cannot be read as text.
+        RequestError: there is none, it is larger, or it cannot be read as text.
     """
     try:
-        return path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            content = file.read(most + 1)
+        if len(content) > most:
+            raise RequestError(
+                f"{path} holds more than {most:,} bytes, the most that is read: no such file is that large"
+            )
+        return content.decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise RequestError(f"cannot read {path}: {reason}; give the path of an existing file") from error
@@ -189,15 +199,20 @@ def read_json(path: Path) -> Any:
     Raises:
         RequestError: it cannot be read, or is no JSON.
     """
-    return parse_json(read_text(path), str(path), "remove it and run again")
+    return parse_json(read_text(path, 16 * MOST_BYTES), str(path), "remove it and run again")
 
 
 def parse_json(text: str, source: str, remedy: str) -> Any:
-    """Parse JSON; NaN and Infinity are none.
+    """Parse JSON; NaN and Infinity are none, nor are whole numbers of more than 63 bits.
 
     Raises:
-        RequestError: it is no JSON, holds NaN, Infinity or a number of thousands of digits, or is nested too deep.
+        RequestError: it is no JSON, holds such a number, or is nested too deep.
     """
+
+    def whole(written: str) -> int:
+        if len(written) > 20 or not -(2**63) <= (number := int(written)) < 2**63:
+            raise ValueError(f"{written[:20]}… has more than 63 bits")
+        return number
 
     def finite(written: str) -> float:
         if not math.isfinite(number := float(written)):
@@ -205,7 +220,7 @@ def parse_json(text: str, source: str, remedy: str) -> Any:
         return number
 
     try:
-        return json.loads(text, parse_constant=finite, parse_float=finite)
+        return json.loads(text, parse_constant=finite, parse_float=finite, parse_int=whole)
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno}: {error.msg}"
         raise RequestError(f"{source}: not JSON ({place}); {remedy}") from error

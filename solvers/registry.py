@@ -5,9 +5,10 @@ from typing import Protocol, cast
 
 from .errors import InfeasibleError, OutOfTimeError, SolverError
 from .heuristics.cheap_choice import cheap_choice
+from .heuristics.greedy import climb
 from .incumbent import Incumbent, Report
 from .problem.cost_bounds import check_least_costs
-from .problem.instance import Instance
+from .problem.instance import Instance, IntArray
 from .problem.result import Limits, Result
 from .verification import verify
 
@@ -26,6 +27,8 @@ _FUNCTIONS = {
 INTERRUPTED = "interrupted: this is the best choice and bound until then"
 SOLVERS: tuple[str, ...] = tuple(_FUNCTIONS)
 _WITHOUT_START = ("cp_sat", "highs", "scip", "brute_force")  # baselines, run as they are
+
+_ABOVE_GREEDY = ("exact", "lagrangian")  # whatever the limit, never worse than greedy
 
 
 class Solver(Protocol):
@@ -51,7 +54,8 @@ def solve(
         report: called with (seconds, value, bound) whenever value or bound improve.
 
     Returns:
-        A result that `verify` has accepted. Out of time or interrupted (Ctrl-C), it is what was proven until then.
+        A result that `verify` has accepted. Out of time or interrupted (Ctrl-C), it is what was proven until then; out
+        of time, `exact` and `lagrangian` add what greedy steps find, so that no limit makes them worse than `greedy`.
 
     Raises:
         SolverError: an unknown name, an instance the solver cannot take (`UnsupportedInstanceError`), or an answer
@@ -62,20 +66,31 @@ def solve(
     module, name = _FUNCTIONS[solver].split(":")
     run = cast(Solver, getattr(importlib.import_module(f".{module}", __package__), name))
     incumbent = Incumbent(solver, instance, limits or Limits(), report)
+    start: IntArray | None = None
     try:
         check_least_costs(instance)
         start = None if solver in _WITHOUT_START else cheap_choice(instance)
         if start is not None:
             incumbent.offer(start.tolist())
         run(instance, incumbent)
+        if solver in _ABOVE_GREEDY:
+            _climb(incumbent, start)
         result = incumbent.result()
     except InfeasibleError as error:
         return incumbent.infeasible(str(error))
     except OutOfTimeError:
         incumbent.note("the time limit ended the search")
+        if solver in _ABOVE_GREEDY:
+            _climb(incumbent, start)
         result = incumbent.result()
     except KeyboardInterrupt:
         incumbent.note(INTERRUPTED)
         result = incumbent.result()
     verify(instance, result)
     return result
+
+
+def _climb(incumbent: Incumbent, start: IntArray | None) -> None:
+    """Offer what greedy steps lead to from the first choice, where nothing better is proven."""
+    if start is not None and not incumbent.closed:
+        incumbent.offer(climb(incumbent.instance, start).tolist())

@@ -39,7 +39,8 @@ def run_app() -> None:
     """
     before = signal.signal(signal.SIGTERM, _terminate)
     try:
-        app(sys.argv[1:])
+        # A lone hyphen is a value (standard output), which cyclopts takes for half an option.
+        app(["./-" if token == "-" else token for token in sys.argv[1:]])
         sys.stdout.flush()
     except BrokenPipeError:
         # Whoever reads, as in `inspect PLAN | head`, has seen enough.

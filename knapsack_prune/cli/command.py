@@ -40,6 +40,7 @@ SHARED = {
     "force",
     "resume",
     "device",
+    "threads",
 }  # one flag for all sections
 
 ConfigFile = Annotated[

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from signal import SIGINT
 from typing import Annotated, Any
 
 from cyclopts import Parameter
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import (
     BarColumn,
     Progress,
@@ -21,6 +22,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.segment import Segment
 from rich.text import Text
 
 from knapsack_prune.errors import Interrupted
@@ -54,12 +56,25 @@ def notes() -> Console:
 
 
 def _console(*, stderr: bool) -> Console:
-    console = Console(stderr=stderr, highlight=False, emoji=False)
+    console = SafeConsole(stderr=stderr, highlight=False, emoji=False)
     return (
         console
         if console.is_terminal
-        else Console(stderr=stderr, highlight=False, emoji=False, width=max(console.width, PIPED_WIDTH))
+        else SafeConsole(stderr=stderr, highlight=False, emoji=False, width=max(console.width, PIPED_WIDTH))
     )
+
+
+CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+
+class SafeConsole(Console):
+    """A console whose terminal no text can control: names in a file may hold anything."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """The segments of a renderable, with control characters of its text written out."""
+        for text, style, control in super().render(renderable, options):
+            plain = text if control else CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+            yield Segment(plain, style, control)
 
 
 class Steps:

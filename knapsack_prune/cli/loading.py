@@ -13,6 +13,7 @@ from torch import nn
 
 from knapsack_prune.cli.app import with_flags
 from knapsack_prune.cli.console import Steps, notes
+from knapsack_prune.costs.threads import choose_threads
 from knapsack_prune.data import CalibrationLoader, ImageSource, calibration_loader, open_data
 from knapsack_prune.data.source import IMAGENET
 from knapsack_prune.errors import RequestError
@@ -63,16 +64,20 @@ class Subject:
         return slim(self.parent.model, self.plan) if self.start is None else self.start
 
 
-def load(settings: NetworkSettings, seed: int = 0) -> Network:
-    """Build a network and tell on standard error where its weights come from."""
+def load(settings: NetworkSettings, seed: int = 0, used: bool = True) -> Network:
+    """Build a network and tell on standard error where its weights come from, if they are `used`."""
     network = load_network(settings, seed=seed)
+    if not used:
+        return network
     style = "yellow" if "UNTRAINED" in network.note else "dim"
     notes().print(with_flags(f"{network.name}: {network.note}"), style=style, markup=False)
     return network
 
 
-def load_parent(settings: ParentSettings, plan: Plan) -> Network:
+def load_parent(settings: ParentSettings, plan: Plan, used: bool = True) -> Network:
     """Build a plan's parent: what the settings leave open is as the plan says, but code that nobody trusts.
+
+    Where its weights are not `used`, nothing is said of them.
 
     Raises:
         RequestError: the plan names Python code, or as of `load_network`.
@@ -88,7 +93,7 @@ def load_parent(settings: ParentSettings, plan: Plan) -> Network:
         if getattr(settings, field) is not None
     }
     # An untrained parent was initialised with the plan's seed.
-    return load(NetworkSettings(**{**told, **given}), plan.importance.seed)
+    return load(NetworkSettings(**{**told, **given}), plan.importance.seed, used)
 
 
 def load_architecture(settings: ParentSettings, plan: Plan, num_classes: int | None) -> nn.Module:
@@ -114,7 +119,7 @@ def load_target(
     described = plan
     if folder and not parent_weights and settings.checkpoint is None and (settings.weights or came_from_file):
         described = plan.model_copy(update={"model": plan.model.model_copy(update={"weights": None})})
-    parent = load_parent(settings, described)
+    parent = load_parent(settings, described, used=parent_weights or not folder)
     if parent_weights or not folder:
         take_weights(parent, plan, force)
     start = load_slim(target, lambda: parent.model) if folder else None
@@ -242,9 +247,20 @@ def _data_part(
     return None
 
 
-def set_threads(execution: DeviceSettings, network_name: str | None) -> None:
-    """Limit torch to the CPU threads that are asked for."""
-    threads = execution.cpu_threads(embedded=network_name in (None, DEFAULT_NETWORK))
+def set_threads(execution: DeviceSettings, network: Network | str | None, batch: int = 1) -> None:
+    """Limit torch to the CPU threads that are asked for; otherwise to those that are worth using, which is told.
+
+    The embedded network always takes one thread: its images are too small to be shared out.
+    """
+    name = network.name if isinstance(network, Network) else network
+    threads = execution.threads
+    if threads is None and name in (None, DEFAULT_NETWORK):
+        threads = 1
+    elif threads is None:
+        measured = network if isinstance(network, Network) else None
+        shape = () if measured is None else measured.input_shape
+        threads, why = choose_threads(None if measured is None else measured.model, shape, batch)
+        notes().print(f"CPU threads: {threads} ({why}); others with --threads.", style="dim", markup=False)
     if threads:
         torch.set_num_threads(threads)
 

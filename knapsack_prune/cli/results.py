@@ -7,10 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.table import Table
 
 from knapsack_prune.cli.console import print_json
+from knapsack_prune.costs.timing import Timing
 from knapsack_prune.export.exporting import Exported
 from knapsack_prune.slimming.outcome import Outcome
 from knapsack_prune.slimming.repair import RepairReport
@@ -85,7 +87,10 @@ def _show_unreadable(console: Console, accuracy: Accuracy) -> None:
 
 def show_exports(console: Console, result: Mapping[str, Sequence[Exported]]) -> None:
     """Size, agreement and time of every exported file."""
-    table = Table(title="Exports (milliseconds per batch on the CPU: median)")
+    threads = torch.get_num_threads()
+    table = Table(
+        title=f"Exports (milliseconds per batch on {threads} CPU threads: median, 10th to 90th percentile)"
+    )
     table.add_column("file")
     table.add_column("KiB", justify="right")
     table.add_column("largest difference", justify="right")
@@ -97,9 +102,13 @@ def show_exports(console: Console, result: Mapping[str, Sequence[Exported]]) -> 
         for entry in entries:
             times = []
             for batch in batches:
-                times += [f"{entry.timings[batch].median_ms:.3f}", f"{entry.pytorch[batch].median_ms:.3f}"]
+                times += [_spread(entry.timings[batch]), _spread(entry.pytorch[batch])]
             table.add_row(entry.path.name, f"{entry.bytes / 1024:.0f}", f"{entry.max_error:.1e}", *times)
     console.print(table)
+
+
+def _spread(timing: Timing) -> str:
+    return f"{timing.median_ms:.3f} ({timing.low_ms:.3f} to {timing.high_ms:.3f})"
 
 
 def show_run(console: Console, report: Mapping[str, Any]) -> None:
@@ -115,8 +124,9 @@ def show_run(console: Console, report: Mapping[str, Any]) -> None:
     ):
         for batch, timing in student["timings"].items():
             before = parent["timings"][batch]["median_ms"]
+            spread = f"({timing['low_ms']:.3f} to {timing['high_ms']:.3f})"
             console.print(
-                f"{student['format']}, batch {batch}: {timing['median_ms']:.3f} ms, parent {before:.3f} ms "
+                f"{student['format']}, batch {batch}: {timing['median_ms']:.3f} ms {spread}, parent {before:.3f} ms "
                 f"({before / timing['median_ms']:.2f} times as fast)",
                 markup=False,
             )

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
-from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from knapsack_prune.cli.command import command
-from knapsack_prune.cli.console import AsJson, Force, print_json, resumable
+from knapsack_prune.cli.console import AsJson, Force, notes, print_json, resumable
+from knapsack_prune.cli.console import output as results
 from knapsack_prune.settings import BenchSettings, SolveSettings
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def solve(
         check_output(output, force=force)
     limits = solvers.Limits(solve.time_limit, solve.seed, solve.threads)
     problem = solvers.Instance.load(instance)
-    console = Console(stderr=True)
+    console = notes()
 
     def report(seconds: float, value: int | None, bound: int | None) -> None:
         status.update(f"{seconds:.1f} s: value {value if value is not None else '-'}, bound {bound}")
@@ -62,9 +63,10 @@ def solve(
 
 
 def _show(problem: Instance, result: Result) -> None:
-    console = Console(highlight=False)
+    console = results()
     console.print(
-        f"{problem.name}: {len(problem.groups)} groups, {sum(g.levels.size for g in problem.groups)} levels"
+        f"{problem.name}: {len(problem.groups)} groups, {sum(g.levels.size for g in problem.groups)} levels",
+        markup=False,
     )
     console.print(f"status {result.status} by {result.solver} ({result.version}) in {result.seconds:.3f} s")
     if result.value is not None and result.bound is not None and result.gap is not None:
@@ -75,7 +77,7 @@ def _show(problem: Instance, result: Result) -> None:
         table = Table("resource", "cost", "budget", "used")
         for resource, cost in zip(problem.resources, result.costs, strict=True):
             table.add_row(
-                resource.name,
+                escape(resource.name),
                 str(cost),
                 str(resource.budget),
                 f"{100 * cost / max(1, resource.budget):.4f} %",
@@ -105,7 +107,7 @@ def bench(
     campaign = Campaign(
         find_instances(instances), bench.solvers, bench.time_limit, bench.seeds, bench.threads
     )
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console = notes()
 
     def report(done: int, total: int, record: Record) -> None:
         told = (
@@ -114,7 +116,7 @@ def bench(
         )
         run = f"{record.instance} {record.solver} seed {record.seed}"
         line = f"[{done}/{total}] {run}: {told}, {record.seconds:.2f} s"
-        console.print(line, markup=False)
+        console.print(line, markup=False, soft_wrap=True)
 
     check_output(
         output,

@@ -70,7 +70,7 @@ def finetune(
     )
     check_not_within(directory, target)
     subject = load_target(target, network, force=execution.force)
-    set_threads(execution, subject.parent.name)
+    set_threads(execution, subject.parent, finetune.batch_size)
     source = open_told(data, subject.parent, recorded=subject.data)
     result = train(
         subject.parent.model,
@@ -116,7 +116,7 @@ def iterate(
         directory, directory=True, force=execution.force, same=lambda path: (path / RECORD).is_file()
     )
     parent = load(network, iterate.seed)
-    set_threads(execution, parent.name)
+    set_threads(execution, parent, iterate.batch_size)
     source = open_told(data, parent)
     with quiet_libraries(), resumable(directory):
         record = whole_method(
@@ -171,7 +171,7 @@ def evaluate(
     else:
         subject = load_target(target, network, parent_weights=False, force=force)
         parent, model, name, recorded = subject.parent, subject.slim(), str(target), subject.data
-    set_threads(execution, parent.name)
+    set_threads(execution, parent, finetune.batch_size)
     source = open_told(data, parent, recorded=recorded)
     session = Session(source, parent.input_shape, settings, how, test_only=True)
     show_accuracy(output(), name, source.name, session.accuracy(model), as_json)
@@ -189,7 +189,7 @@ def export(
     force: Force = False,
 ) -> None:
     """Export to ONNX and torch.export with a dynamic batch, check against PyTorch's output, and time it."""
-    from knapsack_prune.cli.loading import load, load_target
+    from knapsack_prune.cli.loading import load, load_target, set_threads
     from knapsack_prune.cli.results import show_exports
     from knapsack_prune.export.exporting import export_all
     from knapsack_prune.outputs import check_not_within, check_output, locked, replaced
@@ -204,6 +204,7 @@ def export(
         subject = load_target(target, network, parent_weights=False, force=force)
         parent = subject.parent
         networks = {"model": subject.slim()} | ({"parent": parent.model} if compare else {})
+    set_threads(DeviceSettings(threads=export.threads), parent, max(export.batch))
     with locked(directory), replaced(directory) as waiting:
         exported = export_all(networks, parent.input_shape, waiting, export)
     show_exports(output(), exported)

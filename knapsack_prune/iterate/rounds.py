@@ -14,6 +14,7 @@ from torch import nn
 from knapsack_prune.costs.counting import total
 from knapsack_prune.data import ImageSource, calibration_loader
 from knapsack_prune.data.seeds import derive_seed
+from knapsack_prune.errors import RequestError
 from knapsack_prune.files import read_json, write_json
 from knapsack_prune.iterate.budgets import geometric_budgets
 from knapsack_prune.iterate.survivors import surviving_graph
@@ -147,7 +148,7 @@ class Rounds:
         else:
             self.directory.begin(f"round-{number}")
             begun = folder / "start"
-            if main and not (begun / "config.json").is_file():
+            if main and not self._is_whole(begun):
                 self._start(number, before)
             self._session.accelerator.wait_for_everyone()
             plan = Plan.load(begun / "plan.json")
@@ -177,6 +178,18 @@ class Rounds:
         plan = Plan.load(folder / "plan.json")
         record = read_json(folder / "result.json")
         return Snapshot(f"round-{number}", folder, plan, network, record)
+
+    def _is_whole(self, begun: Path) -> bool:
+        """Whether a round's start is there, as it was written; a damaged one is made again, and that is said."""
+        if not (begun / "config.json").is_file():
+            return False
+        try:
+            load_slim(begun, lambda: self._network.model)
+        except RequestError as error:
+            self._log(f"{error}: it is made again")
+            (begun / "repair.json").unlink(missing_ok=True)
+            return False
+        return True
 
     def _start(self, number: int, before: Snapshot | None) -> None:
         """Prune, and keep the result on disk: whoever continues finds the very same plan."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -123,6 +124,7 @@ def _read_safetensors(path: Path) -> Mapping[str, Any]:
 
 
 def _read_torch(path: Path) -> Mapping[str, Any]:
+    _check_archive(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -141,6 +143,20 @@ def _read_torch(path: Path) -> Mapping[str, Any]:
             "save model.state_dict()"
         )
     return content
+
+
+def _check_archive(path: Path) -> None:
+    """Refuse an archive that grows when it is read: torch compresses nothing."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        content = sum(entry.file_size for entry in archive.infolist())
+    size = path.stat().st_size
+    if content > 2 * size + 2**20:
+        raise RequestError(
+            f"checkpoint {path} has {size:,} bytes and would grow to {content:,}: torch.save writes no such file; "
+            "save the weights again"
+        )
 
 
 def _unwrap(content: Mapping[str, Any]) -> dict[str, Tensor]:

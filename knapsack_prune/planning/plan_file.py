@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
-from pydantic import Field, ValidationError, model_validator
+from pydantic import FailFast, Field, ValidationError, model_validator
 
 from knapsack_prune.errors import RequestError
 from knapsack_prune.files import parse_json, read_text, write_text
@@ -44,23 +44,27 @@ RARE = ("data", "keep", "ties", "search")
 """Keys of the plan that are written only where there is something to say."""
 
 
+MOST = 2**15
+"""Groups, layers or other parts of a plan: what lists more is no plan of a network."""
+
+
 class Plan(Part):
     """Everything that slimming, training and checking need; independent of how it was found."""
 
     schema_version: Literal[1]
     model: ModelPart
     importance: ImportancePart
-    budgets: Annotated[tuple[BudgetPart, ...], Field(min_length=1)]
+    budgets: Annotated[tuple[BudgetPart, ...], Field(min_length=1, max_length=100), FailFast()]
     solver: SolverPart
-    groups: Annotated[tuple[GroupPart, ...], Field(min_length=1)]
-    layers: tuple[LayerPart, ...]
-    frozen: tuple[FrozenPart, ...]
-    attributes: tuple[AttributePart, ...] = ()
-    full_width: tuple[FullWidthPart, ...] = ()
-    mixing: tuple[MixingPart, ...] = ()
-    stages: tuple[StagePart, ...] = ()
-    keep: tuple[str, ...] = ()
-    ties: tuple[tuple[str, ...], ...] = ()
+    groups: Annotated[tuple[GroupPart, ...], Field(min_length=1, max_length=MOST), FailFast()]
+    layers: Annotated[tuple[LayerPart, ...], Field(max_length=MOST), FailFast()]
+    frozen: Annotated[tuple[FrozenPart, ...], Field(max_length=MOST), FailFast()]
+    attributes: Annotated[tuple[AttributePart, ...], Field(max_length=MOST), FailFast()] = ()
+    full_width: Annotated[tuple[FullWidthPart, ...], Field(max_length=MOST), FailFast()] = ()
+    mixing: Annotated[tuple[MixingPart, ...], Field(max_length=MOST), FailFast()] = ()
+    stages: Annotated[tuple[StagePart, ...], Field(max_length=MOST), FailFast()] = ()
+    keep: Annotated[tuple[str, ...], Field(max_length=MOST), FailFast()] = ()
+    ties: Annotated[tuple[tuple[str, ...], ...], Field(max_length=MOST), FailFast()] = ()
     search: SearchPart | None = None
     data: DataPart | None = None
 

@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import FailFast, Field, model_validator
 
 from knapsack_prune.costs.latency_table import Conditions
 from knapsack_prune.graph.channel_graph import IntArray
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 
 Positive = Annotated[int, Field(ge=1)]
+Size = Annotated[int, Field(ge=1, le=2**24)]
+"""Of a group: more units than any layer has are refused before anything of such a size is made."""
 
 LARGEST_INPUT = 2**26
 """Elements of one input, at most: a plan cannot make a network run on more than that."""
@@ -168,7 +170,7 @@ class SlicePart(Part):
     offset: Count | None = None
     step: Positive | None = None
     block: Positive | None = None
-    indices: tuple[tuple[Count, ...], ...] | None = None
+    indices: Annotated[tuple[Annotated[tuple[Count, ...], FailFast()], ...], FailFast()] | None = None
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:
@@ -196,15 +198,15 @@ class GroupPart(Part):
     """
 
     name: str
-    size: Positive
-    channels: Positive
-    kept: Annotated[tuple[Count, ...], Field(min_length=1)]
+    size: Size
+    channels: Size
+    kept: Annotated[tuple[Count, ...], Field(min_length=1), FailFast()]
     round_to: Positive
     layers: tuple[str, ...]
-    slices: Annotated[tuple[SlicePart, ...], Field(min_length=1)]
+    slices: Annotated[tuple[SlicePart, ...], Field(min_length=1), FailFast()]
     levels: tuple[Positive, ...] | None = None
-    order: tuple[Count, ...] | None = None
-    values: tuple[float, ...] | None = None
+    order: Annotated[tuple[Count, ...], FailFast()] | None = None
+    values: Annotated[tuple[float, ...], FailFast()] | None = None
 
     @model_validator(mode="after")
     def _indices(self) -> Self:

@@ -36,7 +36,7 @@ class DeviceSettings(Settings):
             ge=0,
             lt=INT_LIMIT,
             description="CPU threads per process; 0 leaves torch's choice. By default 1 for the embedded network, "
-            "whose images are too small to be worth sharing out, else 0.",
+            "else as many as cores are free and, for small networks, worth the while by a short measurement.",
         ),
     ] = None
 
@@ -49,14 +49,11 @@ class DeviceSettings(Settings):
         """Whether bars are shown."""
         return sys.stderr.isatty() if self.progress is None else self.progress
 
-    def cpu_threads(self, embedded: bool) -> int:
-        """CPU threads, for the embedded default network or another; 0 leaves torch's choice."""
-        return int(embedded) if self.threads is None else self.threads
-
     @property
     def loading_processes(self) -> int:
         """Processes that read images."""
-        return min(8, os.cpu_count() or 1) if self.workers is None else self.workers
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return min(8, cores) if self.workers is None else self.workers
 
 
 class ResumeSettings(Settings):

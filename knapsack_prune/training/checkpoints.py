@@ -29,6 +29,7 @@ class TrainState:
         history: one row per finished epoch.
         partial: sums of the epoch under way, see `records`.
         start: top-1 accuracy on held-out images before the first epoch, where there are any.
+        threads: of the CPU, on which the last digits of sums depend.
         best: digest of the file of the best weights so far; None before there are any.
     """
 
@@ -37,6 +38,7 @@ class TrainState:
     history: tuple[dict[str, Any], ...] = ()
     partial: dict[str, float] | None = None
     start: float | None = None
+    threads: int | None = None
     best: str | None = None
 
 

@@ -188,6 +188,8 @@ class Trainer:
         if newest is None:
             return TrainState()
         path, state = newest
+        if self._execution.threads is None and state.threads is not None:
+            torch.set_num_threads(state.threads)  # the sums of the run before, to the last digit
         self._accelerator.load_state(str(path))
         if self._average is not None:
             self._average.load_state_dict(load_weights(path / AVERAGE))

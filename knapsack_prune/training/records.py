@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from knapsack_prune.files import write_rows
 from knapsack_prune.training.checkpoints import TrainState
 from knapsack_prune.training.distillation.objective import Objective
@@ -34,7 +36,15 @@ class Records:
     def state(self, epoch: int, step: int) -> TrainState:
         """How far the run has come after `step` steps of `epoch`."""
         partial = dict(self._sums) if step else None
-        return TrainState(epoch, step, tuple(self.history), partial, self.start, self.best)
+        return TrainState(
+            epoch,
+            step,
+            tuple(self.history),
+            partial,
+            start=self.start,
+            threads=torch.get_num_threads(),
+            best=self.best,
+        )
 
     def add_step(self, number: int, parts: Sequence[float], rate: float) -> None:
         """Record the loss and its parts at a step, and the step's learning rate."""

@@ -16,6 +16,7 @@ from knapsack_prune.errors import RequestError
 from knapsack_prune.graph.channel_graph import ChannelGraph, Group, IntArray, Slice
 from knapsack_prune.networks.modes import evaluating, one_thread
 from knapsack_prune.settings.importance import DATA_CRITERIA, WEIGHT_CRITERIA, Normalization
+from knapsack_prune.values.losses import label_loss
 
 FloatArray = npt.NDArray[np.float64]
 Batches = Iterable[tuple[Tensor, Tensor]]
@@ -200,10 +201,13 @@ def _gradient_scores(
     accumulated: list[Tensor] = []
     samples = batches = 0
     with _differentiable(model, tensors):
-        for images, labels in data:
-            device = tensors[0].device
-            output = model(images.to(device))
-            loss = nn.functional.cross_entropy(output, labels.to(device))
+        for batch in data:
+            if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+                raise RequestError(
+                    f"importance {criterion!r}: a batch is a {type(batch).__name__}; give pairs of examples and labels"
+                )
+            images, labels = batch
+            loss = label_loss(model(images.to(tensors[0].device)), labels)
             if not bool(torch.isfinite(loss)):
                 raise RequestError(
                     f"importance {criterion!r}: the loss of batch {batches} is {loss.item()}; the network or its "

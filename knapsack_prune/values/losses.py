@@ -15,6 +15,9 @@ from knapsack_prune.errors import RequestError
 Loss = Callable[[Any, Any, Any], Tensor]
 """(output, the parent's output on the same inputs, the batch as the data gave it) -> mean loss of the batch."""
 
+IGNORED = -100
+"""The label that cross-entropy leaves out."""
+
 Batches = Iterable[Any]
 """Batches for the network: its input tensor, or a sequence or mapping whose first item that is."""
 
@@ -46,6 +49,47 @@ def class_scores(output: Any) -> Tensor:
             "function with `loss`, such as the squared difference of the outputs"
         )
     return classes.float().reshape(-1, classes.shape[-1])
+
+
+def label_loss(output: Any, labels: Any) -> Tensor:
+    """Cross-entropy of a network's class scores (see `class_scores`) against labels, averaged.
+
+    Args:
+        output: what the network gave.
+        labels: a whole number per prediction, from 0 to the number of classes; -100 is not counted.
+
+    Raises:
+        RequestError: no class scores, or labels that are none of their classes.
+    """
+    scores = class_scores(output)
+    if (
+        not isinstance(labels, Tensor)
+        or labels.is_floating_point()
+        or labels.is_complex()
+        or labels.dtype == torch.bool
+    ):
+        kind = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
+        raise RequestError(
+            f"labels are {kind}, and class labels are whole numbers: give such labels, or, for a regression, "
+            "values that need no labels (`energy`, l1) or `measured` with a function `loss`"
+        )
+    flat = labels.reshape(-1).to(device=scores.device, dtype=torch.int64)
+    if len(flat) != len(scores):
+        raise RequestError(
+            f"there are {len(flat)} labels of shape {tuple(labels.shape)} for {len(scores)} predictions: give one "
+            "label per prediction"
+        )
+    counted = flat[flat != IGNORED]
+    if not len(counted):
+        raise RequestError(
+            f"all {len(flat)} labels of a batch are {IGNORED}, which is not counted: give labels"
+        )
+    if int(counted.min()) < 0 or int(counted.max()) >= scores.shape[1]:
+        raise RequestError(
+            f"labels lie in {int(counted.min())} to {int(counted.max())}, the network has the classes 0 to "
+            f"{scores.shape[1] - 1}: give the labels that it was trained with"
+        )
+    return F.cross_entropy(scores, flat, ignore_index=IGNORED)
 
 
 def divergence(output: Any, parent: Any, batch: Any) -> Tensor:
