@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
-from pydantic import FailFast, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from knapsack_prune.errors import RequestError
 from knapsack_prune.files import parse_json, read_text, write_text
@@ -54,17 +54,17 @@ class Plan(Part):
     schema_version: Literal[1]
     model: ModelPart
     importance: ImportancePart
-    budgets: Annotated[tuple[BudgetPart, ...], Field(min_length=1, max_length=100), FailFast()]
+    budgets: Annotated[tuple[BudgetPart, ...], Field(min_length=1, max_length=100, fail_fast=True)]
     solver: SolverPart
-    groups: Annotated[tuple[GroupPart, ...], Field(min_length=1, max_length=MOST), FailFast()]
-    layers: Annotated[tuple[LayerPart, ...], Field(max_length=MOST), FailFast()]
-    frozen: Annotated[tuple[FrozenPart, ...], Field(max_length=MOST), FailFast()]
-    attributes: Annotated[tuple[AttributePart, ...], Field(max_length=MOST), FailFast()] = ()
-    full_width: Annotated[tuple[FullWidthPart, ...], Field(max_length=MOST), FailFast()] = ()
-    mixing: Annotated[tuple[MixingPart, ...], Field(max_length=MOST), FailFast()] = ()
-    stages: Annotated[tuple[StagePart, ...], Field(max_length=MOST), FailFast()] = ()
-    keep: Annotated[tuple[str, ...], Field(max_length=MOST), FailFast()] = ()
-    ties: Annotated[tuple[tuple[str, ...], ...], Field(max_length=MOST), FailFast()] = ()
+    groups: Annotated[tuple[GroupPart, ...], Field(min_length=1, max_length=MOST, fail_fast=True)]
+    layers: Annotated[tuple[LayerPart, ...], Field(max_length=MOST, fail_fast=True)]
+    frozen: Annotated[tuple[FrozenPart, ...], Field(max_length=MOST, fail_fast=True)]
+    attributes: Annotated[tuple[AttributePart, ...], Field(max_length=MOST, fail_fast=True)] = ()
+    full_width: Annotated[tuple[FullWidthPart, ...], Field(max_length=MOST, fail_fast=True)] = ()
+    mixing: Annotated[tuple[MixingPart, ...], Field(max_length=MOST, fail_fast=True)] = ()
+    stages: Annotated[tuple[StagePart, ...], Field(max_length=MOST, fail_fast=True)] = ()
+    keep: Annotated[tuple[str, ...], Field(max_length=MOST, fail_fast=True)] = ()
+    ties: Annotated[tuple[tuple[str, ...], ...], Field(max_length=MOST, fail_fast=True)] = ()
     search: SearchPart | None = None
     data: DataPart | None = None
 

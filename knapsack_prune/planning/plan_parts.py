@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 import numpy as np
-from pydantic import FailFast, Field, model_validator
+from pydantic import Field, model_validator
 
 from knapsack_prune.costs.latency_table import Conditions
 from knapsack_prune.graph.channel_graph import IntArray
@@ -170,7 +170,10 @@ class SlicePart(Part):
     offset: Count | None = None
     step: Positive | None = None
     block: Positive | None = None
-    indices: Annotated[tuple[Annotated[tuple[Count, ...], FailFast()], ...], FailFast()] | None = None
+    indices: (
+        Annotated[tuple[Annotated[tuple[Count, ...], Field(fail_fast=True)], ...], Field(fail_fast=True)]
+        | None
+    ) = None
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:
@@ -200,13 +203,13 @@ class GroupPart(Part):
     name: str
     size: Size
     channels: Size
-    kept: Annotated[tuple[Count, ...], Field(min_length=1), FailFast()]
+    kept: Annotated[tuple[Count, ...], Field(min_length=1, fail_fast=True)]
     round_to: Positive
     layers: tuple[str, ...]
-    slices: Annotated[tuple[SlicePart, ...], Field(min_length=1), FailFast()]
+    slices: Annotated[tuple[SlicePart, ...], Field(min_length=1, fail_fast=True)]
     levels: tuple[Positive, ...] | None = None
-    order: Annotated[tuple[Count, ...], FailFast()] | None = None
-    values: Annotated[tuple[float, ...], FailFast()] | None = None
+    order: Annotated[tuple[Count, ...], Field(fail_fast=True)] | None = None
+    values: Annotated[tuple[float, ...], Field(fail_fast=True)] | None = None
 
     @model_validator(mode="after")
     def _indices(self) -> Self:
