@@ -22,6 +22,9 @@ from knapsack_prune.errors import RequestError
 STANDARD_OUTPUT = Path("-")
 """What `-` as an output means."""
 
+STANDARD_NAMES = (STANDARD_OUTPUT, *map(Path, ("/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")))
+"""Opened anew, a file behind one of these would be written from its beginning: the stream itself is taken."""
+
 STREAMS = (Path("/dev"), Path("/proc"))
 """Where names stand for streams, which are written to: /dev/stdout is no file to be replaced."""
 
@@ -71,7 +74,7 @@ def _write_stream(path: Path, fill: Callable[[Path], object]) -> None:
         waiting = Path(folder) / "output"
         fill(waiting)
         content = waiting.read_bytes()
-        if path == STANDARD_OUTPUT:
+        if path in STANDARD_NAMES:
             sys.stdout.flush()
             sys.stdout.buffer.write(content)
             sys.stdout.flush()

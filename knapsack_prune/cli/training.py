@@ -66,7 +66,10 @@ def finetune(
     from knapsack_prune.training.run_directory import RECORD
 
     check_output(
-        directory, directory=True, force=execution.force, same=lambda path: (path / RECORD).is_file()
+        directory,
+        directory=True,
+        force=execution.force,
+        same=lambda path: execution.resume and (path / RECORD).is_file(),
     )
     check_not_within(directory, target)
     subject = load_target(target, network, force=execution.force)
@@ -113,7 +116,10 @@ def iterate(
     from knapsack_prune.training.run_directory import RECORD
 
     check_output(
-        directory, directory=True, force=execution.force, same=lambda path: (path / RECORD).is_file()
+        directory,
+        directory=True,
+        force=execution.force,
+        same=lambda path: execution.resume and (path / RECORD).is_file(),
     )
     parent = load(network, iterate.seed)
     set_threads(execution, parent, iterate.batch_size)
@@ -245,7 +251,10 @@ def run(
     from knapsack_prune.training.run_directory import RECORD
 
     check_output(
-        directory, directory=True, force=execution.force, same=lambda path: (path / RECORD).is_file()
+        directory,
+        directory=True,
+        force=execution.force,
+        same=lambda path: execution.resume and (path / RECORD).is_file(),
     )
     told = notes()
     if network.model is None:

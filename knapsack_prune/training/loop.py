@@ -29,6 +29,7 @@ from knapsack_prune.training.evaluation import Accuracy, evaluate
 from knapsack_prune.training.interrupts import Interrupts
 from knapsack_prune.training.learning_rate import LearningRateSchedule
 from knapsack_prune.training.optimizers import build_optimizer
+from knapsack_prune.training.progress import TrainProgress
 from knapsack_prune.training.records import Records
 from knapsack_prune.training.run_directory import RunDirectory, is_whole
 from knapsack_prune.training.weights import AVERAGE, BEST, load_weights, save_weights
@@ -143,12 +144,15 @@ class Trainer:
         state = self._restored()
         first = state.epoch * self._steps + state.step
         records = Records(self._run.path if self._run.main else None, state, first)
-        with Interrupts() as interrupts, _own_randomness(self._device), self._bar(first) as advance:
+        shown = self._execution.shows_progress and self._run.main
+        log = self._log if self._run.main else lambda line: None
+        progress = TrainProgress(self._total, first, shown, log)
+        with Interrupts() as interrupts, _own_randomness(self._device), progress:
             self._judge_start(records)
             for epoch in range(state.epoch, self._settings.epochs):
                 begun = state.step if epoch == state.epoch else 0
-                self._epoch(epoch, begun, records, interrupts, advance)
-                self._close_epoch(epoch, records)
+                self._epoch(epoch, begun, records, interrupts, progress)
+                self._close_epoch(epoch, records, progress)
                 if self._agreed(interrupts.asked) and epoch + 1 < self._settings.epochs:
                     raise self._interrupted((epoch + 1) * self._steps, interrupts)
         records.close()
@@ -196,7 +200,7 @@ class Trainer:
         return state
 
     def _epoch(
-        self, epoch: int, begun: int, records: Records, interrupts: Interrupts, advance: Callable[[], None]
+        self, epoch: int, begun: int, records: Records, interrupts: Interrupts, progress: TrainProgress
     ) -> None:
         self._model.train()
         batches = self._data.batches.epoch(epoch, begun)
@@ -205,14 +209,14 @@ class Trainer:
         for step in range(begun, self._steps):
             number = epoch * self._steps + step
             self._waiting.append((number, self._step(epoch, step, batches)))
-            advance()
+            progress.advance()
             last = step + 1 == self._steps
             flush = len(self._waiting) >= FLUSH_EVERY or last
             save = bool(every) and (number + 1) % every == 0 and not last
             alone = self._accelerator.num_processes == 1
             stop = not last and (interrupts.asked if alone else flush and self._agreed(interrupts.asked))
             if flush or save or stop:
-                self._flush(records)
+                progress.losses(self._flush(records))
                 records.add_seconds(time.perf_counter() - started)
                 started = time.perf_counter()
             if save or stop:
@@ -251,10 +255,8 @@ class Trainer:
             self._average.update_parameters(self._student.network)
         return parts
 
-    def _flush(self, records: Records) -> None:
-        """Bring the losses of the last steps to the host, and stop at the first that is not finite."""
-        if not self._waiting:
-            return
+    def _flush(self, records: Records) -> float:
+        """Bring the losses of the last steps to the host, and stop at the first that is not finite; their mean."""
         steps = [number for number, _ in self._waiting]
         values: Tensor = self._accelerator.reduce(torch.stack([parts for _, parts in self._waiting]), "mean")
         self._waiting.clear()
@@ -264,13 +266,15 @@ class Trainer:
                     f"the loss at step {number} of {self._total} is {row[0]}: it must be finite. {ADVICE}"
                 )
             records.add_step(number, row, self._rate.at(number))
+        return float(values[:, 0].mean())
 
-    def _close_epoch(self, epoch: int, records: Records) -> None:
+    def _close_epoch(self, epoch: int, records: Records, progress: TrainProgress) -> None:
         self._require_finite_weights(epoch)
         rate = self._rate.at((epoch + 1) * self._steps - 1)
-        if records.close_epoch(
-            epoch, self._steps, self._data.schedule.step_size, rate, self._evaluate_held_out()
-        ):
+        held_out = self._evaluate_held_out()
+        if held_out is not None:
+            progress.accuracy(held_out.top1)
+        if records.close_epoch(epoch, self._steps, self._data.schedule.step_size, rate, held_out):
             self._keep_best(records)
         records.write_summary()
         self._save(records.state(epoch + 1, 0))
@@ -322,20 +326,6 @@ class Trainer:
             return flag
         raised: Tensor = self._accelerator.reduce(torch.tensor(float(flag), device=self._device), "sum")
         return bool(raised > 0)
-
-    @contextmanager
-    def _bar(self, first: int) -> Iterator[Callable[[], None]]:
-        if not (self._execution.shows_progress and self._run.main):
-            yield lambda: None
-            return
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-        from rich.progress import Progress as Bar
-
-        columns = (TextColumn("fine-tuning"), BarColumn(), MofNCompleteColumn(), TextColumn("steps"))
-        with Bar(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
-            task = bar.add_task("", total=self._total, completed=first)
-            yield lambda: bar.advance(task)
 
 
 class _LogitsOf(nn.Module):

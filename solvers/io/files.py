@@ -3,6 +3,7 @@
 import gzip
 import lzma
 import os
+import sys
 import zlib
 from pathlib import Path
 from typing import IO, cast
@@ -12,6 +13,7 @@ from ..errors import SolverError
 MOST_BYTES = 2**28
 """Of a text file, decompressed: what is larger is refused before it is held in memory."""
 
+STANDARD_NAMES = tuple(map(Path, ("/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")))
 STREAMS = (Path("/dev"), Path("/proc/self/fd"), Path("/dev/fd"))
 """Where names stand for streams, which are written to."""
 
@@ -52,6 +54,11 @@ def write_bytes(path: Path, data: bytes) -> None:
     target = Path(os.path.realpath(path))
     waiting = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
+        if path in STANDARD_NAMES:
+            sys.stdout.flush()
+            sys.stdout.buffer.write(data)
+            sys.stdout.flush()
+            return
         if path.parent in STREAMS or (target.exists() and not target.is_file()):
             with os.fdopen(os.open(path, os.O_WRONLY | os.O_APPEND), "wb") as stream:
                 stream.write(data)
