@@ -6,10 +6,9 @@ import json
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from signal import SIGINT
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -28,6 +27,9 @@ from rich.text import Text
 from knapsack_prune.errors import Interrupted
 from knapsack_prune.settings.base import FORCE
 
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
 # Tables that are piped into a file or a pager have no terminal to fit: give them room instead of folding
 # names.
 PIPED_WIDTH = 140
@@ -44,10 +46,9 @@ AsJson = Annotated[bool, Parameter(name="--json", negative=(), help="Print the r
 Force = Annotated[bool, Parameter(negative=(), help=FORCE)]
 
 
-def print_json(result: Any) -> None:
-    """Print plain values, or a dataclass of them, to standard output: what --json gives."""
-    plain = asdict(result) if is_dataclass(result) and not isinstance(result, type) else result
-    print(json.dumps(plain, indent=1, allow_nan=False))
+def print_json(result: BaseModel) -> None:
+    """Print a result to standard output, as its published schema says."""
+    print(json.dumps(result.model_dump(mode="json"), indent=1, allow_nan=False))
 
 
 def notes() -> Console:

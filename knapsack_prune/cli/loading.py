@@ -172,7 +172,8 @@ def prepare(
     """
     steps.enter("loading the network")
     network = load(network_settings, settings.seed)
-    network.model.to(settings.on_device())
+    device = _device(settings)
+    network.model.to(device)
     opened: list[ImageSource] = []
     drawn: list[CalibrationLoader] = []
 
@@ -215,7 +216,7 @@ def prepare(
     with quiet_libraries():
         graph, values = trace_and_value(
             network.model,
-            torch.zeros(1, *network.input_shape, device=settings.on_device()),
+            torch.zeros(1, *network.input_shape, device=device),
             settings,
             criterion,
             data=batches,
@@ -231,6 +232,14 @@ def prepare(
             markup=False,
         )
     return Prepared(network, graph, values, images, _data_part(data, opened, drawn))
+
+
+def _device(settings: PlanningSettings) -> torch.device:
+    """Where to value units; `RequestError` if there is no such device."""
+    there = torch.cuda.is_available()
+    if settings.device == "cuda" and not there:
+        raise RequestError("`device` is cuda, but torch finds 0 CUDA devices: use cpu or auto")
+    return torch.device("cuda" if there and settings.device != "cpu" else "cpu")
 
 
 def _data_part(

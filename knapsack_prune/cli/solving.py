@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 from rich.markup import escape
-from rich.table import Table
 
 from knapsack_prune.cli.command import command
 from knapsack_prune.cli.console import AsJson, Force, notes, print_json, resumable
@@ -34,6 +33,7 @@ def solve(
 ) -> None:
     """Solve an instance of a grouped knapsack and say what is proven."""
     import solvers
+    from knapsack_prune.cli.outputs import Solved
     from knapsack_prune.files import STANDARD_OUTPUT, write_text
     from knapsack_prune.outputs import check_output
 
@@ -55,7 +55,7 @@ def solve(
     if output == STANDARD_OUTPUT:
         pass
     elif as_json:
-        print(result.to_json())
+        print_json(Solved.model_validate_json(result.to_json()))
     else:
         _show(problem, result)
     if result.status is solvers.Status.INFEASIBLE:
@@ -63,6 +63,8 @@ def solve(
 
 
 def _show(problem: Instance, result: Result) -> None:
+    from knapsack_prune.cli.tables import compact
+
     console = results()
     console.print(
         f"{problem.name}: {len(problem.groups)} groups, {sum(g.levels.size for g in problem.groups)} levels",
@@ -74,7 +76,9 @@ def _show(problem: Instance, result: Result) -> None:
     elif result.bound is not None:
         console.print(f"bound {result.bound}")
     if result.costs:
-        table = Table("resource", "cost", "budget", "used")
+        table = compact("Costs")
+        for column in ("resource", "cost", "budget", "used"):
+            table.add_column(column)
         for resource, cost in zip(problem.resources, result.costs, strict=True):
             table.add_row(
                 escape(resource.name),
@@ -98,6 +102,7 @@ def bench(
     as_json: AsJson = False,
 ) -> None:
     """Run solvers on instances; killed half-way, the same command goes on where it was."""
+    from knapsack_prune.cli.outputs import Benched, BenchRecord
     from knapsack_prune.outputs import check_output, clear, locked
     from solvers.arena.runner import LOG, Campaign, find_instances, run_campaign
     from solvers.arena.summary import draw, require_plots, write_summary
@@ -132,6 +137,7 @@ def bench(
         if plots:
             draw(records, output)
     if as_json:
-        print_json({"directory": str(output), "records": [asdict(record) for record in records]})
+        ran = tuple(BenchRecord(**asdict(record)) for record in records)
+        print_json(Benched(directory=str(output), records=ran))
     else:
         print(summary)

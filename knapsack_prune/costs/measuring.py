@@ -29,7 +29,7 @@ from knapsack_prune.costs.latency_table import (
     OperatorEntry,
     WidthForm,
 )
-from knapsack_prune.costs.operator_calls import OperatorCall, operator_calls
+from knapsack_prune.costs.operator_calls import OperatorCall, calls_of_blocks, operator_calls
 from knapsack_prune.costs.resource import PricedNetwork
 from knapsack_prune.costs.timing import clock_of, clock_overhead, time_call
 from knapsack_prune.graph.channel_graph import ChannelGraph, Form
@@ -122,12 +122,13 @@ def measure_table(
     groups = [group.name for group in network.graph.groups]
     operators = [
         OperatorEntry(
+            block=block,
             layer=call.layer,
             operator=call.name,
             grid=places[call.configuration],
             widths=tuple(_named(form, groups) for form in call.axes),
         )
-        for call in calls
+        for call, block in zip(calls, calls_of_blocks(network, example, calls), strict=True)
     ]
     neutral = EndToEnd(factor=1, constant=0, parent=1, networks=())
     end = _end_to_end(network, table(grids, operators, neutral), example, networks, seconds, progress)

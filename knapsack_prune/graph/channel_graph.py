@@ -49,15 +49,20 @@ class CostTerm:
         operator: fvcore's name of the operator, or the parameter's name for parameter counts.
         coefficient: a positive integer.
         factors: none (a constant), one or two forms.
+        present: where the operator is part of a residual block and costs something at any widths: a group that keeps
+            no unit exactly where the block is removed, and the operator with it.
     """
 
     layer: str
     operator: str
     coefficient: int
     factors: tuple[Form, ...]
+    present: int | None = None
 
     def at(self, counts: Sequence[int]) -> int:
         """The cost when group `g` keeps `counts[g]` units."""
+        if self.present is not None and not counts[self.present]:
+            return 0
         product = self.coefficient
         for factor in self.factors:
             product *= factor.at(counts)
@@ -74,6 +79,7 @@ class TabulatedTerm:
         forms: the kept elements of the one or two dimensions that vary.
         cost: the operator's cost as a function of the forms' values, which may be arrays that broadcast.
         grid: per form, the widths at which the cost is known, where it is known at some only.
+        present: as of `CostTerm`.
     """
 
     layer: str
@@ -81,9 +87,12 @@ class TabulatedTerm:
     forms: tuple[Form, ...]
     cost: Callable[..., Any]
     grid: tuple[tuple[int, ...], ...] = ()
+    present: int | None = None
 
     def at(self, counts: Sequence[int]) -> int:
         """The cost when group `g` keeps `counts[g]` units."""
+        if self.present is not None and not counts[self.present]:
+            return 0
         return int(self.cost(*(form.at(counts) for form in self.forms)))
 
 
@@ -211,6 +220,26 @@ class CrossChannelReduction:
 
 
 @dataclass(frozen=True)
+class ResidualBlock:
+    """A branch that is added to what it read, so that without it the network has its shortcut alone.
+
+    Attributes:
+        module: the module whose code adds the branch; empty for the network itself.
+        groups: indices of the groups that lie within the branch alone: they keep units together, or none.
+        parameters: names of all parameters of the branch.
+    """
+
+    module: str
+    groups: tuple[int, ...]
+    parameters: tuple[str, ...]
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The modules that hold the parameters."""
+        return tuple(dict.fromkeys(name.rpartition(".")[0] for name in self.parameters))
+
+
+@dataclass(frozen=True)
 class Layer:
     """A module with weights or counted operators.
 
@@ -246,6 +275,7 @@ class ChannelGraph:
             since means and variances run over the kept channels only.
         sized: modules with an operator whose integer arguments count removable channels.
         stages: the features in which stages end (see `tracing.stages`), in execution order.
+        blocks: residual blocks that can be removed whole, in execution order.
         keep: the globs of layers that were pinned.
         weights_digest: SHA-256 of the weights; None of a network without values (on the meta device).
     """
@@ -264,6 +294,7 @@ class ChannelGraph:
     reductions: tuple[CrossChannelReduction, ...] = ()
     sized: tuple[str, ...] = ()
     stages: tuple[ModuleChannels, ...] = ()
+    blocks: tuple[ResidualBlock, ...] = ()
     keep: tuple[str, ...] = ()
     weights_digest: str | None = None
 

@@ -83,6 +83,7 @@ def prepare(
         seed=settings.seed,
         normalize=settings.normalize,
         pair_values=settings.pair_values,
+        block_removal=settings.allow_block_removal,
         values=settings.values,
         progress=progress,
     )

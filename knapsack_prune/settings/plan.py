@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from knapsack_prune.errors import RequestError
 from knapsack_prune.settings.base import Device, Seed
 from knapsack_prune.settings.budgets import BudgetSettings, SweepBudgets, WidthConstraints
 from knapsack_prune.settings.importance import ImportanceSettings, PairSettings
@@ -34,18 +33,18 @@ class PlanningSettings(ImportanceSettings, PairSettings, AllocationSettings):
         ),
     ] = None
 
-    def on_device(self) -> Literal["cpu", "cuda"]:
-        """Where, decided; `RequestError` if there is no such device."""
-        import torch
-
-        there = torch.cuda.is_available()
-        if self.device == "cuda" and not there:
-            raise RequestError("`device` is cuda, but torch finds 0 CUDA devices: use cpu or auto")
-        return "cuda" if there and self.device != "cpu" else "cpu"
-
 
 class PlanSettings(BudgetSettings, SearchSettings, PlanningSettings):
     """A plan: budgets, importance, allowed widths, the solver, and which plans are tried out."""
+
+    @model_validator(mode="after")
+    def _rounds_keep_blocks(self) -> Self:
+        if self.allow_block_removal and self.rounds is not None:
+            raise ValueError(
+                f"`rounds` {self.rounds} with `allow_block_removal`: values are measured around a plan that keeps all "
+                f"blocks; leave one of them out"
+            )
+        return self
 
 
 class SweepSettings(SweepBudgets, PlanningSettings):

@@ -36,12 +36,23 @@ def trace_channels(
             matches no layer.
     """
     with evaluating(model):
-        ledger = propagate(_export(model, example))
+        ledger = propagate(_export(model, example), _aliases(model))
     for module, reason in (rigid or {}).items():
         _freeze_counted(ledger, module, reason)
     graph = resolve(ledger, model, example, _pinned(ledger, keep))
     digest = None if any(p.is_meta for p in model.parameters()) else f"sha256:{weights_digest(model)}"
     return replace(graph, keep=tuple(keep), weights_digest=digest)
+
+
+def _aliases(model: nn.Module) -> dict[str, str]:
+    """Further names of parameters and buffers, each with the first name of the same tensor."""
+    aliases: dict[str, str] = {}
+    for every in (model.named_parameters, model.named_buffers):
+        first = {id(tensor): name for name, tensor in every()}
+        for name, tensor in every(remove_duplicate=False):
+            if first[id(tensor)] != name:
+                aliases[name] = first[id(tensor)]
+    return aliases
 
 
 def _freeze_counted(ledger: Ledger, module: str, reason: str) -> None:
@@ -55,7 +66,9 @@ def _export(model: nn.Module, example: Example) -> torch.export.ExportedProgram:
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         try:
-            return torch.export.export(model, example.args, dict(example.kwargs), strict=False)
+            return torch.export.export(
+                example.exported(model), example.args, dict(example.kwargs), strict=False
+            )
         except Exception as error:
             check_example(model, example)
             first = str(error).strip().split("\n")[0]
