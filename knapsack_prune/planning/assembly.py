@@ -15,6 +15,7 @@ from knapsack_prune.planning.problem import Problem
 from knapsack_prune.planning.structure import structure
 from knapsack_prune.settings import WidthConstraints
 from knapsack_prune.settings.importance import WEIGHT_CRITERIA
+from knapsack_prune.values.stage_tables import StageValues
 from knapsack_prune.values.tables import GroupValues, Provenance, ValueTables
 
 LEAST_WORTH = 1e-7
@@ -46,8 +47,9 @@ def assemble(
         worth: per resource, the share of all values that one more percent of its budget would buy.
     """
     parts = structure(graph, allocation.kept, round_to)
-    # Scores of weights are made again in no time; whatever else was valued is written down.
+    # Scores of weights are made again in no time; whatever else was valued group by group is written down.
     again = values.provenance.method in WEIGHT_CRITERIA and values.provenance.round is None
+    again |= isinstance(values, StageValues)
     groups = zip(parts.pop("groups"), graph.groups, values.groups, problem.allowed, strict=True)
     return Plan.model_validate(
         {
