@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -21,10 +21,12 @@ class Example:
     Attributes:
         args: positional arguments.
         kwargs: keyword arguments.
+        submodule: the name of the part that is called instead of the whole network; empty for the whole.
     """
 
     args: tuple[Any, ...] = ()
     kwargs: Mapping[str, Any] = field(default_factory=dict)
+    submodule: str = ""
 
     @classmethod
     def of(cls, value: Any) -> Example:
@@ -46,15 +48,49 @@ class Example:
         return cls((torch.zeros(batch, *input_shape),))
 
     def run(self, model: nn.Module) -> Any:
-        """What the network returns."""
-        return model(*self.args, **self.kwargs)
+        """What the network, or its part, returns."""
+        return model.get_submodule(self.submodule)(*self.args, **self.kwargs)
+
+    def within(self, model: nn.Module, submodule: str) -> Example:
+        """The call that a part of the network gets, the first one, when the network is called with this example.
+
+        Raises:
+            RequestError: there is no such part, it is not called, or the network refuses the example.
+        """
+        if not submodule:
+            return self
+        names = [name for name, _ in model.named_modules() if name]
+        if submodule not in names:
+            raise RequestError(
+                f"`submodule` {submodule!r} is none of the network's {len(names)} modules; there are for example "
+                f"{', '.join(names[:5])}"
+            )
+        calls: list[Example] = []
+
+        def note(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            calls.append(Example(args, kwargs).map(lambda leaf: leaf.detach().clone()))
+
+        handle = model.get_submodule(submodule).register_forward_pre_hook(note, with_kwargs=True)
+        try:
+            check_example(model, self)
+        finally:
+            handle.remove()
+        if not calls:
+            raise RequestError(
+                f"`submodule` {submodule!r} is not called when the network runs on the example: name another part"
+            )
+        return replace(calls[0], submodule=submodule)
+
+    def exported(self, model: nn.Module) -> nn.Module:
+        """What torch.export is given: the network; or its part alone, under its own name."""
+        return _Part(model, self.submodule) if self.submodule else model
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Example:
         """The same call with every tensor changed."""
         args, kwargs = tree_map(
             lambda leaf: change(leaf) if isinstance(leaf, Tensor) else leaf, (self.args, dict(self.kwargs))
         )
-        return Example(args, kwargs)
+        return Example(args, kwargs, self.submodule)
 
     def like(self, model: nn.Module) -> Example:
         """The same call for a network of another device and floating-point type."""
@@ -117,6 +153,23 @@ class Example:
 
         named = [f"{name}: {told(value)}" for name, value in self.kwargs.items()]
         return "; ".join([*(told(value) for value in self.args), *named]) or "nothing"
+
+
+class _Part(nn.Module):
+    """A part of a network in empty modules, so that whatever is in it has the name that it has in the network."""
+
+    def __init__(self, model: nn.Module, name: str) -> None:
+        super().__init__()
+        self._name = name
+        holder: nn.Module = self
+        *path, leaf = name.split(".")
+        for step in path:
+            holder.add_module(step, nn.Module())
+            holder = holder.get_submodule(step)
+        holder.add_module(leaf, model.get_submodule(name))
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.get_submodule(self._name)(*args, **kwargs)
 
 
 def device_and_type(model: nn.Module) -> tuple[torch.device, torch.dtype]:

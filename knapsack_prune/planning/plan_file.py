@@ -34,8 +34,8 @@ SCHEMA_VERSION = 1
 
 OMITTED = (
     *("round", "loss", "predicted_loss", "images", "options"),
-    *("binds", "worth_of_percent", "note", "conditions"),
-    *("levels", "order", "values", "none"),
+    *("binds", "worth_of_percent", "multiplier", "note", "conditions"),
+    *("levels", "order", "values", "none", "next"),
     *("offset", "step", "block", "indices"),
 )
 """Keys of `importance`, budgets, groups and slices that are written only where they have a value."""
@@ -118,8 +118,9 @@ class Plan(Part):
         """The plan as JSON text: the same plan gives the same bytes."""
         data = self.model_dump(mode="json", exclude={key for key in RARE if not getattr(self, key)})
         slices = (part for group in data["groups"] for part in group["slices"])
-        if data["model"]["inputs"] is None:
-            del data["model"]["inputs"]
+        for key in ("inputs", "submodule"):
+            if data["model"][key] is None:
+                del data["model"][key]
         for part in (data["importance"], *data["budgets"], *data["groups"], *slices):
             for key in [key for key in OMITTED if part.get(key, 0) is None]:
                 del part[key]

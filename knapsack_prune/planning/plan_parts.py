@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 import numpy as np
@@ -26,6 +27,7 @@ class ModelPart(Part):
     """The parent: name and weights as given, `fingerprint` of the architecture.
 
     `input_shape` is that of the first tensor without the batch; where that does not say everything, `inputs` does.
+    `submodule` is the part that was planned, if not the whole network: input and FLOPs are its own.
     """
 
     name: str
@@ -33,6 +35,7 @@ class ModelPart(Part):
     input_shape: tuple[Positive, ...]
     fingerprint: Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
     inputs: InputsPart | None = None
+    submodule: str | None = None
 
     @model_validator(mode="after")
     def _size(self) -> Self:
@@ -45,7 +48,8 @@ class ModelPart(Part):
         """What the network is called with, made anew; errors as of `input_parts.rebuilt`."""
         from knapsack_prune.networks.example import Example
 
-        return Example.zeros(self.input_shape) if self.inputs is None else rebuilt(self.inputs)
+        example = Example.zeros(self.input_shape) if self.inputs is None else rebuilt(self.inputs)
+        return replace(example, submodule=self.submodule or "")
 
 
 class ImportancePart(Part):
@@ -70,8 +74,9 @@ class BudgetPart(Part):
     """One resource: the parent's cost, the limit, and what the plan costs; fractions are of the parent.
 
     `binds` says whether more could be kept under a larger limit, `worth_of_percent` how much more under one that is a
-    percent larger, as a share of all importance (by the Lagrangian bound); `note` what to know of the numbers;
-    `conditions` what times were measured under.
+    percent larger, as a share of all importance (by the Lagrangian bound), and `multiplier` the same per unit of the
+    resource, in the criterion's own unit; `note` what to know of the numbers; `conditions` what times were measured
+    under.
     """
 
     resource: str
@@ -83,6 +88,7 @@ class BudgetPart(Part):
     removed_fraction: float
     binds: bool | None = None
     worth_of_percent: float | None = None
+    multiplier: float | None = None
     note: str | None = None
     conditions: Conditions | None = None
 
@@ -160,13 +166,24 @@ class SlicePart(Part):
         return self.offset + units[:, None] * self.step + np.arange(self.block)
 
 
+class NextWidthPart(Part):
+    """The next allowed width of a group, all others as they are: its `units`, and what it adds in value and in costs.
+
+    Groups that keep the same fraction move together, and each tells what all of them add.
+    """
+
+    units: Positive
+    value: float
+    costs: dict[str, int]
+
+
 class GroupPart(Part):
     """One group: `kept` are sorted unit indices in the parent, of `size`; a unit is `channels` channels wide.
 
     `levels` are the numbers of units that were allowed, where they are not the multiples of `round_to`. Where values
     are not scores of the parent's weights, `order` are its units, the most valuable first, and `values[n - 1]` is what
     keeping n of them is worth: `kept` are the first of `order`. `none` is what keeping no unit is worth, where its
-    residual block can be removed.
+    residual block can be removed; `next` is missing where nothing wider is allowed.
     """
 
     name: str
@@ -180,9 +197,14 @@ class GroupPart(Part):
     order: tuple[Count, ...] | None = None
     values: tuple[float, ...] | None = None
     none: float | None = None
+    next: NextWidthPart | None = None
 
     @model_validator(mode="after")
     def _indices(self) -> Self:
+        if self.next is not None and not len(self.kept) < self.next.units <= self.size:
+            raise ValueError(
+                f"group {self.name}: next has {self.next.units} units, {len(self.kept)} of {self.size} are kept"
+            )
         for before, after in zip(self.kept, self.kept[1:], strict=False):
             if after == before:
                 raise ValueError(f"group {self.name}: index {after} of kept is listed twice")

@@ -30,6 +30,7 @@ def plan(
     example: Any,
     settings: PlanSettings | None = None,
     *,
+    submodule: str = "",
     data: ImageSource | Batches | None = None,
     loss: Loss | None = None,
     name: str | None = None,
@@ -43,6 +44,8 @@ def plan(
         example: what the network is called with: a tensor, a tuple of arguments, a mapping of keyword arguments, or
             an `Example`. Costs are those of this call.
         settings: what is asked for; at least one budget.
+        submodule: the name of a part to plan instead of the whole network. FLOPs are the part's, parameters the
+            network's; `slim` gives the whole network with the part slimmed.
         data: a dataset, of which the settings say how many images are read; or batches, all of which are, more than
             once. For the criteria and value models that read images, and for `candidates` and `rounds`.
         loss: what a cut costs, for `measured`, `reconstruction` and `joint_fisher`, and by which plans that are tried
@@ -55,7 +58,7 @@ def plan(
     Raises:
         RequestError: the request is wrong or cannot be met; the message says the remedy.
     """
-    asked, example = PlanSettings.of(settings, **given), Example.of(example)
+    asked, example = PlanSettings.of(settings, **given), Example.of(example).within(model, submodule)
     check_budgets(asked.requested())
     criterion = asked.criterion(images=data is not None)
     images = None

@@ -64,7 +64,9 @@ def _export(model: nn.Module, example: Example) -> torch.export.ExportedProgram:
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         try:
-            return torch.export.export(model, example.args, dict(example.kwargs), strict=False)
+            return torch.export.export(
+                example.exported(model), example.args, dict(example.kwargs), strict=False
+            )
         except Exception as error:
             check_example(model, example)
             first = str(error).strip().split("\n")[0]

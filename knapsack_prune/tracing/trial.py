@@ -27,7 +27,7 @@ TRIALS = 8
 """Modules that may be found rigid before all that is counted is frozen."""
 
 
-def trace(model: nn.Module, example: Any, *, keep: Sequence[str] = ()) -> ChannelGraph:
+def trace(model: nn.Module, example: Any, *, keep: Sequence[str] = (), submodule: str = "") -> ChannelGraph:
     """Find the groups of interchangeable units of a network, and the exact cost of keeping them.
 
     As `tracing.trace.trace_channels`, with everything frozen that the network's own code could not run at another
@@ -38,12 +38,13 @@ def trace(model: nn.Module, example: Any, *, keep: Sequence[str] = ()) -> Channe
         example: what the network is called with: a tensor, a tuple of arguments, a mapping of keyword arguments, or an
             `Example`.
         keep: globs over layer names; the output channels of matching layers stay.
+        submodule: the part to trace instead of the whole; called as the network calls it on the example.
 
     Raises:
         RequestError: the network refuses the example, torch.export refuses the network, or a glob of `keep`
             matches no layer.
     """
-    example = Example.of(example).like(model)
+    example = Example.of(example).within(model, submodule).like(model)
     rigid: dict[str, str] = {}
     graph = trace_channels(model, example, keep=keep)
     for trial in range(TRIALS + 1):
