@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from knapsack_prune.cli.command import command
-from knapsack_prune.cli.console import AsJson, notes, output, print_json, steps
+from knapsack_prune.cli.console import notes, output, steps
 from knapsack_prune.settings import DataSettings, NetworkSettings, StagewiseSettings
 
 
@@ -25,7 +25,6 @@ def stagewise(
             help="The supernet, what choices lose, the plan and its student go here; a run that was stopped continues.",
         ),
     ],
-    as_json: AsJson = False,
 ) -> None:
     """Measure what each stage of a network loses at each width, in a supernet, and combine the stages exactly (SWP).
 
@@ -54,11 +53,8 @@ def stagewise(
             enter=progress.enter,
             progress=lambda done, of: progress.say(f"{done:,} of {of:,}"),
         )
-    if as_json:
-        print_json(outcome.record)
-    else:
-        show_plan(output(), outcome.plan)
-        _show(outcome.record)
+    show_plan(output(), outcome.plan)
+    _show(outcome.record)
     notes().print(
         f"Written: {directory} (plan.json, student, supernet.safetensors, losses.json).", markup=False
     )

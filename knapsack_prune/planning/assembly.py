@@ -11,7 +11,7 @@ from knapsack_prune.planning.allocation import Allocation
 from knapsack_prune.planning.constraints import allowed_levels
 from knapsack_prune.planning.next_widths import next_widths
 from knapsack_prune.planning.plan_file import Plan
-from knapsack_prune.planning.plan_parts import BudgetPart, ImportancePart, ModelPart
+from knapsack_prune.planning.plan_parts import BudgetPart, ImportancePart, ModelPart, NextWidthPart
 from knapsack_prune.planning.problem import Problem
 from knapsack_prune.planning.structure import structure
 from knapsack_prune.settings import WidthConstraints
@@ -50,13 +50,12 @@ def assemble(
     parts = structure(graph, allocation.kept, round_to)
     # Scores of weights are made again in no time; whatever else was valued group by group is written down.
     again = values.provenance.method in WEIGHT_CRITERIA and values.provenance.round is None
-<<<<<<< HEAD
     again |= isinstance(values, StageValues)
-    groups = zip(parts.pop("groups"), graph.groups, values.groups, problem.allowed, strict=True)
-=======
-    wider = next_widths(problem, values, allocation.counts, {name: resources[name] for name in limits})
+    # The next choice of a stage changes several of its groups.
+    wider: Sequence[NextWidthPart | None] = [None] * len(graph.groups)
+    if not isinstance(values, StageValues):
+        wider = next_widths(problem, values, allocation.counts, {name: resources[name] for name in limits})
     groups = zip(parts.pop("groups"), graph.groups, values.groups, problem.allowed, wider, strict=True)
->>>>>>> main
     return Plan.model_validate(
         {
             "schema_version": 1,

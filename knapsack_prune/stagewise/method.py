@@ -175,7 +175,8 @@ def stagewise(
 
 def _above(levels: IntArray, least: float) -> IntArray:
     """The levels from `least` on; the largest in any case."""
-    return levels[(levels >= least) | (levels == levels[-1])]
+    above: IntArray = levels[(levels >= least) | (levels == levels[-1])]
+    return above
 
 
 def student(supernet: nn.Module, plan: Plan, norms: Sequence[Tensor]) -> nn.Module:
