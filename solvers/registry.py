@@ -1,6 +1,7 @@
 """Solvers by name, imported only when used, and `solve`, which runs one."""
 
 import importlib
+from collections.abc import Sequence
 from typing import Protocol, cast
 
 from .errors import InfeasibleError, OutOfTimeError, SolverError
@@ -24,6 +25,8 @@ _FUNCTIONS = {
     "brute_force": "backends.brute_force:run",
 }
 SOLVERS: tuple[str, ...] = tuple(_FUNCTIONS)
+START_EXCHANGES = 30
+"""Exchanges of two groups' levels by which a given start is improved, at most."""
 _WITHOUT_START = ("cp_sat", "highs", "scip", "brute_force")  # baselines, run as they are
 
 
@@ -39,7 +42,11 @@ class Solver(Protocol):
 
 
 def solve(
-    instance: Instance, solver: str = "exact", limits: Limits | None = None, report: Report | None = None
+    instance: Instance,
+    solver: str = "exact",
+    limits: Limits | None = None,
+    report: Report | None = None,
+    start: Sequence[int] | None = None,
 ) -> Result:
     """Solve an instance with the named solver and verify the answer.
 
@@ -48,6 +55,7 @@ def solve(
         solver: one of `SOLVERS`.
         limits: time, seed and threads; `Limits()` by default.
         report: called with (seconds, value, bound) whenever value or bound improve.
+        start: a choice to begin with, such as that of a budget nearby; what exceeds the budgets is repaired first.
 
     Returns:
         A result that `verify` has accepted. Out of time or interrupted (Ctrl-C), it is what was proven until then.
@@ -63,9 +71,11 @@ def solve(
     incumbent = Incumbent(solver, instance, limits or Limits(), report)
     try:
         check_least_costs(instance)
-        start = None if solver in _WITHOUT_START else cheap_choice(instance)
+        cheap = None if solver in _WITHOUT_START else cheap_choice(instance)
+        if cheap is not None:
+            incumbent.offer(cheap.tolist())
         if start is not None:
-            incumbent.offer(start.tolist())
+            _begin_with(start, instance, incumbent)
         run(instance, incumbent)
         result = incumbent.result()
     except InfeasibleError as error:
@@ -78,3 +88,18 @@ def solve(
         result = incumbent.result()
     verify(instance, result)
     return result
+
+
+def _begin_with(start: Sequence[int], instance: Instance, incumbent: Incumbent) -> None:
+    """Offer what repairing and improving a given choice gives."""
+    import numpy as np
+
+    from .heuristics.repair import Repair
+
+    sizes = [group.levels.size for group in instance.groups]
+    if len(start) != len(sizes) or any(not 0 <= at < size for at, size in zip(start, sizes, strict=False)):
+        raise SolverError(
+            f"start: {list(start)[:8]} is no choice of this instance: give a level position for each of its "
+            f"{len(sizes)} groups"
+        )
+    Repair(instance).improve(np.array(start, dtype=np.int64), incumbent, START_EXCHANGES)

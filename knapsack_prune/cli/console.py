@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, is_dataclass
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 from rich.console import Console
@@ -21,6 +20,9 @@ from rich.progress import (
 )
 from rich.text import Text
 
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
 # Tables that are piped into a file or a pager have no terminal to fit: give them room instead of folding
 # names.
 PIPED_WIDTH = 140
@@ -34,10 +36,9 @@ def output() -> Console:
 AsJson = Annotated[bool, Parameter(name="--json", negative=(), help="Print the result as JSON.")]
 
 
-def print_json(result: Any) -> None:
-    """Print plain values, or a dataclass of them, to standard output: what --json gives."""
-    plain = asdict(result) if is_dataclass(result) and not isinstance(result, type) else result
-    print(json.dumps(plain, indent=1, allow_nan=False))
+def print_json(result: BaseModel) -> None:
+    """Print a result to standard output, as its published schema says."""
+    print(json.dumps(result.model_dump(mode="json"), indent=1, allow_nan=False))
 
 
 def notes() -> Console:

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from knapsack_prune.cli.console import print_json
+from knapsack_prune.cli.outputs import EnsembleEvaluation, Evaluation
+from knapsack_prune.cli.tables import compact
 from knapsack_prune.export.exporting import Exported
 from knapsack_prune.slimming.outcome import Outcome
 from knapsack_prune.slimming.repair import RepairReport
@@ -24,7 +25,7 @@ def show_result(
     if judged is not None:
         console.print(judged.sentence(), markup=False)
     accuracy, flops, parameters = record["accuracy"], record["flops"], record["parameters"]
-    table = Table(title=f"Accuracy on {record['test_images']} test images")
+    table = compact(f"Accuracy on {record['test_images']} test images")
     for column in ("", "top-1 %", "FLOPs (multiply-adds)", "parameters"):
         table.add_column(column, justify="right" if column else "left")
     table.add_row(
@@ -50,7 +51,7 @@ def show_result(
 def show_repair(console: Console, report: RepairReport) -> None:
     """How many layers were re-fitted, and what each fit did on images that it had not seen."""
     counts = Counter(layer.status for layer in report.layers)
-    table = Table(title="Repair: error on held-out images, of the target's variance", title_justify="left")
+    table = compact("Repair: error on held-out images, of the target's variance")
     for column in ("layer", "", "before", "after", "note"):
         table.add_column(column, justify="right" if column in ("before", "after") else "left")
     for layer in report.layers:
@@ -67,15 +68,9 @@ def show_repair(console: Console, report: RepairReport) -> None:
 def show_accuracy(console: Console, name: str, data: str, accuracy: Accuracy, as_json: bool) -> None:
     """Top-1, top-5 and cross-entropy."""
     if as_json:
-        record = {
-            "network": name,
-            "data": data,
-            "top1": accuracy.top1,
-            "top5": accuracy.top5,
-            "loss": accuracy.loss,
-            "images": accuracy.images,
-        }
-        print_json(record)
+        found = ("top1", "top5", "loss", "images")
+        record = {name: getattr(accuracy, name) for name in found}
+        print_json(Evaluation(network=name, data=data, **record))
         return
     console.print(
         f"{name} on {accuracy.images} test images of {data}: top-1 {100 * accuracy.top1:.2f} %, "
@@ -86,7 +81,7 @@ def show_accuracy(console: Console, name: str, data: str, accuracy: Accuracy, as
 
 def show_exports(console: Console, result: Mapping[str, Sequence[Exported]]) -> None:
     """Size, agreement and time of every exported file."""
-    table = Table(title="Exports (milliseconds per batch on the CPU: median)")
+    table = compact("Exports (milliseconds per batch on the CPU: median)")
     table.add_column("file")
     table.add_column("KiB", justify="right")
     table.add_column("largest difference", justify="right")
@@ -128,10 +123,9 @@ def show_ensemble(
 ) -> None:
     """Accuracy of the summed softmax and of each member, and pairwise disagreement."""
     if as_json:
-        record = {"ensemble": name, "data": data, **accuracy.record(names)}
-        print_json(record)
+        print_json(EnsembleEvaluation(ensemble=name, data=data, **accuracy.record(names)))
         return
-    table = Table(title=f"{name} on {accuracy.images} test images of {data}", title_justify="left")
+    table = compact(f"{name} on {accuracy.images} test images of {data}")
     table.add_column("member")
     table.add_column("top-1 %", justify="right")
     for member in names:
@@ -149,7 +143,7 @@ def show_ensemble(
 def show_iterated(console: Console, record: Mapping[str, Any], directory: Path) -> None:
     """A row per network: parent, snapshots, their ensemble, and the final one."""
     accuracy, parent = record["accuracy"], record["parent"]
-    table = Table(title=f"Accuracy on {record['test_images']} test images", title_justify="left")
+    table = compact(f"Accuracy on {record['test_images']} test images")
     for column in ("", "top-1 %", "FLOPs (multiply-adds)", "kept %", "removed %", "parameters"):
         table.add_column(column, justify="right" if column else "left")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -110,10 +111,11 @@ def verify(
     compared with is listed as taken on trust.
     """
     from rich.markup import escape
-    from rich.table import Table
 
     from knapsack_prune.cli.app import with_flags
     from knapsack_prune.cli.loading import load_parent, quiet_libraries
+    from knapsack_prune.cli.outputs import Verified
+    from knapsack_prune.cli.tables import compact
     from knapsack_prune.planning.plan_file import Plan
     from knapsack_prune.planning.verification import verify as verify_plan
 
@@ -134,9 +136,9 @@ def verify(
                 enter=progress.enter,
             )
     if as_json:
-        print_json(verification)
+        print_json(Verified(**asdict(verification)))
         return
-    table = Table(title=f"{escape(str(plan_file))} holds", title_justify="left")
+    table = compact(f"{escape(str(plan_file))} holds")
     table.add_column("what")
     table.add_column("found", overflow="fold")
     for check in verification.checks:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 from rich.console import Console
-from rich.table import Table
 
 from knapsack_prune.cli.command import command
 from knapsack_prune.cli.console import AsJson, print_json
@@ -32,6 +31,7 @@ def solve(
 ) -> None:
     """Solve an instance of a grouped knapsack and say what is proven."""
     import solvers
+    from knapsack_prune.cli.outputs import Solved
 
     limits = solvers.Limits(solve.time_limit, solve.seed, solve.threads)
     problem = solvers.Instance.load(instance)
@@ -45,7 +45,7 @@ def solve(
     if output is not None:
         result.save(output)
     if as_json:
-        print(result.to_json())
+        print_json(Solved.model_validate_json(result.to_json()))
     else:
         _show(problem, result)
     if result.status is solvers.Status.INFEASIBLE:
@@ -53,6 +53,8 @@ def solve(
 
 
 def _show(problem: Instance, result: Result) -> None:
+    from knapsack_prune.cli.tables import compact
+
     console = Console(highlight=False)
     console.print(
         f"{problem.name}: {len(problem.groups)} groups, {sum(g.levels.size for g in problem.groups)} levels"
@@ -63,7 +65,9 @@ def _show(problem: Instance, result: Result) -> None:
     elif result.bound is not None:
         console.print(f"bound {result.bound}")
     if result.costs:
-        table = Table("resource", "cost", "budget", "used")
+        table = compact("Costs")
+        for column in ("resource", "cost", "budget", "used"):
+            table.add_column(column)
         for resource, cost in zip(problem.resources, result.costs, strict=True):
             table.add_row(
                 resource.name,
@@ -87,6 +91,7 @@ def bench(
     as_json: AsJson = False,
 ) -> None:
     """Run solvers on instances; killed half-way, the same command goes on where it was."""
+    from knapsack_prune.cli.outputs import Benched, BenchRecord
     from solvers.arena.runner import Campaign, find_instances, run_campaign
     from solvers.arena.summary import draw, require_plots, write_summary
 
@@ -109,7 +114,8 @@ def bench(
     records = run_campaign(campaign, output, report)
     summary = write_summary(records, output)
     if as_json:
-        print_json({"directory": str(output), "records": [asdict(record) for record in records]})
+        ran = tuple(BenchRecord(**asdict(record)) for record in records)
+        print_json(Benched(directory=str(output), records=ran))
     else:
         print(summary)
     if plots:

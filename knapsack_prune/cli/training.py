@@ -59,6 +59,7 @@ def finetune(
     Run it under `torchrun` or `accelerate launch` to train on several GPUs.
     """
     from knapsack_prune.cli.loading import load_target, set_threads
+    from knapsack_prune.cli.outputs import Finetuned
     from knapsack_prune.cli.results import show_result
     from knapsack_prune.data import open_data
     from knapsack_prune.slimming.outcome import read_outcome
@@ -79,7 +80,7 @@ def finetune(
         log=lambda line: notes().print(line, markup=False),
     )
     if as_json:
-        print_json(result.record)
+        print_json(Finetuned(**result.record))
     else:
         cut_here = target.is_file()
         show_result(output(), result.record, directory, read_outcome(directory if cut_here else target))

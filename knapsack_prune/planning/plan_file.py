@@ -34,8 +34,8 @@ SCHEMA_VERSION = 1
 
 OMITTED = (
     *("round", "loss", "predicted_loss", "images", "options"),
-    *("binds", "worth_of_percent", "note", "conditions"),
-    *("levels", "order", "values", "none"),
+    *("binds", "worth_of_percent", "multiplier", "note", "conditions"),
+    *("levels", "order", "values", "none", "next"),
     *("offset", "step", "block", "indices"),
 )
 """Keys of `importance`, budgets, groups and slices that are written only where they have a value."""

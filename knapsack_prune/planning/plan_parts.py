@@ -74,8 +74,9 @@ class BudgetPart(Part):
     """One resource: the parent's cost, the limit, and what the plan costs; fractions are of the parent.
 
     `binds` says whether more could be kept under a larger limit, `worth_of_percent` how much more under one that is a
-    percent larger, as a share of all importance (by the Lagrangian bound); `note` what to know of the numbers;
-    `conditions` what times were measured under.
+    percent larger, as a share of all importance (by the Lagrangian bound), and `multiplier` the same per unit of the
+    resource, in the criterion's own unit; `note` what to know of the numbers; `conditions` what times were measured
+    under.
     """
 
     resource: str
@@ -87,6 +88,7 @@ class BudgetPart(Part):
     removed_fraction: float
     binds: bool | None = None
     worth_of_percent: float | None = None
+    multiplier: float | None = None
     note: str | None = None
     conditions: Conditions | None = None
 
@@ -164,13 +166,24 @@ class SlicePart(Part):
         return self.offset + units[:, None] * self.step + np.arange(self.block)
 
 
+class NextWidthPart(Part):
+    """The next allowed width of a group, all others as they are: its `units`, and what it adds in value and in costs.
+
+    Groups that keep the same fraction move together, and each tells what all of them add.
+    """
+
+    units: Positive
+    value: float
+    costs: dict[str, int]
+
+
 class GroupPart(Part):
     """One group: `kept` are sorted unit indices in the parent, of `size`; a unit is `channels` channels wide.
 
     `levels` are the numbers of units that were allowed, where they are not the multiples of `round_to`. Where values
     are not scores of the parent's weights, `order` are its units, the most valuable first, and `values[n - 1]` is what
     keeping n of them is worth: `kept` are the first of `order`. `none` is what keeping no unit is worth, where its
-    residual block can be removed.
+    residual block can be removed; `next` is missing where nothing wider is allowed.
     """
 
     name: str
@@ -184,9 +197,14 @@ class GroupPart(Part):
     order: tuple[Count, ...] | None = None
     values: tuple[float, ...] | None = None
     none: float | None = None
+    next: NextWidthPart | None = None
 
     @model_validator(mode="after")
     def _indices(self) -> Self:
+        if self.next is not None and not len(self.kept) < self.next.units <= self.size:
+            raise ValueError(
+                f"group {self.name}: next has {self.next.units} units, {len(self.kept)} of {self.size} are kept"
+            )
         for before, after in zip(self.kept, self.kept[1:], strict=False):
             if after == before:
                 raise ValueError(f"group {self.name}: index {after} of kept is listed twice")

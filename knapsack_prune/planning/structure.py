@@ -39,7 +39,7 @@ from knapsack_prune.planning.plan_parts import (
 )
 from knapsack_prune.tracing.trial import trace
 
-CHOSEN = {"round_to", "levels", "order", "values", "none"}
+CHOSEN = {"round_to", "levels", "order", "values", "none", "next"}
 """Keys of a group that follow from the request and the values, not from the network."""
 
 

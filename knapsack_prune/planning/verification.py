@@ -22,6 +22,7 @@ from knapsack_prune.planning.pricing import price_network
 from knapsack_prune.planning.structure import check_structure
 from knapsack_prune.planning.value_claims import (
     check_importance,
+    check_next_widths,
     check_proof,
     check_values,
     made_again,
@@ -51,7 +52,11 @@ LABELS = ("model.name", "model.weights", "importance.seed")
 SOLVER_LABELS = ("solver.name", "solver.version", "solver.seconds", "solver.seed")
 REQUEST = ("budgets.*.limit", "groups.*.round_to", "groups.*.levels", "ties")
 """What was asked for: the proof is about that, and nothing tells whether it is what the user meant."""
-PROOF = ("solver.status", "solver.bound", "solver.gap", "budgets.*.binds", "budgets.*.worth_of_percent")
+PROOF = (
+    *("solver.status", "solver.bound", "solver.gap"),
+    *("budgets.*.binds", "budgets.*.worth_of_percent", "budgets.*.multiplier"),
+)
+NEXT = "groups.*.next"
 VALUES = (
     *("importance.criterion", "importance.samples", "importance.normalize", "importance.round"),
     *("importance.loss", "importance.images", "importance.options"),
@@ -115,6 +120,10 @@ def verify(
             checks.append(Check("importance", f"not recomputed: {why}"))
             trusted += [*VALUES, *(SUMMED if recorded is None else RECORDED)]
         missing_why = unsolvable(subject, tables, resources)
+        if tables is None or missing_why is not None:
+            trusted.append(NEXT)
+        else:
+            check_next_widths(subject, tables, resources, exact=why is None)
         if quick or tables is None or missing_why is not None:
             checks.append(
                 Check("proof", f"not solved again: {missing_why or 'it was not asked for (`quick`)'}")

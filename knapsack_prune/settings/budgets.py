@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from knapsack_prune.settings.base import INT_LIMIT, Settings, split
 from knapsack_prune.settings.budget import (
+    MOST_POINTS,
     RESOURCES,
     read_budget,
     read_budgets,
@@ -22,6 +23,8 @@ FLOPS_BUDGET = Field(
     "absolute number, as in 1.2G."
 )
 
+
+SWEPT = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 NAMED = {
     "flops_budget": "flops",
@@ -111,9 +114,21 @@ class SweepBudgets(ResourceBudgets):
         BeforeValidator(read_budgets),
         Field(
             min_length=1,
-            description="FLOPs kept at most, each as the budget of a plan, separated by commas.",
+            description="FLOPs kept at most, each as the budget of a plan, separated by commas; 0.1:0.9:0.05 is every "
+            "one from 0.1 to 0.9 in steps of 0.05.",
         ),
-    ] = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+    ] = SWEPT
+    points: Annotated[
+        int | None,
+        Field(
+            ge=2,
+            le=MOST_POINTS,
+            description="So many budgets instead, evenly spread: 20 are 0.05, 0.1, … 1 of the parent's FLOPs.",
+        ),
+    ] = None
+    nested: Annotated[
+        bool, Field(description="A plan keeps only units that the plan of every larger budget keeps too.")
+    ] = False
 
     @model_validator(mode="after")
     def _swept(self) -> Self:
@@ -121,7 +136,17 @@ class SweepBudgets(ResourceBudgets):
             raise ValueError(
                 f"flops {self.budgets['flops']} is given with `budgets`, but a sweep varies it: give `flops_budgets`"
             )
+        if self.points is not None and self.flops_budgets != SWEPT:
+            raise ValueError(
+                f"`points` {self.points} and `flops_budgets` both say which budgets: give one of them"
+            )
         return self
+
+    def swept(self) -> tuple[float | int, ...]:
+        """The FLOPs budgets."""
+        if self.points is None:
+            return self.flops_budgets
+        return tuple(round(number / self.points, 6) for number in range(1, self.points + 1))
 
 
 def read_multiple(value: object) -> object:
