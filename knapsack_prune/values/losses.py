@@ -94,7 +94,7 @@ def cross_entropy(output: Any, target: Any, label_smoothing: float = 0.0) -> Ten
 
 
 def _check_labels(labels: Tensor, classes: int) -> None:
-    """Raise a `RequestError` unless labels are classes (or probabilities of them): from others follow values of nothing."""
+    """Raise a `RequestError` unless labels are classes, or probabilities of them."""
     if labels.is_floating_point():
         if not torch.allclose(labels.sum(dim=1), torch.ones(len(labels), device=labels.device), atol=1e-3):
             raise RequestError(
