@@ -25,6 +25,7 @@ from knapsack_prune.narrowing.copying import narrow_copy
 from knapsack_prune.narrowing.equivalence import EquivalenceError, output_difference
 from knapsack_prune.narrowing.shortcuts import removable
 from knapsack_prune.networks.example import Example
+from knapsack_prune.networks.fingerprint import weights_digest
 from knapsack_prune.networks.modes import evaluating
 from knapsack_prune.tracing.rewriting import NotRewritableError, Rewriter, observe_calls
 from knapsack_prune.tracing.trace import ExportedNetwork
@@ -70,8 +71,10 @@ def trace(
     graph, _ = network.resolved()
     if graph.sized or rewrite:
         graph = _Trial(network, graph, rewrite).settled()
+    unknown = any(parameter.is_meta for parameter in model.parameters())
     return replace(
         graph,
+        weights_digest=None if unknown else f"sha256:{weights_digest(model)}",
         blocks=tuple(
             block
             for block in graph.blocks
