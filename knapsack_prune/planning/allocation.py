@@ -54,14 +54,16 @@ def allocate(
     settings: SolverSettings,
     seed: int,
     report: Callable[[float, int | None, int | None], None] | None = None,
+    start: Sequence[int] | None = None,
 ) -> Allocation:
-    """Solve the problem and name the units that stay.
+    """Solve the problem and name the units that stay; `start` are units per group of a plan nearby, to begin with.
 
     Raises:
         RequestError: the budgets cannot be met (the message tells the smallest feasible ones), the solver found
             nothing in its time, or there is no such solver or limit.
     """
-    result = _solve(problem.instance, settings.solver, settings.time_limit, seed, report)
+    near = None if start is None else problem.choice(start)
+    result = _solve(problem.instance, settings.solver, settings.time_limit, seed, report, near)
     return _allocations(values, problem, (result,), settings, seed)[0]
 
 
@@ -243,9 +245,10 @@ def _solve(
     seconds: float,
     seed: int,
     report: Callable[[float, int | None, int | None], None] | None = None,
+    start: Sequence[int] | None = None,
 ) -> solvers.Result:
     try:
-        return solvers.solve(instance, solver, solvers.Limits(seconds=seconds, seed=seed), report)
+        return solvers.solve(instance, solver, solvers.Limits(seconds=seconds, seed=seed), report, start)
     except solvers.SolverError as error:
         raise RequestError(str(error)) from error
 

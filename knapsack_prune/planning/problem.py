@@ -65,6 +65,17 @@ class Problem:
         """Kept units per group."""
         return [step * int(self.instance.groups[at].levels[choice[at]]) for at, step in self.meaning]
 
+    def choice(self, counts: Sequence[int]) -> list[int]:
+        """The level positions that keep so many units per group, or the next smaller ones that are allowed."""
+        choice = [0] * len(self.instance.groups)
+        for (at, step), count in zip(self.meaning, counts, strict=True):
+            position = np.searchsorted(self.instance.groups[at].levels * step, count, side="right") - 1
+            choice[at] = max(0, int(position))
+        for block, group in self.links:
+            there = self.instance.groups[group].levels[choice[group]] > 0
+            choice[block] = int(np.searchsorted(self.instance.groups[block].levels, int(there)))
+        return choice
+
 
 def build_instance(
     graph: ChannelGraph,

@@ -9,12 +9,13 @@ from math import inf
 from typing import Any
 
 import numpy as np
-import torch
 from scipy.optimize import isotonic_regression
-from torch import Tensor, nn
+from torch import nn
 
 from knapsack_prune.errors import RequestError
 from knapsack_prune.graph.channel_graph import ChannelGraph, IntArray
+from knapsack_prune.networks.batch import batch_inputs
+from knapsack_prune.networks.example import Example, device_and_type
 from knapsack_prune.values.cutting import CuttableNetwork, keep_masks
 from knapsack_prune.values.losses import (
     Batches,
@@ -24,7 +25,6 @@ from knapsack_prune.values.losses import (
     checked_loss,
     divergence,
     joined,
-    network_input,
 )
 from knapsack_prune.values.reconstruction import reconstruction_values
 from knapsack_prune.values.refit import Fits, Refit, Refitter, recorded
@@ -207,7 +207,7 @@ class _Meter:
             cuts.setdefault("base", (0, self._base[0]))
         sums, judged, done = dict.fromkeys(cuts, 0.0), 0, 0
         for number, (inputs, batch) in enumerate(self._pieces()):
-            rows = len(inputs) // 2 if self._refit != "none" else 0
+            rows = inputs.count // 2 if self._refit != "none" else 0
             missing = {key: cut for key, cut in cuts.items() if f"{number}:{key}" not in self._known}
             done += len(cuts) - len(missing)
             for key, value in self._measured(missing, inputs, batch, rows):
@@ -216,9 +216,9 @@ class _Meter:
                 if self._progress is not None:
                     self._progress(done, self._expected and max(self._expected, number + 1) * len(cuts))
             for key in cuts:
-                sums[key] += self._known[f"{number}:{key}"] * (len(inputs) - rows)
-            judged += len(inputs) - rows
-            self.examples += len(inputs)
+                sums[key] += self._known[f"{number}:{key}"] * (inputs.count - rows)
+            judged += inputs.count - rows
+            self.examples += inputs.count
         if not judged:
             raise RequestError("the data holds 0 examples; give at least one batch with `data`")
         self.base_loss = sums.get("base", 0.0) / judged
@@ -227,23 +227,23 @@ class _Meter:
         without = [(sums[f"block {number}"] - sums["base"]) / judged for number in range(len(blocks))]
         return cost, without
 
-    def _pieces(self) -> Iterator[tuple[Tensor, Any]]:
+    def _pieces(self) -> Iterator[tuple[Example, Any]]:
         """As many examples as memory allows, in their batch."""
         held: list[Any] = []
         sizes: list[int] = []
         for batch in self._data:
-            inputs = network_input(batch, self._network.graph.input_shape)
+            inputs = batch_inputs(batch, self._network.graph.example)
             if not self._examples_at_once:
-                self._probe(inputs)
-                self._expected = self._pieces_of(len(inputs))
+                self._probe(inputs.rows(slice(2)))
+                self._expected = self._pieces_of(inputs.count)
             if held and (
-                sum(sizes) + len(inputs) > self._examples_at_once
-                or joined([held[0], batch], [sizes[0], len(inputs)]) is None
+                sum(sizes) + inputs.count > self._examples_at_once
+                or self._joined([held[0], batch], [sizes[0], inputs.count]) is None
             ):
                 yield from self._divided(held, sizes)
                 held, sizes = [], []
             held.append(batch)
-            sizes.append(len(inputs))
+            sizes.append(inputs.count)
         if held:
             yield from self._divided(held, sizes)
 
@@ -255,10 +255,17 @@ class _Meter:
             return len(self._data) * -(-examples // self._examples_at_once)
         return -(-len(self._data) // (self._examples_at_once // examples))
 
-    def _divided(self, held: list[Any], sizes: list[int]) -> Iterator[tuple[Tensor, Any]]:
+    def _joined(self, held: list[Any], sizes: list[int]) -> Any:
+        """Batches in one; None where that is no batch of all their examples."""
+        batch = held[0] if len(held) == 1 else joined(held, sizes)
+        if batch is None or batch_inputs(batch, self._network.graph.example).count != sum(sizes):
+            return None
+        return batch
+
+    def _divided(self, held: list[Any], sizes: list[int]) -> Iterator[tuple[Example, Any]]:
         """Batches in one, or a batch that is too large in parts."""
-        examples, batch = sum(sizes), joined(held, sizes) if len(held) > 1 else held[0]
-        inputs = network_input(batch, self._network.graph.input_shape)
+        examples, batch = sum(sizes), self._joined(held, sizes)
+        inputs = batch_inputs(batch, self._network.graph.example)
         if examples < 2:
             raise RequestError(
                 "the data holds 1 example, or its last one comes alone; batch norms and fits need at least 2: give "
@@ -268,34 +275,37 @@ class _Meter:
         ends = [examples * piece // count for piece in range(count + 1)]
         for start, end in pairwise(ends):
             part = slice(start, end)
-            yield inputs[part], batch_part(batch, examples, part)
+            yield inputs.rows(part), batch_part(batch, examples, part)
 
-    def _probe(self, inputs: Tensor) -> None:
+    def _probe(self, inputs: Example) -> None:
         """See on few examples what a recording must keep, and how much memory all results would take."""
-        inputs = inputs[:2].to(next(self._network.model.parameters()).device)
-        inputs = torch.cat([inputs, inputs])[:2]  # batch norms need two
+        device, _ = device_and_type(self._network.model)
+        inputs = (inputs if inputs.count > 1 else inputs.batched(2)).to(device)  # batch norms need two
         with self._network.measuring(batch_statistics=True):
             probe = recorded(self._network, inputs, cache_bytes=inf)
         self._passing = probe.passing_results()
-        limit = RESULTS * memory_limit(inputs.device)
-        self._examples_at_once = max(4, int(limit / max(1.0, probe.kept_bytes / len(inputs))))
+        limit = RESULTS * memory_limit(device)
+        self._examples_at_once = max(4, int(limit / max(1.0, probe.kept_bytes / inputs.count)))
 
     def _measured(
-        self, cuts: Mapping[str, tuple[int, int]], inputs: Tensor, batch: Any, rows: int
+        self, cuts: Mapping[str, tuple[int, int]], inputs: Example, batch: Any, rows: int
     ) -> Iterator[tuple[str, float]]:
         """The losses of some cuts on one batch, as they are found."""
         if not cuts:
             return
         network = self._network
-        inputs = inputs.to(next(network.model.parameters()).device)
+        device, _ = device_and_type(network.model)
+        inputs = inputs.to(device)
         with network.measuring(batch_statistics=True):
-            given: dict[str, Any] = {"cache_bytes": memory_limit(inputs.device), "passing": self._passing}
+            given: dict[str, Any] = {"cache_bytes": memory_limit(device), "passing": self._passing}
             refitter = Refitter(network, self._refit, rows, self._seed)
-            fitted = recorded(network, inputs[:rows], watch=refitter.watch, **given) if rows else None
+            fitted = (
+                recorded(network, inputs.rows(slice(rows)), watch=refitter.watch, **given) if rows else None
+            )
             self.fits = max(self.fits, refitter.unknowns)
-            judged = recorded(network, inputs[rows:], **given)
-            check_output(network.model, inputs[rows:], judged.output)
-            part = batch_part(batch, len(inputs), slice(rows, None))
+            judged = recorded(network, inputs.rows(slice(rows, None)), **given)
+            check_output(network.model, inputs.rows(slice(rows, None)), judged.output)
+            part = batch_part(batch, inputs.count, slice(rows, None))
             for key, cut in cuts.items():
                 what, output = self._cut(cut, fitted, judged, refitter)
                 yield key, checked_loss(self._loss, output, judged.output, part, what)
