@@ -52,7 +52,7 @@ NAMES = {
 COMMANDS = {
     *("plan", "sweep", "inspect", "diff", "slim", "verify"),
     *("finetune", "iterate", "evaluate", "export", "run", "latency-table"),
-    *("solve", "bench"),
+    *("solve", "bench", "report"),
 }
 
 
