@@ -47,6 +47,13 @@ class GroupSummary(Output):
     stop: Stop
 
 
+class RemovedBlock(Output):
+    """A residual block that is removed whole: the module that adds it, and its groups."""
+
+    module: str
+    groups: tuple[str, ...]
+
+
 class PlanSummary(Output):
     """A plan without its index lists: what `plan` and `inspect` print."""
 
@@ -58,6 +65,7 @@ class PlanSummary(Output):
     layers: tuple[LayerPart, ...]
     frozen: tuple[FrozenPart, ...]
     groups: tuple[GroupSummary, ...]
+    removed_blocks: tuple[RemovedBlock, ...]
 
     @classmethod
     def of(cls, plan: Plan) -> PlanSummary:
@@ -79,7 +87,8 @@ class PlanSummary(Output):
             for group, row in zip(plan.groups, group_rows(plan), strict=True)
         )
         names = ("schema_version", "model", "importance", "budgets", "solver", "layers", "frozen")
-        return cls(groups=groups, **{name: getattr(plan, name) for name in names})
+        blocks = tuple(RemovedBlock(module=part.module, groups=part.groups) for part in plan.blocks)
+        return cls(groups=groups, removed_blocks=blocks, **{name: getattr(plan, name) for name in names})
 
 
 class BudgetDifference(Output):

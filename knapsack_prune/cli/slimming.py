@@ -46,12 +46,10 @@ def slim(
     from knapsack_prune.cli.loading import check_writable, load_parent, quiet_libraries
     from knapsack_prune.cli.results import show_repair
     from knapsack_prune.data import open_data
-    from knapsack_prune.files import write_json
     from knapsack_prune.planning.identity import check_fingerprint
     from knapsack_prune.planning.latency import timed_latency
     from knapsack_prune.planning.plan_file import Plan
-    from knapsack_prune.slimming.outcome import REPAIR, outcome
-    from knapsack_prune.slimming.repair import plan_images, repair_on_source
+    from knapsack_prune.slimming.repair import repair_on_source
     from knapsack_prune.slimming.slim import save_slim
     from knapsack_prune.slimming.slim import slim as make_slim
 
@@ -64,32 +62,30 @@ def slim(
         progress.enter("slimming and checking")
         with quiet_libraries(), _holds(plan_file):
             small = make_slim(parent.model, plan)
-        report = None
+        repaired = None
         if repair.repair:
             progress.enter("repairing")
             source = open_data(data, parent)
             with quiet_libraries():
-                report = repair_on_source(parent.model, small, plan, source, repair)
-            progress.enter("judging")
-            judged = outcome(parent.model, small, plan, plan_images(plan, source, repair).held_out)
+                repaired = repair_on_source(parent.model, small, plan, source, repair)
         progress.enter("writing")
         save_slim(small, plan, directory)
-        if report is not None:
-            write_json(directory / REPAIR, {**judged.record(), **report.record()})
+        if repaired is not None:
+            repaired.write(directory)
     latency = plan.budget("latency")
     if latency is not None:
         with steps() as progress:
             progress.enter("timing")
-            timed = timed_latency(parent.model, small, latency, plan.model.input_shape)
+            timed = timed_latency(parent.model, small, latency, plan.model.example())
     before, after = (sum(p.numel() for p in network.parameters()) for network in (parent.model, small))
     console = output()
     console.print(f"{plan.model.name}: {before:,} parameters, slim {after:,} ({100 * after / before:.2f} %).")
     console.print("Sliced, it equals the masked parent, and fvcore counts in it what the plan says.")
     if latency is not None:
         console.print(timed, markup=False)
-    if report is not None:
-        show_repair(console, report)
-        console.print(judged.sentence(), markup=False)
+    if repaired is not None:
+        show_repair(console, repaired.report)
+        console.print(repaired.outcome.sentence(), markup=False)
     notes().print(f"Written: {directory}", markup=False)
 
 

@@ -93,10 +93,8 @@ def bench(
     """Run solvers on instances; killed half-way, the same command goes on where it was."""
     from knapsack_prune.cli.outputs import Benched, BenchRecord
     from solvers.arena.runner import Campaign, find_instances, run_campaign
-    from solvers.arena.summary import draw, require_plots, write_summary
+    from solvers.arena.summary import draw, write_summary
 
-    if plots:
-        require_plots()
     campaign = Campaign(
         find_instances(instances), bench.solvers, bench.time_limit, bench.seeds, bench.threads
     )

@@ -47,6 +47,9 @@ def show_plan(console: Console, plan: Plan, *, layers: bool = False) -> None:
     if plan.search is not None:
         console.print(search_table(plan.search))
     console.print(group_table(plan))
+    if plan.blocks:
+        gone = ", ".join(f"{part.module or 'the network'} ({part.groups[0]})" for part in plan.blocks)
+        console.print(Text(f"Residual blocks removed, their shortcut is left: {len(plan.blocks)}: {gone}."))
     if warning := narrow_groups(plan.groups):
         console.print(Text(with_flags(warning), style="yellow"))
     if layers:
@@ -135,7 +138,7 @@ def search_table(search: SearchPart) -> RenderableType:
 def narrow_groups(groups: Sequence[GroupPart]) -> str | None:
     """A warning of groups that keep under an eighth of their channels, with what to do; None if there are none."""
     narrow = sorted(
-        (part for part in groups if 8 * len(part.kept) < part.size), key=lambda part: len(part.kept)
+        (part for part in groups if 0 < 8 * len(part.kept) < part.size), key=lambda part: len(part.kept)
     )
     if not narrow:
         return None
@@ -148,7 +151,14 @@ def narrow_groups(groups: Sequence[GroupPart]) -> str | None:
     )
 
 
-STOPS = {"whole": "all kept", "limit": "limit", "price": "price", "room": "no room", "unknown": ""}
+STOPS = {
+    "whole": "all kept",
+    "removed": "block",
+    "limit": "limit",
+    "price": "price",
+    "room": "no room",
+    "unknown": "",
+}
 """What stopped a group, in a word each; `stop_note` says what they mean."""
 
 

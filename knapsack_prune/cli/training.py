@@ -85,7 +85,8 @@ def finetune(
     if as_json:
         print_json(Finetuned(**result.record))
     else:
-        show_result(output(), result.record, directory, read_outcome(target))
+        cut_here = target.is_file()
+        show_result(output(), result.record, directory, read_outcome(directory if cut_here else target))
 
 
 @command

@@ -9,9 +9,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from knapsack_prune.graph.channel_graph import ChannelGraph, Terms
+from knapsack_prune.networks.example import Example
 from knapsack_prune.networks.modes import evaluating
 
 
@@ -25,46 +27,57 @@ def count_params(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def count_flops(model: nn.Module, input_shape: Sequence[int]) -> int:
-    """fvcore's FLOPs (multiply-adds) of one example, in evaluation mode.
+def count_flops(model: nn.Module, example: Example) -> int:
+    """fvcore's FLOPs (multiply-adds) of one call, in evaluation mode.
 
     Args:
         model: any network; it is left as it was.
-        input_shape: shape of the input without the batch dimension.
+        example: what the network is called with.
     """
-    return sum(flops_by_operator(model, input_shape).values())
+    return sum(flops_by_operator(model, example).values())
 
 
-def count_activations(model: nn.Module, input_shape: Sequence[int]) -> int:
-    """fvcore's activations (elements that convolutions and products write) of one example."""
-    with _analysis(model, input_shape, "ActivationCountAnalysis") as analysis:
+def count_activations(model: nn.Module, example: Example) -> int:
+    """fvcore's activations (elements that convolutions and products write) of one call."""
+    with _analysis(model, example, "ActivationCountAnalysis") as analysis:
         return int(analysis.total())
 
 
-def flops_by_operator(model: nn.Module, input_shape: Sequence[int]) -> dict[str, int]:
-    """fvcore's FLOPs of one example, per operator."""
-    with _analysis(model, input_shape, "FlopCountAnalysis") as analysis:
+def flops_by_operator(model: nn.Module, example: Example) -> dict[str, int]:
+    """fvcore's FLOPs of one call, per operator."""
+    with _analysis(model, example, "FlopCountAnalysis") as analysis:
         return {operator: int(count) for operator, count in analysis.by_operator().items()}
 
 
 @contextmanager
-def _analysis(model: nn.Module, input_shape: Sequence[int], kind: str) -> Iterator[Any]:
-    """One of fvcore's analyses of a network and one example, as it is counted everywhere here."""
+def _analysis(model: nn.Module, example: Example, kind: str) -> Iterator[Any]:
+    """One of fvcore's analyses of one call of a network, as it is counted everywhere here."""
     with warnings.catch_warnings():
         # Importing it runs deprecated functions of torch.
         warnings.simplefilter("ignore")
         import fvcore.nn
 
-    reference = next(model.parameters(), None)
-    example = torch.zeros(
-        (1, *input_shape),
-        device=None if reference is None else reference.device,
-        dtype=None if reference is None else reference.dtype,
-    )
-    with _counting(model):
-        analysis = getattr(fvcore.nn, kind)(model, (example,))
+    flat = _Flat(model, example.like(model))
+    with _counting(flat):
+        analysis = getattr(fvcore.nn, kind)(flat, flat.tensors)
         analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
         yield analysis
+
+
+class _Flat(nn.Module):
+    """A network as a function of tensors to tensors, which is what TorchScript's tracer, and so fvcore, can follow."""
+
+    def __init__(self, model: nn.Module, example: Example) -> None:
+        super().__init__()
+        self.model = model.get_submodule(example.submodule)
+        self._leaves, self._spec = tree_flatten((example.args, dict(example.kwargs)))
+        self.tensors = tuple(leaf for leaf in self._leaves if isinstance(leaf, Tensor))
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        given = iter(tensors)
+        leaves = [next(given) if isinstance(leaf, Tensor) else leaf for leaf in self._leaves]
+        args, kwargs = tree_unflatten(leaves, self._spec)
+        return tuple(leaf for leaf in tree_leaves(self.model(*args, **kwargs)) if isinstance(leaf, Tensor))
 
 
 def check_polynomial(graph: ChannelGraph, model: nn.Module) -> None:
@@ -73,7 +86,7 @@ def check_polynomial(graph: ChannelGraph, model: nn.Module) -> None:
     Raises:
         AssertionError: they differ; the message names the operators. This would be an error of this package.
     """
-    counted = flops_by_operator(model, graph.input_shape)
+    counted = flops_by_operator(model, graph.example)
     ours: dict[str, int] = {}
     for term in graph.flops:
         ours[term.operator] = ours.get(term.operator, 0) + term.at(graph.sizes)

@@ -57,12 +57,16 @@ class WidthForm(_Part):
 
 
 class OperatorEntry(_Part):
-    """One call of an operator in the network: the module, the grid of its times, and its widths (none to two)."""
+    """One call of an operator in the network: the module, the grid of its times, and its widths (none to two).
+
+    `block`: the first layer of the residual block with which the call goes, where it goes with one.
+    """
 
     layer: str
     operator: str
     grid: Annotated[int, Field(ge=0)]
     widths: Annotated[tuple[WidthForm, ...], Field(max_length=2)]
+    block: str | None = None
 
 
 class Grid(_Part):
@@ -132,7 +136,7 @@ class LatencyTable(_Part):
     network: MeasuredNetwork
     operators: tuple[OperatorEntry, ...]
     grids: tuple[Grid, ...]
-    end_to_end: EndToEnd | None
+    end_to_end: EndToEnd | None = None
     partial: dict[str, dict[str, Nanoseconds]] | None = None
 
     @model_validator(mode="after")
@@ -151,7 +155,7 @@ class LatencyTable(_Part):
 
     def save(self, path: Path) -> None:
         """Write the table, atomically."""
-        write_text(path, self.model_dump_json(indent=1) + "\n")
+        write_text(path, self.model_dump_json(indent=1, exclude_none=True) + "\n")
 
     @classmethod
     def load(cls, path: str | Path) -> LatencyTable:

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+
+if TYPE_CHECKING:  # reading a plan needs no torch
+    from knapsack_prune.networks.example import Example
 
 IntArray = npt.NDArray[np.int64]
 
@@ -46,15 +49,20 @@ class CostTerm:
         operator: fvcore's name of the operator, or the parameter's name for parameter counts.
         coefficient: a positive integer.
         factors: none (a constant), one or two forms.
+        present: where the operator is part of a residual block and costs something at any widths: a group that keeps
+            no unit exactly where the block is removed, and the operator with it.
     """
 
     layer: str
     operator: str
     coefficient: int
     factors: tuple[Form, ...]
+    present: int | None = None
 
     def at(self, counts: Sequence[int]) -> int:
         """The cost when group `g` keeps `counts[g]` units."""
+        if self.present is not None and not counts[self.present]:
+            return 0
         product = self.coefficient
         for factor in self.factors:
             product *= factor.at(counts)
@@ -71,6 +79,7 @@ class TabulatedTerm:
         forms: the kept elements of the one or two dimensions that vary.
         cost: the operator's cost as a function of the forms' values, which may be arrays that broadcast.
         grid: per form, the widths at which the cost is known, where it is known at some only.
+        present: as of `CostTerm`.
     """
 
     layer: str
@@ -78,9 +87,12 @@ class TabulatedTerm:
     forms: tuple[Form, ...]
     cost: Callable[..., Any]
     grid: tuple[tuple[int, ...], ...] = ()
+    present: int | None = None
 
     def at(self, counts: Sequence[int]) -> int:
         """The cost when group `g` keeps `counts[g]` units."""
+        if self.present is not None and not counts[self.present]:
+            return 0
         return int(self.cost(*(form.at(counts) for form in self.forms)))
 
 
@@ -208,6 +220,26 @@ class CrossChannelReduction:
 
 
 @dataclass(frozen=True)
+class ResidualBlock:
+    """A branch that is added to what it read, so that without it the network has its shortcut alone.
+
+    Attributes:
+        module: the module whose code adds the branch; empty for the network itself.
+        groups: indices of the groups that lie within the branch alone: they keep units together, or none.
+        parameters: names of all parameters of the branch.
+    """
+
+    module: str
+    groups: tuple[int, ...]
+    parameters: tuple[str, ...]
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The modules that hold the parameters."""
+        return tuple(dict.fromkeys(name.rpartition(".")[0] for name in self.parameters))
+
+
+@dataclass(frozen=True)
 class Layer:
     """A module with weights or counted operators.
 
@@ -228,11 +260,11 @@ class ChannelGraph:
 
     Attributes:
         fingerprint: identifies the architecture (names, shapes and types of parameters and buffers).
-        input_shape: shape of the example, without the batch dimension.
+        example: what the network was called with.
         groups: what a plan decides on.
         frozen: what no plan touches, and why.
         layers: modules with weights, in execution order.
-        flops: terms of fvcore's count (multiply-adds), for one example.
+        flops: terms of fvcore's count (multiply-adds), for the example.
         params: terms of the number of trainable and frozen parameters.
         activations: terms of fvcore's count of activations: elements that convolutions and products write.
         widths: every form that counts a dimension of some tensor, each once.
@@ -243,11 +275,12 @@ class ChannelGraph:
             since means and variances run over the kept channels only.
         sized: modules with an operator whose integer arguments count removable channels.
         stages: the features in which stages end (see `tracing.stages`), in execution order.
+        blocks: residual blocks that can be removed whole, in execution order.
         keep: the globs of layers that were pinned.
     """
 
     fingerprint: str
-    input_shape: tuple[int, ...]
+    example: Example
     groups: tuple[Group, ...]
     frozen: tuple[FrozenGroup, ...]
     layers: tuple[Layer, ...]
@@ -260,7 +293,13 @@ class ChannelGraph:
     reductions: tuple[CrossChannelReduction, ...] = ()
     sized: tuple[str, ...] = ()
     stages: tuple[ModuleChannels, ...] = ()
+    blocks: tuple[ResidualBlock, ...] = ()
     keep: tuple[str, ...] = ()
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of the example's first tensor, without the batch dimension."""
+        return self.example.input_shape
 
     @property
     def sizes(self) -> tuple[int, ...]:

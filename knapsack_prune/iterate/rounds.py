@@ -16,7 +16,7 @@ from knapsack_prune.data import ImageSource, calibration_loader
 from knapsack_prune.data.seeds import derive_seed
 from knapsack_prune.files import read_json, write_json
 from knapsack_prune.iterate.budgets import geometric_budgets
-from knapsack_prune.iterate.survivors import surviving_graph
+from knapsack_prune.iterate.survivors import all_groups, surviving_graph
 from knapsack_prune.iterate.widen import widen
 from knapsack_prune.networks import Network
 from knapsack_prune.planning.constraints import Levels, fixed_levels
@@ -182,10 +182,10 @@ class Rounds:
         plan = Plan.load(begun / "plan.json")
         whole = parent if before is None else widen(before.network, parent, before.plan, silent=True)
         device = self._session.accelerator.device
-        report = repair_on_source(whole, start, plan, self._source, self._repair, self._log, device)
+        repaired = repair_on_source(whole, start, plan, self._source, self._repair, self._log, device)
         if self._session.accelerator.is_main_process:
             save_slim(start, plan, begun)
-            write_json(done, {} if report is None else report.record())
+            write_json(done, {} if repaired is None else repaired.record())
         self._session.accelerator.wait_for_everyone()
         return start
 
@@ -210,11 +210,13 @@ class Rounds:
             batch, shape = ImportanceSettings.of(pruning).batch_size, self._network.input_shape
             data = calibration_loader(self._source, pruning.samples, seed, batch, shape)
         given: dict[str, Any] = {"data": data, "seed": seed, "normalize": pruning.normalize}
+        given["block_removal"] = pruning.allow_block_removal
         if before is None:
             return estimate_values(self._graph, self._network.model, criterion, **given)
         units = kept_units(self._graph, before.plan)
         alive = surviving_graph(self._graph, units)
-        return estimate_values(alive, before.network, criterion, **given).of_units(units, number)
+        values = estimate_values(alive, before.network, criterion, **given)
+        return all_groups(values, units).of_units(units, number)
 
     def _plan(self, values: ValueTables | Scores, limit: int, levels: Levels | None = None) -> Plan:
         return plan_from_values(

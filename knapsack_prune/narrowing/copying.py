@@ -13,6 +13,7 @@ from knapsack_prune.errors import RequestError
 from knapsack_prune.graph.selection import DependentAttribute, Selection
 from knapsack_prune.narrowing.attention import replacement
 from knapsack_prune.narrowing.full_width import FullWidth
+from knapsack_prune.narrowing.shortcuts import remove_blocks
 
 
 def tensor_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
@@ -38,7 +39,7 @@ def narrow_copy(model: nn.Module, selection: Selection, *, empty: bool = False) 
         by_name[name].append((dim, torch.from_numpy(indices)))
     memo: dict[int, object] = {}
     for name, tensor in _tensors(model).items():
-        if name not in by_name and not empty:
+        if (name not in by_name and not empty) or id(tensor) in memo:
             continue
         cut = tensor.detach().to("meta") if empty else tensor.detach()
         for dim, kept in by_name[name]:
@@ -50,7 +51,7 @@ def narrow_copy(model: nn.Module, selection: Selection, *, empty: bool = False) 
     _set_widths(small, model)
     _set_attributes(small, selection.attributes)
     _replace_modules(small, model, selection)
-    return small
+    return remove_blocks(small, selection.blocks)
 
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -63,14 +64,17 @@ def _tensors(model: nn.Module) -> dict[str, Tensor]:
 def _replace_modules(small: nn.Module, model: nn.Module, selection: Selection) -> None:
     parents = dict(model.named_modules())
     replaced: dict[str, nn.Module] = {}
+    gone = {name for block in selection.blocks for name in block.parameters}
     for name, module in small.named_modules():
         parent = parents[name]
+        if gone.issuperset(f"{name}.{own}" for own, _ in module.named_parameters()):
+            continue  # its block goes whole
         if any(a.shape != b.shape for a, b in zip(module.parameters(), parent.parameters(), strict=True)):
             other = replacement(module, parent)
             if other is not None:
                 replaced[name] = other
     for part in selection.full_width:
-        if len(part.kept) < part.size:
+        if 0 < len(part.kept) < part.size:
             inner = small.get_submodule(part.module)
             replaced[part.module] = FullWidth(inner, part.dim, part.size, part.kept)
     for name, module in replaced.items():
@@ -100,6 +104,8 @@ def _set_widths(small: nn.Module, model: nn.Module) -> None:
             module.num_channels = module.weight.shape[0]
         elif isinstance(module, nn.LayerNorm) and module.weight is not None:
             module.normalized_shape = tuple(module.weight.shape)
+        elif isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
+            module.embedding_dim = module.weight.shape[1]
         elif isinstance(module, nn.PReLU):
             module.num_parameters = module.weight.shape[0]
 

@@ -19,8 +19,8 @@ from knapsack_prune.networks import Network, load_network
 from knapsack_prune.planning.plan_file import Plan
 from knapsack_prune.settings import ExecutionSettings, ExportSettings, RunSettings
 from knapsack_prune.settings.importance import IMAGE_CRITERIA
-from knapsack_prune.slimming.outcome import REPAIR, outcome, read_outcome
-from knapsack_prune.slimming.repair import plan_images, repair_on_source
+from knapsack_prune.slimming.outcome import read_outcome
+from knapsack_prune.slimming.repair import repair_on_source
 from knapsack_prune.slimming.slim import load_slim, save_slim, slim
 from knapsack_prune.training.run_directory import RunDirectory
 
@@ -147,14 +147,14 @@ class Run:
     def _slim(self, _: bool) -> list[Path]:
         plan = Plan.load(self._directory / "plan.json")
         small = slim(self.parent().model, plan)
-        wanted, folder = self._config.repair, self._directory / "slim"
+        folder = self._directory / "slim"
         told = partial(self._log, "slim")
-        report = repair_on_source(self.parent().model, small, plan, self.source(), wanted, told)
-        if report is not None:
-            judging = plan_images(plan, self.source(), wanted).held_out
-            judged = outcome(self.parent().model, small, plan, judging)
-            told(judged.sentence())
-            write_json(folder / REPAIR, {**judged.record(), **report.record()})
+        repaired = repair_on_source(
+            self.parent().model, small, plan, self.source(), self._config.repair, told
+        )
+        if repaired is not None:
+            told(repaired.outcome.sentence())
+            repaired.write(folder)
         return _saved(small, plan, folder)
 
     def _finetune(self, continues: bool) -> list[Path]:

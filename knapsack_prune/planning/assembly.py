@@ -134,4 +134,5 @@ def _chosen(
         "levels": None if multiples.tolist() == allowed.tolist() else tuple(allowed.tolist()),
         "order": tuple(values.order.tolist()) if recorded else None,
         "values": tuple(values.values.tolist()) if recorded else None,
+        "none": values.none if recorded and not allowed[0] else None,
     }

@@ -8,9 +8,9 @@ from typing import Literal
 from knapsack_prune.planning.plan_file import Plan
 from knapsack_prune.planning.plan_parts import GroupPart
 
-Stop = Literal["whole", "limit", "price", "room", "unknown"]
-"""Why a group keeps no more: it keeps all; nothing wider is allowed; the next width is worth less than its price at the
-budgets' multipliers; it is worth it and does not fit any more; or the plan does not say."""
+Stop = Literal["whole", "removed", "limit", "price", "room", "unknown"]
+"""Why a group keeps no more: it keeps all; its block is removed; nothing wider is allowed; the next width is worth less
+than its price at the budgets' multipliers; it is worth it and does not fit any more; or the plan does not say."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def group_rows(plan: Plan) -> list[GroupRow]:
 
 def _value_kept(part: GroupPart) -> float | None:
     """The recorded value of what is kept: as a share of the whole group's, from the least that could be kept."""
-    if not part.values:
+    if not part.values or not part.kept:
         return None
     least = min(0.0, *part.values)
     whole = part.values[-1] - least
@@ -84,9 +84,10 @@ def _per_cost(plan: Plan, part: GroupPart) -> float | None:
 def _stop(plan: Plan, part: GroupPart) -> Stop:
     if len(part.kept) == part.size:
         return "whole"
+    if not part.kept:
+        return "removed"
     prices = [budget.multiplier for budget in plan.budgets]
     if part.next is None:
-        # Plans of before `next` was written have no multiplier either.
         return "limit"
     if all(price is None for price in prices):
         return "unknown"

@@ -20,24 +20,25 @@ def next_widths(
 ) -> tuple[NextWidthPart | None, ...]:
     """Per group, the next allowed number of units, all other groups as they are; None where there is none.
 
-    Groups that are tied move together, and each of them tells what all of them gain and cost. Takes time in proportion
+    Groups that are tied move together, and each of them tells what all of them gain and cost. A group of a block that
+    is removed has none: it comes back with its block only. Takes time in proportion
     to the number of cost terms, times that of groups where a cost is the largest of several sums.
     """
-    instance, decisions = problem.instance, len(problem.instance.groups)
+    instance = problem.instance
     members: dict[int, list[tuple[int, int]]] = defaultdict(list)
     for group, (at, step) in enumerate(problem.meaning):
         members[at].append((group, step))
     rises = {name: _rise(resource, counts) for name, resource in resources.items()}
     found: list[NextWidthPart | None] = [None] * len(counts)
-    for at in range(decisions):
-        first, step = members[at][0]
+    for at, together in members.items():
+        first, step = together[0]
         larger = instance.groups[at].levels[instance.groups[at].levels * step > counts[first]]
-        if not len(larger):
+        if not len(larger) or not counts[first]:
             continue
         wider = list(counts)
-        for group, step in members[at]:
+        for group, step in together:
             wider[group] = step * int(larger[0])
-        changed = [group for group, _ in members[at]]
+        changed = [group for group, _ in together]
         gain = _gain(values, changed, counts, wider)
         costs = {name: rise(changed, wider) for name, rise in rises.items()}
         for group in changed:
@@ -51,7 +52,11 @@ def _gain(values: ValueTables, changed: Sequence[int], before: Sequence[int], af
         values.groups[group].values[after[group] - 1] - values.groups[group].values[before[group] - 1]
         for group in changed
     )
-    pairs = (pair for pair in values.pairs if not set(changed).isdisjoint(pair.groups))
+    pairs = (
+        pair
+        for pair in values.pairs
+        if not set(changed).isdisjoint(pair.groups) and all(before[group] for group in pair.groups)
+    )
     joint = sum(
         pair.values[tuple(after[group] - 1 for group in pair.groups)]
         - pair.values[tuple(before[group] - 1 for group in pair.groups)]

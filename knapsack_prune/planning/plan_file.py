@@ -11,10 +11,12 @@ from pydantic import Field, ValidationError, model_validator
 
 from knapsack_prune.errors import RequestError
 from knapsack_prune.files import parse_json, read_text, write_text
-from knapsack_prune.graph.channel_graph import CrossChannelReduction
+from knapsack_prune.graph.channel_graph import CrossChannelReduction, ResidualBlock
 from knapsack_prune.graph.selection import DependentAttribute, KeptChannels, RemovedIndices, Selection
+from knapsack_prune.planning.input_parts import Part
 from knapsack_prune.planning.plan_parts import (
     AttributePart,
+    BlockPart,
     BudgetPart,
     FrozenPart,
     FullWidthPart,
@@ -23,7 +25,6 @@ from knapsack_prune.planning.plan_parts import (
     LayerPart,
     MixingPart,
     ModelPart,
-    Part,
     SearchPart,
     SolverPart,
     StagePart,
@@ -34,12 +35,12 @@ SCHEMA_VERSION = 1
 OMITTED = (
     *("round", "loss", "predicted_loss", "images", "options"),
     *("binds", "worth_of_percent", "multiplier", "note", "conditions"),
-    *("levels", "order", "values", "next"),
+    *("levels", "order", "values", "none", "next"),
     *("offset", "step", "block", "indices"),
 )
 """Keys of `importance`, budgets, groups and slices that are written only where they have a value."""
 
-RARE = ("keep", "ties", "search")
+RARE = ("blocks", "keep", "ties", "search")
 """Keys of the plan that are written only where there is something to say."""
 
 
@@ -58,6 +59,7 @@ class Plan(Part):
     full_width: tuple[FullWidthPart, ...] = ()
     mixing: tuple[MixingPart, ...] = ()
     stages: tuple[StagePart, ...] = ()
+    blocks: tuple[BlockPart, ...] = ()
     keep: tuple[str, ...] = ()
     ties: tuple[tuple[str, ...], ...] = ()
     search: SearchPart | None = None
@@ -77,6 +79,12 @@ class Plan(Part):
             raise ValueError("two groups have the same name")
         if unknown := {name for tied in self.ties for name in tied} - set(names):
             raise ValueError(f"ties: there is no group {min(unknown)}")
+        gone = {name for block in self.blocks for name in block.groups}
+        empty = {group.name for group in self.groups if not group.kept}
+        if gone != empty:
+            raise ValueError(
+                f"group {min(gone ^ empty)}: a group keeps no unit exactly where `blocks` removes its residual block"
+            )
         return self
 
     def budget(self, resource: str) -> BudgetPart | None:
@@ -103,12 +111,16 @@ class Plan(Part):
             full_width=tuple(KeptChannels(**part.model_dump()) for part in self.full_width),
             stages=tuple(KeptChannels(part.module, part.dim, part.of, part.kept) for part in self.stages),
             reductions=tuple(CrossChannelReduction(part.module, part.operator, ()) for part in self.mixing),
+            blocks=tuple(ResidualBlock(part.module, (), part.parameters) for part in self.blocks),
         )
 
     def to_json(self) -> str:
         """The plan as JSON text: the same plan gives the same bytes."""
         data = self.model_dump(mode="json", exclude={key for key in RARE if not getattr(self, key)})
         slices = (part for group in data["groups"] for part in group["slices"])
+        for key in ("inputs", "submodule"):
+            if data["model"][key] is None:
+                del data["model"][key]
         for part in (data["importance"], *data["budgets"], *data["groups"], *slices):
             for key in [key for key in OMITTED if part.get(key, 0) is None]:
                 del part[key]

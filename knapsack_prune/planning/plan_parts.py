@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal, Self
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from knapsack_prune.costs.latency_table import Conditions
 from knapsack_prune.graph.channel_graph import IntArray
+from knapsack_prune.planning.input_parts import Count, InputsPart, Part, rebuilt
+
+if TYPE_CHECKING:
+    from knapsack_prune.networks.example import Example
 
 
-class Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
 
 LARGEST_INPUT = 2**26
@@ -24,19 +24,32 @@ LARGEST_INPUT = 2**26
 
 
 class ModelPart(Part):
-    """The parent: name and weights as given, `input_shape` without the batch, `fingerprint` of the architecture."""
+    """The parent: name and weights as given, `fingerprint` of the architecture.
+
+    `input_shape` is that of the first tensor without the batch; where that does not say everything, `inputs` does.
+    `submodule` is the part that was planned, if not the whole network: input and FLOPs are its own.
+    """
 
     name: str
     weights: str | None
     input_shape: tuple[Positive, ...]
     fingerprint: Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
+    inputs: InputsPart | None = None
+    submodule: str | None = None
 
     @model_validator(mode="after")
     def _size(self) -> Self:
-        elements = math.prod(self.input_shape)
+        elements = math.prod(self.input_shape) if self.inputs is None else self.inputs.elements()
         if elements > LARGEST_INPUT:
             raise ValueError(f"input_shape has {elements:,} elements, the most is {LARGEST_INPUT:,}")
         return self
+
+    def example(self) -> Example:
+        """What the network is called with, made anew; errors as of `input_parts.rebuilt`."""
+        from knapsack_prune.networks.example import Example
+
+        example = Example.zeros(self.input_shape) if self.inputs is None else rebuilt(self.inputs)
+        return replace(example, submodule=self.submodule or "")
 
 
 class ImportancePart(Part):
@@ -169,19 +182,21 @@ class GroupPart(Part):
 
     `levels` are the numbers of units that were allowed, where they are not the multiples of `round_to`. Where values
     are not scores of the parent's weights, `order` are its units, the most valuable first, and `values[n - 1]` is what
-    keeping n of them is worth: `kept` are the first of `order`. `next` is missing where nothing wider is allowed.
+    keeping n of them is worth: `kept` are the first of `order`. `none` is what keeping no unit is worth, where its
+    residual block can be removed; `next` is missing where nothing wider is allowed.
     """
 
     name: str
     size: Positive
     channels: Positive
-    kept: Annotated[tuple[Count, ...], Field(min_length=1)]
+    kept: tuple[Count, ...]
     round_to: Positive
     layers: tuple[str, ...]
     slices: Annotated[tuple[SlicePart, ...], Field(min_length=1)]
-    levels: tuple[Positive, ...] | None = None
+    levels: tuple[Count, ...] | None = None
     order: tuple[Count, ...] | None = None
     values: tuple[float, ...] | None = None
+    none: float | None = None
     next: NextWidthPart | None = None
 
     @model_validator(mode="after")
@@ -195,7 +210,7 @@ class GroupPart(Part):
                 raise ValueError(f"group {self.name}: index {after} of kept is listed twice")
             if after < before:
                 raise ValueError(f"group {self.name}: kept is not sorted ({before} before {after})")
-        if self.kept[-1] >= self.size:
+        if self.kept[-1:] >= (self.size,):
             raise ValueError(
                 f"group {self.name}: index {self.kept[-1]} of kept is out of range, the size is {self.size}"
             )
@@ -212,6 +227,8 @@ class GroupPart(Part):
             len(set(self.order)) != len(self.order) or max(self.order, default=0) >= self.size
         ):
             raise ValueError(f"group {self.name}: order lists a unit twice, or one that is not there")
+        if self.none is not None and self.values is None:
+            raise ValueError(f"group {self.name}: none has a value, other numbers of units have not")
         if (self.order is None) != (self.values is None):
             raise ValueError(f"group {self.name}: of order and values one is missing")
         if len(self.order or ()) != len(self.values or ()):
@@ -228,8 +245,16 @@ class GroupPart(Part):
         return self
 
 
+class BlockPart(Part):
+    """A residual block that is removed whole: the `module` that adds it, the groups and parameters that go with it."""
+
+    module: str
+    groups: Annotated[tuple[str, ...], Field(min_length=1)]
+    parameters: Annotated[tuple[str, ...], Field(min_length=1)]
+
+
 class LayerPart(Part):
-    """One module: widths before and after, FLOPs before and after."""
+    """One module: widths before and after, FLOPs before and after; no width where its block is removed."""
 
     name: str
     kept_in: Count
@@ -304,7 +329,7 @@ class CandidatePart(Part):
     predicted_loss: float | None
     repaired_loss: float
     trained_loss: float | None
-    widths: tuple[Positive, ...]
+    widths: tuple[Count, ...]
 
     @property
     def outcome(self) -> float:
@@ -322,7 +347,7 @@ class RoundPart(Part):
     predicted_loss: float
     repaired_loss: float
     accepted: bool
-    widths: tuple[Positive, ...]
+    widths: tuple[Count, ...]
 
 
 class SearchPart(Part):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from knapsack_prune.costs.counting import check_polynomial
 from knapsack_prune.costs.resource import Resource
@@ -22,7 +23,7 @@ from knapsack_prune.values.tables import ValueTables
 
 def trace_checked(
     model: nn.Module,
-    example: Tensor,
+    example: Any,
     *,
     keep: Sequence[str] = (),
     enter: Callable[[str], None] = lambda step: None,
@@ -31,7 +32,7 @@ def trace_checked(
 
     Args:
         model: the parent; left as it was.
-        example: an input batch of size 1.
+        example: what the network is called with, see `Example.of`.
         keep: globs of layers whose output channels all stay.
         enter: called with the name of every step.
 
@@ -48,7 +49,7 @@ def trace_checked(
 
 def prepare(
     model: nn.Module,
-    example: Tensor,
+    example: Any,
     settings: PlanningSettings,
     criterion: str,
     *,
@@ -82,6 +83,7 @@ def prepare(
         seed=settings.seed,
         normalize=settings.normalize,
         pair_values=settings.pair_values,
+        block_removal=settings.allow_block_removal,
         values=settings.values,
         progress=progress,
     )

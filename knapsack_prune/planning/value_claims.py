@@ -15,6 +15,7 @@ from knapsack_prune.planning.claims import BrokenPlanError, Check, Subject
 from knapsack_prune.planning.constraints import Levels, allowed_levels
 from knapsack_prune.planning.next_widths import next_widths
 from knapsack_prune.planning.plan_file import Plan
+from knapsack_prune.planning.plan_parts import GroupPart
 from knapsack_prune.planning.problem import Problem, build_problem
 from knapsack_prune.settings import WidthConstraints
 from knapsack_prune.settings.importance import IMAGE_CRITERIA, WEIGHT_CRITERIA
@@ -33,13 +34,15 @@ def check_values(subject: Subject) -> list[Check]:
         raise BrokenPlanError(f"values are recorded for {len(valued)} of {len(subject.plan.groups)} groups")
     chosen, worth = [], 0.0
     for group in valued:
-        count, values = len(group.kept), group.values or ()
+        count, tables = len(group.kept), _recorded(group)
         if sorted((group.order or ())[:count]) != list(group.kept):
             raise BrokenPlanError(
                 f"group {group.name} does not keep its {count} most important units in the recorded order"
             )
-        chosen.append(values[count - 1])
-        worth += chosen[-1] - min(0.0, *values)
+        if not count and group.none is None:
+            raise BrokenPlanError(f"group {group.name} keeps no unit, and no value is recorded for that")
+        chosen.append(float(tables.at(np.array(count))))
+        worth += chosen[-1] - tables.least
     if not _close(worth, solver.value):
         raise BrokenPlanError(
             f"the importance kept is {worth:.6g} by the recorded values, the plan says {solver.value:.6g}"
@@ -52,6 +55,12 @@ def check_values(subject: Subject) -> list[Check]:
     return [Check("recorded values", f"add up to the objective, {solver.value:.6g}{loss}")]
 
 
+def _recorded(part: GroupPart) -> GroupValues:
+    """The values that a plan records of a group."""
+    order, values = np.array(part.order, dtype=np.int64), np.array(part.values, dtype=np.float64)
+    return GroupValues(order, values, part.none)
+
+
 def _close(found: float, said: float) -> bool:
     return abs(found - said) <= 1e-6 * max(1.0, abs(said))
 
@@ -61,18 +70,20 @@ def made_again(subject: Subject) -> ValueTables:
     said = subject.plan.importance
     data = subject.data if said.criterion in IMAGE_CRITERIA else None
     return estimate_values(
-        subject.graph, subject.model, said.criterion, data=data, seed=said.seed, normalize=said.normalize
+        subject.graph,
+        subject.model,
+        said.criterion,
+        data=data,
+        seed=said.seed,
+        normalize=said.normalize,
+        block_removal=any(0 in (group.levels or ()) for group in subject.plan.groups),
     )
 
 
 def recorded_tables(subject: Subject) -> ValueTables | None:
     """The values that the plan records; None where there are none."""
     parts, said = subject.plan.groups, subject.plan.importance
-    groups = [
-        GroupValues(np.array(part.order, dtype=np.int64), np.array(part.values, dtype=np.float64))
-        for part in parts
-        if part.order and part.values
-    ]
+    groups = [_recorded(part) for part in parts if part.order and part.values]
     if not groups:
         return None
     return value_tables(subject.graph, groups, Provenance(said.criterion, said.samples, said.seed, said.loss))
@@ -85,7 +96,7 @@ def check_importance(subject: Subject, tables: ValueTables, recorded: ValueTable
     for group, valued, units in zip(subject.graph.groups, tables.groups, subject.kept, strict=True):
         if valued.kept(len(units)).tolist() != units.tolist():
             raise BrokenPlanError(f"group {group.name} does not keep its {len(units)} most important units")
-        importance += float(valued.values[len(units) - 1]) - min(0.0, float(valued.values.min()))
+        importance += float(valued.at(np.array(len(units)))) - valued.least
     if abs(importance - solver.value) > tolerance * max(1.0, importance):
         raise BrokenPlanError(f"the importance kept is {importance:.6g}, the plan says {solver.value:.6g}")
     for group, valued, written in zip(
@@ -95,6 +106,7 @@ def check_importance(subject: Subject, tables: ValueTables, recorded: ValueTable
         if (
             valued.values.shape != written.values.shape
             or float(np.abs(valued.values - written.values).max()) > scale
+            or (written.none is not None and abs(written.none - (valued.none or 0.0)) > scale)
             or (tolerance < 1e-5 and valued.order.tolist() != written.order.tolist())
         ):
             raise BrokenPlanError(

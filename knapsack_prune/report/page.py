@@ -24,6 +24,7 @@ MOST_FROZEN = 40
 
 STOPS = {
     "whole": "all kept",
+    "removed": "its block is removed",
     "limit": "nothing wider is allowed",
     "price": "the next width is not worth its price",
     "room": "the next width does not fit",
@@ -140,7 +141,7 @@ def _section(subject: Subject) -> Section:
 
 def _curve(group: GroupPart) -> Markup:
     """What keeping 1, 2, … units is worth, with a mark where it was cut; nothing where no values are recorded."""
-    if not group.values or len(group.values) < 2:
+    if not group.values or len(group.values) < 2 or not group.kept:
         return Markup("")
     low, high = min(group.values), max(group.values)
     count = len(group.values)
@@ -154,9 +155,10 @@ def _curve(group: GroupPart) -> Markup:
 
     path = " ".join(f"{x},{y}" for x, y in map(place, steps))
     x, y = place(len(group.kept) - 1)
-    return Markup(
+    drawn = (
         '<svg class="curve" viewBox="0 0 100 30"><polyline points="{}"/><circle cx="{}" cy="{}" r="3"/></svg>'
-    ).format(path, x, y)
+    )
+    return Markup(drawn).format(path, x, y)
 
 
 def _gap(subject: Subject) -> Markup | None:

@@ -205,6 +205,14 @@ class WidthConstraints(Settings):
         ),
     ] = ()
 
+    allow_block_removal: Annotated[
+        bool,
+        Field(
+            description="Residual blocks may be removed whole, so that their shortcut is left; with importance "
+            "measured or one that adds up scores."
+        ),
+    ] = False
+
     @property
     def multiple(self) -> int:
         """What kept channels are multiples of; 1 where the latency table says which widths are allowed."""

@@ -3,36 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from knapsack_prune.graph.channel_graph import IntArray, Role
+from knapsack_prune.tracing.branches import Branch
 from knapsack_prune.tracing.ids import NONE, Ids
 from knapsack_prune.tracing.stages import CutPoint
 
 
 @dataclass(frozen=True, eq=False)
 class ParameterAxis:
-    """One dimension of one parameter or buffer, and the id at each index."""
+    """One dimension of one parameter or buffer, and the id at each index; `produces` where channels leave by it, also
+    if others enter by it (a matrix that is used again, transposed)."""
 
     parameter: str
     dim: int
     role: Role
     ids: IntArray
+    produces: bool = False
 
 
 @dataclass(frozen=True, eq=False)
 class Cost:
-    """One operator's FLOPs: `coefficient * product over factors of the ids kept`, or a look-up by one such number."""
+    """One operator's FLOPs: `coefficient * product over factors of the ids kept`, or a look-up by one such number.
+
+    `node` is its node in the exported graph.
+    """
 
     layer: str
     operator: str
     coefficient: int
     factors: tuple[IntArray, ...]
     lookup: Callable[[int], int] | None = None
+    node: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +55,8 @@ class LayerRecord:
 class Constant:
     """An integer argument of an operator which counts channels: the ids that it counts, in argument order.
 
-    `whole` says that it is the size of a dimension, which may also lie within one unit (the size of a head).
+    `argument` is its place: the index of the argument, and where that is a list the index in it. `whole` says that
+    it is the size of a dimension, which may also lie within one unit (the size of a head).
     """
 
     node: str
@@ -56,6 +64,7 @@ class Constant:
     operator: str
     value: int
     ids: IntArray
+    argument: tuple[int, ...]
     whole: bool = False
 
 
@@ -92,6 +101,8 @@ class Ledger:
         full_width: modules to be run at the parent's width: name, dimension, channel ids.
         reductions: operators that reduce over channels: module, operator, channel ids.
         stages: the features in which stages end, with their channel ids.
+        branches: what is added to what it read.
+        node: the node of the exported graph whose rule is running.
     """
 
     next_id: int = NONE + 1
@@ -109,6 +120,8 @@ class Ledger:
     full_width: list[tuple[str, int, IntArray]] = field(default_factory=list)
     reductions: list[tuple[str, str, IntArray]] = field(default_factory=list)
     stages: list[tuple[CutPoint, IntArray]] = field(default_factory=list)
+    branches: tuple[Branch, ...] = ()
+    node: str = ""
 
     def fresh(self, count: int) -> Tensor:
         """Shape (count,): new ids."""
@@ -159,9 +172,17 @@ class Ledger:
         known = self.axes.get((parameter, dim))
         if known is not None:
             self.tie(torch.from_numpy(known.ids), ids)
+            self.play((parameter, dim), role)
             return torch.from_numpy(known.ids)
-        self.axes[parameter, dim] = ParameterAxis(parameter, dim, role, ids.contiguous().numpy().copy())
+        own = ids.contiguous().numpy().copy()
+        self.axes[parameter, dim] = ParameterAxis(parameter, dim, role, own, role == "out")
         return ids
+
+    def play(self, axis: tuple[str, int], role: Role) -> None:
+        """Let a parameter axis have one role more: what reads channels is silenced by zeros there."""
+        known = self.axes[axis]
+        stronger = max(known.role, role, key=("channel", "out", "in").index)
+        self.axes[axis] = replace(known, role=stronger, produces=known.produces or role == "out")
 
     def reduces(self, module: str, operator: str, ids: Ids) -> None:
         """Record an operator whose result at one channel depends on all of them."""
@@ -176,15 +197,15 @@ class Ledger:
         lookup: Callable[[int], int] | None = None,
     ) -> None:
         """Record an operator's count; factors that belong to no channel go into the coefficient."""
-        self.costs.append(_cost(layer, operator, coefficient, factors, lookup))
+        self.costs.append(_cost(layer, operator, coefficient, factors, self.node, lookup))
 
     def volume(self, layer: str, operator: str, ids: Ids, factor: int) -> None:
         """Record a count proportional to the number of elements of a tensor."""
-        self.costs.append(_volume(layer, operator, ids, factor))
+        self.costs.append(_volume(layer, operator, ids, factor, self.node))
 
     def wrote(self, layer: str, operator: str, ids: Ids) -> None:
         """Record the elements of a tensor as activations."""
-        self.activations.append(_volume(layer, operator, ids, 1))
+        self.activations.append(_volume(layer, operator, ids, 1, self.node))
 
     def holds(self, ids: Ids) -> None:
         """Record that a tensor holds these channels."""
@@ -198,6 +219,7 @@ def _cost(
     operator: str,
     coefficient: int,
     factors: tuple[Tensor, ...],
+    node: str,
     lookup: Callable[[int], int] | None = None,
 ) -> Cost:
     varying = []
@@ -206,14 +228,14 @@ def _cost(
             varying.append(ids.contiguous().numpy())
         elif lookup is None:
             coefficient *= len(ids)
-    return Cost(layer, operator, coefficient, tuple(varying), lookup)
+    return Cost(layer, operator, coefficient, tuple(varying), lookup, node)
 
 
-def _volume(layer: str, operator: str, ids: Ids, factor: int) -> Cost:
+def _volume(layer: str, operator: str, ids: Ids, factor: int, node: str) -> Cost:
     coefficient = factor
     for dim, size in enumerate(ids.shape):
         if ids.data.shape[dim] == 1:
             coefficient *= size
     # The elements that vary are counted one by one: after all ties they vary along one dimension only, or
     # the ids were frozen.
-    return _cost(layer, operator, coefficient, (ids.data.reshape(-1),) if ids.varying else ())
+    return _cost(layer, operator, coefficient, (ids.data.reshape(-1),) if ids.varying else (), node)

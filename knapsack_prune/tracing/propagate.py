@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator as python_operator
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -15,10 +16,12 @@ from knapsack_prune.graph.channel_graph import IntArray
 from knapsack_prune.tracing import (
     rules_contraction,
     rules_elementwise,
+    rules_embedding,
     rules_layers,
     rules_movement,
     rules_reduction,
 )
+from knapsack_prune.tracing.branches import residual_branches
 from knapsack_prune.tracing.context import Context, Parameter, Rule, Value
 from knapsack_prune.tracing.ids import Ids
 from knapsack_prune.tracing.ledger import Ledger
@@ -28,6 +31,7 @@ RULES: dict[str, Rule] = {
     **rules_elementwise.RULES,
     **rules_movement.RULES,
     **rules_layers.RULES,
+    **rules_embedding.RULES,
     **rules_reduction.RULES,
     **rules_contraction.RULES,
 }
@@ -43,14 +47,18 @@ CHECKS = ("_assert_tensor_metadata", "_assert_async", "sym_size", "sym_constrain
 """Operators without a value."""
 
 
-def propagate(program: ExportedProgram) -> Ledger:
+def propagate(program: ExportedProgram, aliases: Mapping[str, str] | None = None) -> Ledger:
     """Gives every tensor of the graph its ids, and returns what the rules recorded.
 
     Whatever has no rule freezes the channels that reach it, with the operator's name as the reason.
+
+    Args:
+        program: the exported network.
+        aliases: further names of parameters and buffers, each with the first name of the same tensor.
     """
     ledger = Ledger()
     element_ids = _ElementIds(ledger)
-    values: dict[Node, Value] = _placeholders(program)
+    values: dict[Node, Value] = _placeholders(program, aliases or {})
 
     def fetch(arg: Value) -> Value:
         return values[arg] if isinstance(arg, Node) else arg
@@ -74,9 +82,11 @@ def propagate(program: ExportedProgram) -> Ledger:
             ledger=ledger,
             element_ids=element_ids,
         )
+        ledger.node = node.name
         values[node] = _apply(context)
         _record_written(context, values[node])
     ledger.stages.extend(_stages(program, values))
+    ledger.branches = residual_branches(program)
     return ledger
 
 
@@ -167,16 +177,16 @@ def _nothing(value: Any) -> Value:
     return map_aggregate(value, without_ids)
 
 
-def _placeholders(program: ExportedProgram) -> dict[Node, Value]:
+def _placeholders(program: ExportedProgram, aliases: Mapping[str, str]) -> dict[Node, Value]:
     by_name = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}
     values: dict[Node, Value] = {}
     for spec in program.graph_signature.input_specs:
         node = by_name[spec.arg.name]
         if spec.kind is InputKind.PARAMETER and spec.target is not None:
-            values[node] = Parameter(spec.target, program.state_dict[spec.target])
+            values[node] = Parameter(aliases.get(spec.target, spec.target), program.state_dict[spec.target])
         elif spec.kind is InputKind.BUFFER and spec.target is not None:
             source = program.state_dict if spec.persistent else program.constants
-            values[node] = Parameter(spec.target, source[spec.target])
+            values[node] = Parameter(aliases.get(spec.target, spec.target), source[spec.target])
         elif spec.kind is InputKind.CONSTANT_TENSOR and spec.target is not None:
             tensor = program.constants[spec.target]
             # A constant written in the code cannot be sliced: its elements belong to no channel.

@@ -164,8 +164,9 @@ def layer_norm(context: Context) -> Value:
         if dim in source.varying:
             ledger.reduces(layer, "layer_norm", source)
             ids = source.channel_ids(dim).contiguous().numpy()
+            place = dim - dims[0]
             ledger.constants.append(
-                Constant(context.node.name, context.module, "layer_norm", normalized[dim - dims[0]], ids)
+                Constant(context.node.name, context.module, "layer_norm", normalized[place], ids, (1, place))
             )
     ledger.volume(layer, "layer_norm", source, 4 if weight is None else 5)
     return source
@@ -188,7 +189,7 @@ def group_norm(context: Context) -> Value:
         leads = rows.amax(1, keepdim=True)
         ledger.tie(rows, leads, "group normalisation")
         ids = leads.reshape(-1).contiguous().numpy()
-        ledger.constants.append(Constant(context.node.name, context.module, "group_norm", groups, ids))
+        ledger.constants.append(Constant(context.node.name, context.module, "group_norm", groups, ids, (1,)))
     _attach(context, (weight, bias), channels)
     normed = Ids.along(channels, 1, source.shape)
     ledger.volume(layer, "group_norm", normed, 4 if weight is None else 5)

@@ -17,8 +17,10 @@ from knapsack_prune.tracing.ids import NONE, Ids
 from knapsack_prune.tracing.ledger import Constant
 
 
-def _counts(context: Context, value: int, ids: Tensor, *, whole: bool = False) -> None:
-    """Record that the integer `value` counts the channels `ids`."""
+def _counts(
+    context: Context, argument: tuple[int, ...], value: int, ids: Tensor, *, whole: bool = False
+) -> None:
+    """Record that the integer `value` counts the channels `ids`; `argument` is its place among the arguments."""
     if value > 0 and bool((ids != NONE).any()):
         context.ledger.constants.append(
             Constant(
@@ -27,6 +29,7 @@ def _counts(context: Context, value: int, ids: Tensor, *, whole: bool = False) -
                 context.operator,
                 value,
                 ids.contiguous().numpy().copy(),
+                argument,
                 whole,
             )
         )
@@ -37,16 +40,16 @@ def reshape(context: Context) -> Value:
     source = context.ids(context.args[0])
     moved = source.moved(lambda full: full.reshape(context.shape))
     if context.operator == "unflatten":
-        sizes: Sequence[int] = context.args[2]
+        place, sizes = 2, context.args[2]
         first = int(context.args[1]) % len(source.shape)
     elif context.operator == "flatten":
-        sizes, first = (), 0
+        place, sizes, first = 1, (), 0
     else:
-        sizes, first = context.args[1], 0
+        place, sizes, first = 1, context.args[1], 0
     for offset, size in enumerate(sizes):
         dim = first + offset
         if isinstance(size, int) and size > 1 and dim in moved.varying:
-            _counts(context, size, moved.channel_ids(dim), whole=True)
+            _counts(context, (place, offset), size, moved.channel_ids(dim), whole=True)
     if len(moved.varying) > 1:
         context.ledger.grids.append((moved, context.operator))
     return moved
@@ -57,7 +60,12 @@ def expand(context: Context) -> Value:
     source = context.ids(context.args[0])
     shape = context.shape
     data = source.data.reshape((1,) * (len(shape) - len(source.shape)) + tuple(source.data.shape))
-    return Ids(data, shape)
+    stretched = Ids(data, shape)
+    if context.operator == "expand":
+        for dim, size in enumerate(context.args[1]):
+            if size > 1 and dim in stretched.varying:
+                _counts(context, (1, dim), size, stretched.channel_ids(dim), whole=True)
+    return stretched
 
 
 def rearrange(context: Context) -> Value:
@@ -111,7 +119,7 @@ def chunk(context: Context) -> Value:
         for part in parts[1:]:
             context.ledger.tie(parts[0].data, part.data, context.operator)
     if context.operator == "split":
-        _counts(context, size, parts[0].channel_ids(dim))
+        _counts(context, (1,), size, parts[0].channel_ids(dim))
     return parts
 
 
@@ -121,8 +129,8 @@ def split_with_sizes(context: Context) -> Value:
     dim = int(context.argument("dim", 0)) % len(source.shape)
     parts = _parts(source, dim, [int(size) for size in context.args[1]])
     if dim in source.varying:
-        for part in parts:
-            _counts(context, part.shape[dim], part.channel_ids(dim))
+        for place, part in enumerate(parts):
+            _counts(context, (1, place), part.shape[dim], part.channel_ids(dim))
     return parts
 
 
@@ -150,9 +158,9 @@ def slice_(context: Context) -> Value:
             context.ledger.freeze(source.data, f"`slice` takes every {step}th channel")
         elif (begin, end) != (0, length):
             if begin > 0:
-                _counts(context, begin, channels[:begin])
+                _counts(context, (2,), begin, channels[:begin])
             if end < length:
-                _counts(context, end, channels[:end])
+                _counts(context, (3,), end, channels[:end])
     index = [slice(None)] * dim + [slice(begin, end, step)]
     return source.moved(lambda full: full[tuple(index)])
 
@@ -174,11 +182,11 @@ def pad(context: Context) -> Value:
             )
             return Ids.none(context.shape)
         sides = []
-        for width in (before, after):
+        for side, width in enumerate((before, after)):
             size = [1] * data.dim()
             size[dim] = width
             fresh = context.ledger.fresh(width)
-            _counts(context, width, fresh)
+            _counts(context, (1, 2 * pair + side), width, fresh)
             sides.append(
                 fresh.reshape(size).expand([width if d == dim else n for d, n in enumerate(data.shape)])
             )

@@ -8,14 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from knapsack_prune.graph.channel_graph import ChannelGraph
 from knapsack_prune.graph.selection import Selection, select
 from knapsack_prune.narrowing.copying import narrow_copy
+from knapsack_prune.narrowing.shortcuts import removable
+from knapsack_prune.networks.example import Example
 from knapsack_prune.networks.modes import evaluating
 from knapsack_prune.tracing.trace import trace_channels
 
@@ -23,7 +27,7 @@ TRIALS = 8
 """Modules that may be found rigid before all that is counted is frozen."""
 
 
-def trace(model: nn.Module, example: Tensor, *, keep: Sequence[str] = ()) -> ChannelGraph:
+def trace(model: nn.Module, example: Any, *, keep: Sequence[str] = (), submodule: str = "") -> ChannelGraph:
     """Find the groups of interchangeable units of a network, and the exact cost of keeping them.
 
     As `tracing.trace.trace_channels`, with everything frozen that the network's own code could not run at another
@@ -31,39 +35,44 @@ def trace(model: nn.Module, example: Tensor, *, keep: Sequence[str] = ()) -> Cha
 
     Args:
         model: the parent; it is traced in evaluation mode and left as it was.
-        example: an input batch of size 1, shape (1, channels, height, width) or what the network takes.
+        example: what the network is called with: a tensor, a tuple of arguments, a mapping of keyword arguments, or an
+            `Example`.
         keep: globs over layer names; the output channels of matching layers stay.
+        submodule: the part to trace instead of the whole; called as the network calls it on the example.
 
     Raises:
         RequestError: the network refuses the example, torch.export refuses the network, or a glob of `keep`
             matches no layer.
     """
+    example = Example.of(example).within(model, submodule).like(model)
     rigid: dict[str, str] = {}
     graph = trace_channels(model, example, keep=keep)
     for trial in range(TRIALS + 1):
         if not graph.sized:
-            return graph
+            break
         failure = _trial_run(model, example, _narrower(graph))
         if failure is None or failure == _trial_run(model, example, Selection(())):
             # What fails at full width as well cannot run on the meta device at all: the trial cannot tell, the
             # equivalence check after slimming will.
-            return graph
+            break
         running, message = failure
         module = next((name for name in reversed(running) if name in graph.sized), (running or ("",))[-1])
         if module in rigid or trial == TRIALS:
             module = ""
         rigid[module] = f"the code of {module or 'the network'} does not follow other widths ({message})"
         graph = trace_channels(model, example, keep=keep, rigid=rigid)
-    return graph
+    return replace(graph, blocks=tuple(block for block in graph.blocks if removable(model, block)))
 
 
-def _trial_run(model: nn.Module, example: Tensor, selection: Selection) -> tuple[tuple[str, ...], str] | None:
+def _trial_run(
+    model: nn.Module, example: Example, selection: Selection
+) -> tuple[tuple[str, ...], str] | None:
     """Run a narrower copy without values; if it fails, the modules that were running and the error's first line."""
     small = narrow_copy(model, selection, empty=True)
     running: list[str] = []
     try:
         with evaluating(small, fused_attention=False), torch.no_grad(), _watched(small, running):
-            small(torch.empty_like(example, device="meta"))
+            example.map(lambda leaf: leaf.to("meta")).run(small)
     except Exception as error:
         return tuple(running), str(error).strip().split("\n")[0][:120]
     return None

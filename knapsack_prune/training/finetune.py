@@ -24,7 +24,7 @@ from knapsack_prune.planning.identity import check_fingerprint
 from knapsack_prune.planning.plan_file import Plan
 from knapsack_prune.settings import ExecutionSettings, FinetuneSettings, RepairSettings, TrainingSettings
 from knapsack_prune.settings.run import ENSEMBLE
-from knapsack_prune.slimming.repair import RepairReport, repair_on_source
+from knapsack_prune.slimming.repair import Repaired, repair_on_source
 from knapsack_prune.slimming.slim import require_structure, save_slim, slim
 from knapsack_prune.training.distillation.teacher import EnsembleTeacher, NetworkTeacher, Teacher
 from knapsack_prune.training.ensemble.members import build_by_name, open_ensemble
@@ -97,7 +97,7 @@ def finetune(
     require_classes(source, _outputs(parent, plan))
     teachers = (*teachers, *_members(settings, parent, plan, source))
     session = session or Session(source, plan.model.input_shape, settings, execution)
-    network, origin, report = _network(parent, plan, start, mask, session, repair or RepairSettings(), log)
+    network, origin, repaired = _network(parent, plan, start, mask, session, repair or RepairSettings(), log)
     stages = (
         match_stages(plan, parent, network, settings.inner_kind, settings.distill_layers or None, mask)
         if settings.inner
@@ -147,14 +147,15 @@ def finetune(
         "versions": versions(),
         "seed": settings.seed,
         "mask": mask,
-        "repaired": report is not None,
+        "repaired": repaired is not None,
+        "outcome": None if repaired is None else repaired.outcome.record(),
         "settings": settings.record(),
     }
     if accelerator.is_main_process:
         save_slim(student, plan, output)
         write_json(output / "result.json", record)
-        if report is not None:
-            write_json(output / "repair.json", report.record())
+        if repaired is not None:
+            repaired.write(output)
     accelerator.wait_for_everyone()
     return FinetuneResult(student, record, trained.result.losses)
 
@@ -167,7 +168,7 @@ def _network(
     session: Session,
     repair: RepairSettings,
     log: Callable[[str], None],
-) -> tuple[nn.Module, object, RepairReport | None]:
+) -> tuple[nn.Module, object, Repaired | None]:
     """Where training starts; what that start is made from, besides parent, plan and data; and its repair.
 
     A repaired start is named by its settings: its last digits may differ where it is made again to continue a run.
@@ -180,8 +181,10 @@ def _network(
         return start, weights_digest(start), None
     network = slim(parent, plan, check=False)
     sliced = weights_digest(network)
-    report = repair_on_source(parent, network, plan, session.source, repair, log, session.accelerator.device)
-    return network, sliced if report is None else {"sliced": sliced, **repair.record()}, report
+    repaired = repair_on_source(
+        parent, network, plan, session.source, repair, log, session.accelerator.device
+    )
+    return network, sliced if repaired is None else {"sliced": sliced, **repair.record()}, repaired
 
 
 def _members(

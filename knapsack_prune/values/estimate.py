@@ -37,6 +37,7 @@ def estimate_values(
     loss: Loss | None = None,
     normalize: str = "none",
     pair_values: bool = False,
+    block_removal: bool = False,
     seed: int = 0,
     values: Path | None = None,
     progress: Callable[[int, int | None], None] | None = None,
@@ -51,6 +52,7 @@ def estimate_values(
         loss: for `MODELS` on images, what a cut costs; by default the divergence of the outputs from the parent's.
         normalize: for `CRITERIA`, see `score`.
         pair_values: for `joint_fisher` and `measured`, also values of `fisher.joined_groups`.
+        block_removal: for `measured` and `CRITERIA`, also what removing each residual block is worth.
         seed: of everything drawn.
         values: a file that keeps the tables, and measurements as they are made: a call that was stopped continues,
             and one for the same network, images and method finds them there.
@@ -65,6 +67,11 @@ def estimate_values(
             f"`pair_values` with importance {method!r}: only {' and '.join(PAIRED)} have them; choose one, or leave "
             "it out"
         )
+    if block_removal and method not in (*CRITERIA, "measured"):
+        raise RequestError(
+            f"`allow_block_removal` with importance {method!r}: it does not say what removing a block costs; choose "
+            "measured or a criterion that adds up scores"
+        )
     images, batch_size = None, 0
     if data is not None and method in IMAGE_CRITERIA:
         images, batch_size = examples_identity(data)
@@ -78,7 +85,7 @@ def estimate_values(
         examples = None if progress is None else (lambda done: progress(done, None))
         if method in CRITERIA:
             scores = score(graph, model, method, data=data, seed=seed, normalize=normalize, progress=examples)
-            return additive_tables(graph, scores)
+            return additive_tables(graph, scores, block_removal=block_removal)
         if method == "energy":
             return energy_values(graph, model, seed)
         assert data is not None
@@ -92,12 +99,20 @@ def estimate_values(
             return reconstructed()
         shape, known = kept("reconstruction", reconstructed), {} if file is None else file.measurements
         return measured_values(
-            graph, model, data, shape, loss=loss, seed=seed, known=known, progress=progress
+            graph,
+            model,
+            data,
+            shape,
+            loss=loss,
+            seed=seed,
+            block_removal=block_removal,
+            known=known,
+            progress=progress,
         )
 
     try:
         with one_thread():
-            tables = kept(method, made)
+            tables = kept(f"{method}, blocks" if block_removal else method, made)
             if pair_values:
                 assert data is not None
                 orders = tuple(group.order for group in tables.groups)

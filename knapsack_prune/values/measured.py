@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence, Sized
+from dataclasses import replace
 from itertools import pairwise
 from math import inf
 from typing import Any
@@ -52,6 +53,7 @@ def measured_values(
     at: Sequence[Sequence[int]] | None = None,
     loss: Loss | None = None,
     seed: int = 0,
+    block_removal: bool = False,
     known: Measurements | None = None,
     progress: Callable[[int, int | None], None] | None = None,
 ) -> ValueTables:
@@ -74,6 +76,7 @@ def measured_values(
         loss: judges outputs; by default the divergence to the parent's (KL). Batch norms use the statistics of the
             batch, for parent and cut network alike.
         seed: of the positions from which fits take their rows.
+        block_removal: measure what the network loses without each residual block, too; no layer is re-fitted then.
         known: measurements of an earlier call with the same arguments, extended in place: a call that was stopped
             continues.
         progress: called after every cut of every batch, with how many are done and how many there will be (None where
@@ -89,19 +92,24 @@ def measured_values(
     if widths < 1:
         raise RequestError(f"`widths` is {widths}: measure at least 1 width of each group")
     shape = shape or reconstruction_values(graph, model, data, loss=loss, seed=seed)
-    network = CuttableNetwork(graph, model)
+    network = CuttableNetwork(graph, model, block_removal=block_removal)
     base = list(graph.sizes) if around is None else list(around)
     orders = [group.order for group in shape.groups]
     known = {} if known is None else known
     meter = _Meter(network, data, orders, base, refit, loss or divergence, seed, known, progress)
     points = at or [_spread(group.size, widths) for group in graph.groups]
     groups = []
-    measured = meter.measure(points)
+    measured, removed = meter.measure(points)
     floor = _least_ratio(shape.groups, points, measured)
     for group, own, losses in zip(shape.groups, points, measured, strict=True):
         # Keeping more is never worth less: the nearest such losses (pool adjacent violators).
         falling = isotonic_regression(losses, increasing=False).x
         groups.append(GroupValues(group.order, _along(group.values, np.array(own), falling, floor)))
+    for block, lost in zip(network.blocks, removed, strict=True):
+        first, *others = block.groups
+        groups[first] = replace(groups[first], none=-lost)
+        for index in others:
+            groups[index] = replace(groups[index], none=0.0)
     options: dict[str, str | int | float | bool] = {
         "shape": shape.provenance.method,
         "refit": refit,
@@ -186,10 +194,13 @@ class _Meter:
         self.examples = 0
         self.fits: tuple[int, int] = (0, 0)
 
-    def measure(self, points: Sequence[Sequence[int]]) -> list[list[float]]:
-        """Per group and width, the rise of the loss over that with the whole group."""
-        sizes = self._network.graph.sizes
+    def measure(self, points: Sequence[Sequence[int]]) -> tuple[list[list[float]], list[float]]:
+        """Per group and width, the rise of the loss over that with the whole group; and per block, without it."""
+        sizes, blocks = self._network.graph.sizes, self._network.blocks
         cuts = {self._key((g, n)): (g, n) for g, ns in enumerate(points) for n in (*ns, sizes[g])}
+        cuts |= {f"block {number}": (len(sizes) + number, 0) for number in range(len(blocks))}
+        if blocks:
+            cuts.setdefault("base", (0, self._base[0]))
         sums, judged, done = dict.fromkeys(cuts, 0.0), 0, 0
         batches = len(self._data) if isinstance(self._data, Sized) else None
         for number, (inputs, batch, pieces) in enumerate(self._pieces()):
@@ -209,7 +220,9 @@ class _Meter:
             raise RequestError("the data holds 0 examples; give at least one batch with `data`")
         self.base_loss = sums.get("base", 0.0) / judged
         whole = [sums[self._key((g, size))] for g, size in enumerate(sizes)]
-        return [[(sums[self._key((g, n))] - whole[g]) / judged for n in ns] for g, ns in enumerate(points)]
+        cost = [[(sums[self._key((g, n))] - whole[g]) / judged for n in ns] for g, ns in enumerate(points)]
+        without = [(sums[f"block {number}"] - sums["base"]) / judged for number in range(len(blocks))]
+        return cost, without
 
     def _pieces(self) -> Iterator[tuple[Tensor, Any, int]]:
         """Batches, or as large parts of them as memory allows; with each, how many parts its batch has."""
@@ -261,11 +274,16 @@ class _Meter:
     ) -> tuple[str, Any]:
         """What the network is called, and its output, when a group keeps so many units."""
         kept = {g: order[:n] for g, (order, n) in enumerate(zip(self._orders, self._base, strict=True))}
-        kept[cut[0]] = self._orders[cut[0]][: cut[1]]
-        group = self._network.graph.groups[cut[0]]
-        what = f"the network with {cut[1]} of {group.size} units of group {group.name}"
+        silent: Sequence[str] = ()
+        if cut[0] < len(self._orders):
+            kept[cut[0]] = self._orders[cut[0]][: cut[1]]
+            group = self._network.graph.groups[cut[0]]
+            what = f"the network with {cut[1]} of {group.size} units of group {group.name}"
+        else:
+            silent = self._network.blocks[cut[0] - len(self._orders)].parameters
+            what = f"the network without the block of {silent[0]}"
         keep, fits = keep_masks(self._network.graph, kept), Fits()
-        with self._network.cut(keep) as changed:
+        with self._network.cut(keep, silent) as changed:
             try:
                 last = refitter.last(keep)
                 if fitted is not None and last >= 0:

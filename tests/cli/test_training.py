@@ -28,7 +28,7 @@ def trained(plan_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     command = [sys.executable, "-m", "knapsack_prune", "finetune", str(plan_file), "-o", str(folder), *QUICK]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=240)
     assert ended.returncode == 0, ended.stderr
-    assert "slim, trained" in ended.stdout
+    assert "slim, trained" in ended.stdout and "held-out images" in ended.stdout
     return folder
 
 

@@ -178,11 +178,14 @@ def test_what_is_cut_here_is_repaired_and_continues(lab: Any, tmp_path: Path) ->
     """Repaired starts are named by settings, so that a run continues though its start is made again."""
     found = lab.finetune(tmp_path, SHORT)
     assert found.record["repaired"]
-    layers = json.loads((tmp_path / "repair.json").read_text())["layers"]
-    assert any(layer["status"] == "fitted" for layer in layers)
+    told = json.loads((tmp_path / "repair.json").read_text())
+    assert any(layer["status"] == "fitted" for layer in told["layers"])
+    outcome = found.record["outcome"]
+    assert outcome["held_out_images"] > 0 and outcome["held_out_loss"] == told["held_out_loss"]
     again = lab.finetune(tmp_path, SHORT, resume=True)
     assert again.record["accuracy"] == found.record["accuracy"]
     with pytest.raises(RequestError, match="another run"):
         lab.finetune(tmp_path, SHORT, resume=True, repair=RepairSettings(repair=False))
     sliced = lab.finetune(tmp_path / "sliced", SHORT, repair=RepairSettings(repair=False))
-    assert not sliced.record["repaired"] and not (tmp_path / "sliced" / "repair.json").exists()
+    assert not sliced.record["repaired"] and sliced.record["outcome"] is None
+    assert not (tmp_path / "sliced" / "repair.json").exists()

@@ -4,16 +4,42 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 from knapsack_prune.data import CalibrationParts, ImageSource, calibration_parts
 from knapsack_prune.errors import RequestError
+from knapsack_prune.files import write_json
 from knapsack_prune.planning.plan_file import Plan
 from knapsack_prune.settings import RepairSettings
+from knapsack_prune.slimming.outcome import REPAIR, Outcome, outcome
 from knapsack_prune.slimming.repair.repairing import repair
 from knapsack_prune.slimming.repair.report import RepairReport
+
+
+@dataclass(frozen=True)
+class Repaired:
+    """What a repair did, and what the plan predicted beside what came out.
+
+    Attributes:
+        report: layer by layer.
+        outcome: before any training.
+    """
+
+    report: RepairReport
+    outcome: Outcome
+
+    def record(self) -> dict[str, Any]:
+        """As plain values; those of the outcome are at the top."""
+        return {**self.outcome.record(), **self.report.record()}
+
+    def write(self, directory: Path) -> None:
+        """Into the directory of the slim network."""
+        write_json(directory / REPAIR, self.record())
 
 
 def plan_images(plan: Plan, source: ImageSource, settings: RepairSettings) -> CalibrationParts:
@@ -38,8 +64,10 @@ def repair_on_source(
     settings: RepairSettings,
     log: Callable[[str], None] = lambda line: None,
     device: torch.device | None = None,
-) -> RepairReport | None:
-    """Repair a slim network on training images, unless the settings say no; the network is changed in place.
+) -> Repaired | None:
+    """Repair a slim network on training images and judge it on others, unless the settings say no.
+
+    The network is changed in place.
 
     Args:
         model: the parent; left as it is.
@@ -60,12 +88,15 @@ def repair_on_source(
         return None
     elsewhere = device is not None and device.type != "cpu"
     try:
-        images = plan_images(plan, source, settings).repair
+        images = plan_images(plan, source, settings)
         if not elsewhere:
-            return repair(model, small, plan, images, settings)
+            report = repair(model, small, plan, images.repair, settings)
+            return Repaired(report, outcome(model, small, plan, images.held_out))
         parent = copy.deepcopy(model).to(device)
         try:
-            return repair(parent, small.to(device), plan, (batch[0].to(device) for batch in images), settings)
+            moved = (batch[0].to(device) for batch in images.repair)
+            report = repair(parent, small.to(device), plan, moved, settings)
+            return Repaired(report, outcome(parent, small, plan, images.held_out))
         finally:
             small.cpu()
     except RequestError as error:
