@@ -19,6 +19,8 @@ from knapsack_prune.settings.budget import amount
 
 CURVE_POINTS = 32
 """Points of a group's value curve, at most: a network of 1,000 groups stays a small file."""
+LEAST_SHARE = 0.002
+"""Of the FLOPs: layers under it, such as norms, are left out of the pictures."""
 MOST_FROZEN = 40
 """Reasons of frozen channels that are listed one by one."""
 
@@ -105,7 +107,8 @@ def _network(subjects: Sequence[Subject]) -> Network:
     plans = [subject.plan for subject in subjects]
     names = [subject.name for subject in subjects] if len(subjects) > 1 else ["planned"]
     first = plans[0]
-    writing = [index for index, layer in enumerate(first.layers) if layer.of_out and layer.flops_before]
+    least = LEAST_SHARE * sum(layer.flops_before for layer in first.layers)
+    writing = [at for at, layer in enumerate(first.layers) if layer.of_out and layer.flops_before > least]
     widths = [("parent", [float(first.layers[at].of_out) for at in writing])]
     flops = [("parent", [float(first.layers[at].flops_before) for at in writing])]
     for name, plan in zip(names, plans, strict=True):

@@ -4,7 +4,6 @@ import math
 from pathlib import Path
 from typing import Any
 
-from ..errors import SolverError
 from ..io.files import write_text
 from .measures import best_values, gap_at, primal_integrals, profile, shifted_geometric_mean, time_to_proof
 from .records import Record, write_csv
