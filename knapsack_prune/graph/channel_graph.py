@@ -277,6 +277,7 @@ class ChannelGraph:
         stages: the features in which stages end (see `tracing.stages`), in execution order.
         blocks: residual blocks that can be removed whole, in execution order.
         keep: the globs of layers that were pinned.
+        weights_digest: SHA-256 of the weights; None of a network without values (on the meta device).
     """
 
     fingerprint: str
@@ -295,6 +296,7 @@ class ChannelGraph:
     stages: tuple[ModuleChannels, ...] = ()
     blocks: tuple[ResidualBlock, ...] = ()
     keep: tuple[str, ...] = ()
+    weights_digest: str | None = None
 
     @property
     def input_shape(self) -> tuple[int, ...]:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from knapsack_prune.errors import RequestError
 from knapsack_prune.graph.selection import Selection
 from knapsack_prune.narrowing.masking import masked
 from knapsack_prune.networks.example import Example
@@ -68,6 +69,7 @@ def check_equivalence(
 
     Raises:
         EquivalenceError: outputs or FLOPs differ.
+        RequestError: an output is not finite, so that nothing can be compared.
     """
     counted = None
     if importlib.util.find_spec("fvcore") is not None:
@@ -100,7 +102,13 @@ def check_equivalence(
 
 def _outputs(model: nn.Module, example: Example) -> list[Tensor]:
     with evaluating(model, fused_attention=False), torch.no_grad():
-        return _tensors(example.like(model).run(model))
+        outputs = _tensors(example.like(model).run(model))
+    if not all(bool(torch.isfinite(output).all()) for output in outputs):
+        raise RequestError(
+            "the network gives NaN or infinity for random input, so that the slim network cannot be compared with it: "
+            "check the weights"
+        )
+    return outputs
 
 
 def _difference(model: nn.Module, slim: list[Tensor], selection: Selection, example: Example) -> float:

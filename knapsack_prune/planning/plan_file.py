@@ -18,6 +18,7 @@ from knapsack_prune.planning.plan_parts import (
     AttributePart,
     BlockPart,
     BudgetPart,
+    DataPart,
     FrozenPart,
     FullWidthPart,
     GroupPart,
@@ -40,8 +41,12 @@ OMITTED = (
 )
 """Keys of `importance`, budgets, groups and slices that are written only where they have a value."""
 
-RARE = ("blocks", "keep", "ties", "search")
+RARE = ("blocks", "data", "keep", "ties", "search")
 """Keys of the plan that are written only where there is something to say."""
+
+
+MOST = 2**15
+"""Groups, layers or other parts of a plan: what lists more is no plan of a network."""
 
 
 class Plan(Part):
@@ -50,19 +55,20 @@ class Plan(Part):
     schema_version: Literal[1]
     model: ModelPart
     importance: ImportancePart
-    budgets: Annotated[tuple[BudgetPart, ...], Field(min_length=1)]
+    budgets: Annotated[tuple[BudgetPart, ...], Field(min_length=1, max_length=100, fail_fast=True)]
     solver: SolverPart
-    groups: Annotated[tuple[GroupPart, ...], Field(min_length=1)]
-    layers: tuple[LayerPart, ...]
-    frozen: tuple[FrozenPart, ...]
-    attributes: tuple[AttributePart, ...] = ()
-    full_width: tuple[FullWidthPart, ...] = ()
-    mixing: tuple[MixingPart, ...] = ()
-    stages: tuple[StagePart, ...] = ()
-    blocks: tuple[BlockPart, ...] = ()
-    keep: tuple[str, ...] = ()
-    ties: tuple[tuple[str, ...], ...] = ()
+    groups: Annotated[tuple[GroupPart, ...], Field(min_length=1, max_length=MOST, fail_fast=True)]
+    layers: Annotated[tuple[LayerPart, ...], Field(max_length=MOST, fail_fast=True)]
+    frozen: Annotated[tuple[FrozenPart, ...], Field(max_length=MOST, fail_fast=True)]
+    attributes: Annotated[tuple[AttributePart, ...], Field(max_length=MOST, fail_fast=True)] = ()
+    full_width: Annotated[tuple[FullWidthPart, ...], Field(max_length=MOST, fail_fast=True)] = ()
+    mixing: Annotated[tuple[MixingPart, ...], Field(max_length=MOST, fail_fast=True)] = ()
+    stages: Annotated[tuple[StagePart, ...], Field(max_length=MOST, fail_fast=True)] = ()
+    blocks: Annotated[tuple[BlockPart, ...], Field(max_length=MOST, fail_fast=True)] = ()
+    keep: Annotated[tuple[str, ...], Field(max_length=MOST, fail_fast=True)] = ()
+    ties: Annotated[tuple[tuple[str, ...], ...], Field(max_length=MOST, fail_fast=True)] = ()
     search: SearchPart | None = None
+    data: DataPart | None = None
 
     @model_validator(mode="after")
     def _searched(self) -> Self:
@@ -118,7 +124,7 @@ class Plan(Part):
         """The plan as JSON text: the same plan gives the same bytes."""
         data = self.model_dump(mode="json", exclude={key for key in RARE if not getattr(self, key)})
         slices = (part for group in data["groups"] for part in group["slices"])
-        for key in ("inputs", "submodule"):
+        for key in ("inputs", "submodule", "weights_digest"):
             if data["model"][key] is None:
                 del data["model"][key]
         for part in (data["importance"], *data["budgets"], *data["groups"], *slices):

@@ -13,6 +13,7 @@ from torch import nn
 from knapsack_prune.errors import RequestError
 from knapsack_prune.graph.channel_graph import ChannelGraph
 from knapsack_prune.networks.example import Example, check_example
+from knapsack_prune.networks.fingerprint import weights_digest
 from knapsack_prune.networks.modes import evaluating
 from knapsack_prune.tracing.ledger import Ledger
 from knapsack_prune.tracing.propagate import propagate
@@ -39,7 +40,8 @@ def trace_channels(
     for module, reason in (rigid or {}).items():
         _freeze_counted(ledger, module, reason)
     graph = resolve(ledger, model, example, _pinned(ledger, keep))
-    return replace(graph, keep=tuple(keep))
+    digest = None if any(p.is_meta for p in model.parameters()) else f"sha256:{weights_digest(model)}"
+    return replace(graph, keep=tuple(keep), weights_digest=digest)
 
 
 def _aliases(model: nn.Module) -> dict[str, str]:
