@@ -26,7 +26,7 @@ def test_readme_has_the_command_that_ci_runs() -> None:
     blocks = re.findall(r"<!-- test: -->\n```bash\n(.+?)\n```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert len(blocks) == 1
     assert "pip install '.[test]'" in blocks[0]
-    assert blocks[0].endswith(".venv/bin/pytest")
+    assert ".venv/bin/pytest" in blocks[0]
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from knapsack_prune.cli.app import command_line
 from knapsack_prune.cli.command import command
 from knapsack_prune.cli.console import AsJson, Steps, notes, output, print_json, steps
 from knapsack_prune.errors import RequestError
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from knapsack_prune.costs.resource import Resource
     from knapsack_prune.planning.front import Front
     from knapsack_prune.planning.planner import Planner, SolverReport
+    from knapsack_prune.report.sources import TraceStep
 
 
 @command
@@ -55,6 +57,7 @@ def plan(
     from knapsack_prune.outputs import check_output
     from knapsack_prune.planning.planner import plan_problem
     from knapsack_prune.planning.preparation import budget_limits, check_budgets
+    from knapsack_prune.report.sources import LOG, write_log
     from knapsack_prune.search.planner import find_plan
 
     check_budgets(plan.requested())
@@ -74,7 +77,8 @@ def plan(
                 prepared.graph, prepared.values, limits, plan, resources=resources, name=name
             )
             problem.instance.save(export_instance)
-        planner = _planner(prepared, limits, resources, plan, progress)
+        trace: list[TraceStep] = []
+        planner = _planner(prepared, limits, resources, plan, progress, trace)
         with quiet_libraries():
             made = find_plan(
                 planner,
@@ -88,6 +92,8 @@ def plan(
     made = made.model_copy(update={"data": prepared.data})
     if plan_output is not None:
         made.save(plan_output)
+        if plan_output != STANDARD_OUTPUT:
+            write_log(plan_output.with_name(plan_output.name + LOG), command_line(), trace)
     if as_json:
         print_json(PlanSummary.of(made))
     else:
@@ -155,11 +161,13 @@ def sweep(
 def _save_front(front: Front, directory: Path, name: str) -> None:
     from knapsack_prune.files import write_text
     from knapsack_prune.report.front_plot import front_svg, standalone
+    from knapsack_prune.report.sources import COMMAND, write_log
 
     front.save(directory)
     met = [point for point in front.points if point.plan is not None]
     kept = [point.plan.budgets[0].kept_fraction for point in met if point.plan]
     worth = [point.plan.solver.value / point.whole for point in met if point.plan]
+    write_log(directory / COMMAND, command_line())
     write_text(directory / "front.svg", standalone(front_svg([(name, kept, worth)])))
 
 
@@ -204,18 +212,21 @@ def _planner(
     resources: dict[str, Resource],
     settings: AllocationSettings,
     progress: Steps,
+    trace: list[TraceStep],
 ) -> Planner:
-    """Makes a command's plans, and tells of the solving."""
+    """Makes a command's plans, tells of the solving, and adds to its trace."""
     from knapsack_prune.planning.planner import Planner
 
-    network, report = prepared.network, _solving(progress)
+    network, report = prepared.network, _solving(progress, trace)
     return Planner(prepared.graph, limits, settings, resources, network.name, network.weights, report)
 
 
-def _solving(progress: Steps) -> SolverReport:
+def _solving(progress: Steps, trace: list[TraceStep] | None = None) -> SolverReport:
     """Tells the gap while the solver works."""
 
-    def report(_seconds: float, value: int | None, bound: int | None) -> None:
+    def report(seconds: float, value: int | None, bound: int | None) -> None:
+        if trace is not None:
+            trace.append((round(seconds, 4), value, bound))
         if value and bound is not None:
             progress.say(f"solving, gap {(bound - value) / value:.2g}")
 
