@@ -53,6 +53,7 @@ NAMES = {
 COMMANDS = {
     *("plan", "sweep", "inspect", "diff", "slim", "verify"),
     *("finetune", "iterate", "evaluate", "export", "run", "latency-table"),
+    "stagewise",
     *("solve", "bench", "report"),
 }
 

@@ -29,6 +29,7 @@ PANELS = {
     "run": "Training",
     "execution": "Device and loading",
     "iterate": "Rounds and their distillation",
+    "stagewise": "Supernet and choices",
     "export": "Export",
     "latency": "Measuring",
 }

@@ -118,6 +118,24 @@ class Example:
         """Size of the first tensor's first dimension; 1 where there is none."""
         return len(self.tensors[0]) if self.tensors and self.tensors[0].dim() else 1
 
+    @property
+    def count(self) -> int:
+        """How many examples are in it: images where the first argument is a list of them, else the batch."""
+        first = next(iter((*self.args, *self.kwargs.values())), None)
+        several = (
+            isinstance(first, (list, tuple)) and first and all(isinstance(item, Tensor) for item in first)
+        )
+        return len(first) if several and first is not None else self.batch
+
+    def rows(self, part: slice) -> Example:
+        """The same call with some of the examples."""
+        args, kwargs = _rows((self.args, dict(self.kwargs)), self.count, part)
+        return Example(tuple(args), kwargs, self.submodule)
+
+    def to(self, device: torch.device) -> Example:
+        """The same call with tensors on a device."""
+        return self.map(lambda leaf: leaf.to(device))
+
     def batched(self, size: int) -> Example:
         """The same call for `size` examples: every tensor with as many rows as the batch repeats them."""
         if size == self.batch:
@@ -153,6 +171,19 @@ class Example:
 
         named = [f"{name}: {told(value)}" for name, value in self.kwargs.items()]
         return "; ".join([*(told(value) for value in self.args), *named]) or "nothing"
+
+
+def _rows(value: Any, count: int, part: slice) -> Any:
+    """Some of `count` examples, wherever a tensor or a list of tensors has one entry for each."""
+    if isinstance(value, Tensor):
+        return value[part] if value.dim() and len(value) == count else value
+    if isinstance(value, Mapping):
+        return {name: _rows(item, count, part) for name, item in value.items()}
+    if type(value) not in (list, tuple):
+        return value
+    if len(value) == count and all(isinstance(item, (Tensor, Mapping)) for item in value):
+        return value[part]
+    return type(value)(_rows(item, count, part) for item in value)
 
 
 class _Part(nn.Module):

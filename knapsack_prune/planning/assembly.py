@@ -11,11 +11,12 @@ from knapsack_prune.planning.allocation import Allocation
 from knapsack_prune.planning.constraints import allowed_levels
 from knapsack_prune.planning.next_widths import next_widths
 from knapsack_prune.planning.plan_file import Plan
-from knapsack_prune.planning.plan_parts import BudgetPart, ImportancePart, ModelPart
+from knapsack_prune.planning.plan_parts import BudgetPart, ImportancePart, ModelPart, NextWidthPart
 from knapsack_prune.planning.problem import Problem
 from knapsack_prune.planning.structure import structure
 from knapsack_prune.settings import WidthConstraints
 from knapsack_prune.settings.importance import WEIGHT_CRITERIA
+from knapsack_prune.values.stage_tables import StageValues
 from knapsack_prune.values.tables import GroupValues, Provenance, ValueTables
 
 LEAST_WORTH = 1e-7
@@ -47,9 +48,13 @@ def assemble(
         worth: per resource, the share of all values that one more percent of its budget would buy.
     """
     parts = structure(graph, allocation.kept, round_to)
-    # Scores of weights are made again in no time; whatever else was valued is written down.
+    # Scores of weights are made again in no time; whatever else was valued group by group is written down.
     again = values.provenance.method in WEIGHT_CRITERIA and values.provenance.round is None
-    wider = next_widths(problem, values, allocation.counts, {name: resources[name] for name in limits})
+    again |= isinstance(values, StageValues)
+    # The next choice of a stage changes several of its groups.
+    wider: Sequence[NextWidthPart | None] = [None] * len(graph.groups)
+    if not isinstance(values, StageValues):
+        wider = next_widths(problem, values, allocation.counts, {name: resources[name] for name in limits})
     groups = zip(parts.pop("groups"), graph.groups, values.groups, problem.allowed, wider, strict=True)
     return Plan.model_validate(
         {

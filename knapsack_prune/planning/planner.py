@@ -77,7 +77,7 @@ class Planner:
         )
         found = allocate_best(values, problem, settings, settings.seed, count, distance, self.report)
         worth = worth_of_more(problem, settings.time_limit, settings.seed)
-        model = _model_part(self.graph, self.name, self.weights)
+        model = model_part(self.graph, self.name, self.weights)
         multiple = settings.multiple
         return tuple(
             (
@@ -135,11 +135,11 @@ def plan_from_values(
             _with_collisions(str(error), graph, tables, limits, settings, resources)
         ) from error
     worth = worth_of_more(problem, settings.time_limit, settings.seed) if explain else {}
-    model = _model_part(graph, name, weights)
+    model = model_part(graph, name, weights)
     return assemble(graph, tables, problem, allocation, limits, resources, settings.multiple, model, worth)
 
 
-def _model_part(graph: ChannelGraph, name: str, weights: str | None) -> ModelPart:
+def model_part(graph: ChannelGraph, name: str, weights: str | None) -> ModelPart:
     example = graph.example
     return ModelPart(
         name=name,

@@ -166,8 +166,8 @@ def read_multiple(value: object) -> object:
     return number
 
 
-class WidthConstraints(Settings):
-    """Which widths are allowed."""
+class GroupConstraints(Settings):
+    """Which widths of a group are allowed."""
 
     round_to: Annotated[
         int | Literal["auto"] | None,
@@ -187,14 +187,6 @@ class WidthConstraints(Settings):
             description="Layers whose output channels all stay, such as 'layer4.*'; may be given several times."
         ),
     ] = ()
-    tie: Annotated[
-        tuple[str, ...],
-        BeforeValidator(split),
-        Field(
-            description="Layers that all keep the same fraction of their output channels, as in 'layer*.conv1'; may be "
-            "given several times."
-        ),
-    ] = ()
     limit: Annotated[
         tuple[str, ...],
         BeforeValidator(split),
@@ -205,6 +197,23 @@ class WidthConstraints(Settings):
         ),
     ] = ()
 
+    @property
+    def multiple(self) -> int:
+        """What kept channels are multiples of; 1 where the latency table says which widths are allowed."""
+        return self.round_to if isinstance(self.round_to, int) else 1
+
+
+class WidthConstraints(GroupConstraints):
+    """Which widths are allowed, and which go together."""
+
+    tie: Annotated[
+        tuple[str, ...],
+        BeforeValidator(split),
+        Field(
+            description="Layers that all keep the same fraction of their output channels, as in 'layer*.conv1'; may be "
+            "given several times."
+        ),
+    ] = ()
     allow_block_removal: Annotated[
         bool,
         Field(
@@ -212,8 +221,3 @@ class WidthConstraints(Settings):
             "measured or one that adds up scores."
         ),
     ] = False
-
-    @property
-    def multiple(self) -> int:
-        """What kept channels are multiples of; 1 where the latency table says which widths are allowed."""
-        return self.round_to if isinstance(self.round_to, int) else 1

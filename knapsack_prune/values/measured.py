@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 from scipy.optimize import isotonic_regression
-from torch import Tensor, nn
+from torch import nn
 
 from knapsack_prune.errors import RequestError
 from knapsack_prune.graph.channel_graph import ChannelGraph, IntArray
+from knapsack_prune.networks.batch import batch_inputs
+from knapsack_prune.networks.example import Example, device_and_type
 from knapsack_prune.values.cutting import CuttableNetwork, keep_masks
 from knapsack_prune.values.losses import (
     Batches,
@@ -22,7 +24,6 @@ from knapsack_prune.values.losses import (
     check_output,
     checked_loss,
     divergence,
-    network_input,
 )
 from knapsack_prune.values.reconstruction import reconstruction_values
 from knapsack_prune.values.refit import Fits, Refit, Refitter, recorded
@@ -204,7 +205,7 @@ class _Meter:
         sums, judged, done = dict.fromkeys(cuts, 0.0), 0, 0
         batches = len(self._data) if isinstance(self._data, Sized) else None
         for number, (inputs, batch, pieces) in enumerate(self._pieces()):
-            rows = len(inputs) // 2 if self._refit != "none" else 0
+            rows = inputs.count // 2 if self._refit != "none" else 0
             missing = {key: cut for key, cut in cuts.items() if f"{number}:{key}" not in self._known}
             done += len(cuts) - len(missing)
             for key, value in self._measured(missing, inputs, batch, rows):
@@ -213,9 +214,9 @@ class _Meter:
                 if self._progress is not None:
                     self._progress(done, batches and batches * pieces * len(cuts))
             for key in cuts:
-                sums[key] += self._known[f"{number}:{key}"] * (len(inputs) - rows)
-            judged += len(inputs) - rows
-            self.examples += len(inputs)
+                sums[key] += self._known[f"{number}:{key}"] * (inputs.count - rows)
+            judged += inputs.count - rows
+            self.examples += inputs.count
         if not judged:
             raise RequestError("the data holds 0 examples; give at least one batch with `data`")
         self.base_loss = sums.get("base", 0.0) / judged
@@ -224,47 +225,50 @@ class _Meter:
         without = [(sums[f"block {number}"] - sums["base"]) / judged for number in range(len(blocks))]
         return cost, without
 
-    def _pieces(self) -> Iterator[tuple[Tensor, Any, int]]:
+    def _pieces(self) -> Iterator[tuple[Example, Any, int]]:
         """Batches, or as large parts of them as memory allows; with each, how many parts its batch has."""
         for batch in self._data:
-            inputs = network_input(batch, self._network.graph.input_shape)
-            if len(inputs) < 2:
+            inputs = batch_inputs(batch, self._network.graph.example)
+            if inputs.count < 2:
                 raise RequestError(
                     "a batch holds 1 example; batch norms and fits need at least 2: give larger ones"
                 )
             if not self._examples_at_once:
-                self._probe(inputs[:2])
-            count = -(-len(inputs) // self._examples_at_once)
-            ends = [len(inputs) * piece // count for piece in range(count + 1)]
+                self._probe(inputs.rows(slice(2)))
+            count = -(-inputs.count // self._examples_at_once)
+            ends = [inputs.count * piece // count for piece in range(count + 1)]
             for start, end in pairwise(ends):
                 part = slice(start, end)
-                yield inputs[part], batch_part(batch, len(inputs), part), count
+                yield inputs.rows(part), batch_part(batch, inputs.count, part), count
 
-    def _probe(self, inputs: Tensor) -> None:
+    def _probe(self, inputs: Example) -> None:
         """See on few examples what a recording must keep, and how much memory all results would take."""
         inputs = inputs.to(next(self._network.model.parameters()).device)
         with self._network.measuring(batch_statistics=True):
             probe = recorded(self._network, inputs, cache_bytes=inf)
         self._passing = probe.passing_results()
-        limit = RESULTS * memory_limit(inputs.device)
-        self._examples_at_once = max(4, int(limit / max(1.0, probe.kept_bytes / len(inputs))))
+        limit = RESULTS * memory_limit(device_and_type(self._network.model)[0])
+        self._examples_at_once = max(4, int(limit / max(1.0, probe.kept_bytes / inputs.count)))
 
     def _measured(
-        self, cuts: Mapping[str, tuple[int, int]], inputs: Tensor, batch: Any, rows: int
+        self, cuts: Mapping[str, tuple[int, int]], inputs: Example, batch: Any, rows: int
     ) -> Iterator[tuple[str, float]]:
         """The losses of some cuts on one batch, as they are found."""
         if not cuts:
             return
         network = self._network
-        inputs = inputs.to(next(network.model.parameters()).device)
+        device, _ = device_and_type(network.model)
+        inputs = inputs.to(device)
         with network.measuring(batch_statistics=True):
-            given: dict[str, Any] = {"cache_bytes": memory_limit(inputs.device), "passing": self._passing}
+            given: dict[str, Any] = {"cache_bytes": memory_limit(device), "passing": self._passing}
             refitter = Refitter(network, self._refit, rows, self._seed)
-            fitted = recorded(network, inputs[:rows], watch=refitter.watch, **given) if rows else None
+            fitted = (
+                recorded(network, inputs.rows(slice(rows)), watch=refitter.watch, **given) if rows else None
+            )
             self.fits = max(self.fits, refitter.unknowns)
-            judged = recorded(network, inputs[rows:], **given)
-            check_output(network.model, inputs[rows:], judged.output)
-            part = batch_part(batch, len(inputs), slice(rows, None))
+            judged = recorded(network, inputs.rows(slice(rows, None)), **given)
+            check_output(network.model, inputs.rows(slice(rows, None)), judged.output)
+            part = batch_part(batch, inputs.count, slice(rows, None))
             for key, cut in cuts.items():
                 what, output = self._cut(cut, fitted, judged, refitter)
                 yield key, checked_loss(self._loss, output, judged.output, part, what)

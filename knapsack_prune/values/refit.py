@@ -11,6 +11,7 @@ from torch import Tensor
 
 from knapsack_prune.data.seeds import generator
 from knapsack_prune.narrowing.masking import aten
+from knapsack_prune.networks.example import Example
 from knapsack_prune.values.cutting import Consumer, CuttableNetwork, Keep
 from knapsack_prune.values.patches import MAX_MATRIX, POSITIONS, sampled_columns
 from knapsack_prune.values.replay import Recording, Substitute
@@ -179,8 +180,11 @@ class Refitter:
         return out if fit.offset is None else out + fit.offset.view(shape)
 
 
-def recorded(network: CuttableNetwork, inputs: Tensor, **given: Any) -> Recording:
+def recorded(network: CuttableNetwork, inputs: Example, **given: Any) -> Recording:
     """The parent's run on some examples."""
     return Recording(
-        lambda: network.model(inputs), [*network.fixed(), inputs], list(network.changeable()), **given
+        lambda: inputs.run(network.model),
+        [*network.fixed(), *inputs.tensors],
+        list(network.changeable()),
+        **given,
     )

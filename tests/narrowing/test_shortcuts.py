@@ -17,6 +17,7 @@ from knapsack_prune.costs.counting import count_activations, count_params, total
 from knapsack_prune.graph.selection import select
 from knapsack_prune.narrowing.copying import narrow_copy
 from knapsack_prune.narrowing.equivalence import check_equivalence
+from knapsack_prune.networks.example import Example
 from tests.zoo import Net, conv, enliven
 
 EXAMPLE = torch.zeros(1, 3, 8, 8)
@@ -94,9 +95,11 @@ def test_a_network_without_blocks_is_the_masked_parent_and_costs_what_the_terms_
             graph, [np.arange(size - count, size) for size, count in zip(graph.sizes, counts, strict=True)]
         )
         small = narrow_copy(model, selection)
-        check_equivalence(model, small, selection, graph.input_shape, total(graph.flops, counts))
+        check_equivalence(
+            model, small, selection, Example.of(torch.randn(1, 3, 8, 8)), total(graph.flops, counts)
+        )
         assert count_params(small) == total(graph.params, counts)
-        assert count_activations(small, graph.input_shape) == total(graph.activations, counts)
+        assert count_activations(small, Example.of(EXAMPLE)) == total(graph.activations, counts)
         names = {name for name, _ in small.named_parameters()}
         assert names == {n for n, _ in model.named_parameters()} - {n for b in blocks for n in b.parameters}
 

@@ -11,6 +11,7 @@ import knapsack_prune as kp
 from knapsack_prune.graph.channel_graph import ChannelGraph
 from knapsack_prune.graph.selection import select
 from knapsack_prune.narrowing.copying import narrow_copy
+from knapsack_prune.networks.example import Example
 from knapsack_prune.values.cutting import CuttableNetwork, Keep, keep_masks
 from knapsack_prune.values.refit import Fits, Refitter, recorded
 from knapsack_prune.values.replay import DivergedError, Recording
@@ -36,14 +37,14 @@ def test_a_replayed_cut_is_the_slim_network(name: str) -> None:
     x = images()
     before = {key: value.clone() for key, value in model.state_dict().items()}
     with network.measuring(batch_statistics=False):
-        passing = recorded(network, x[:2]).passing_results()
+        passing = recorded(network, Example.of(x[:2])).passing_results()
         refitter = Refitter(network, "none", 0)
         for index, group in enumerate(graph.groups):
             keep = keep_masks(graph, {index: np.arange(1, group.size)})
             with torch.no_grad():
                 wanted = slimmed(graph, model, keep)(x)
             for cache_bytes in (2**30, 5000):  # everything is kept, or little
-                recording = recorded(network, x, passing=passing, cache_bytes=cache_bytes)
+                recording = recorded(network, Example.of(x), passing=passing, cache_bytes=cache_bytes)
                 for _ in range(2):
                     with network.cut(keep) as changed:
                         found = recording.run(changed, refitter.applying({}))
@@ -133,7 +134,7 @@ def test_readers_are_refitted_by_least_squares() -> None:
     keep = keep_masks(graph, {0: np.arange(4, 12)})
     with network.measuring(batch_statistics=False):
         refitter = Refitter(network, "readers", len(x))
-        recording = recorded(network, x, watch=refitter.watch)
+        recording = recorded(network, Example.of(x), watch=refitter.watch)
         with network.cut(keep) as changed:
             fits = Fits()
             assert recording.run(changed, refitter.fitting(keep, fits), stop=refitter.last(keep)) is None

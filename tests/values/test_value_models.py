@@ -391,7 +391,10 @@ def test_values_by_name() -> None:
         ),
         ({"method": "measured"}, "importance 'measured' needs images: give `data`, or choose `energy`"),
         ({"method": "measured", "data": labelled, "normalize": "layer"}, "losses are compared as they are"),
-        ({"method": "l1", "loss": divergence}, "only measured, reconstruction, joint_fisher take one"),
+        (
+            {"method": "l1", "loss": divergence},
+            "only measured, reconstruction, joint_fisher, taylor",
+        ),
     ):
         with pytest.raises(RequestError, match=message):
             estimate_values(graph, model, **options)  # type: ignore[arg-type]
