@@ -56,7 +56,7 @@ def _mps(instance: Instance) -> str:
     check_size(instance, "MPS")
     source, choices = build(instance, Incumbent("MPS", instance, Limits(seconds=LONGEST)))
     names = {x.id: f"x{g}_{i}" for g, row in enumerate(choices) for i, x in enumerate(row)}
-    target = model_builder.Model()
+    target = model_builder.Model()  # type: ignore[no-untyped-call]
     target.name = instance.name
     taken = {}
     for variable in source.variables():
