@@ -45,7 +45,7 @@ def export_timm(network: nn.Module, name: str, input_shape: Sequence[int], stem:
             value.shape[0] for key, value in reversed(state.items()) if key.endswith((".weight", ".bias"))
         )
         parent = timm.create_model(name.removeprefix(PREFIX), num_classes=int(classes))
-        rebuilt = adapt_model_from_string(parent, text).eval()
+        rebuilt = adapt_model_from_string(parent, text).eval()  # type: ignore[no-untyped-call]
         rebuilt.load_state_dict(state)
         with torch.no_grad():
             expected = network(example)
