@@ -131,6 +131,7 @@ def real(
     from knapsack_prune.planning.problem import build_instance
     from knapsack_prune.settings import WidthConstraints
     from knapsack_prune.values.criteria import Scores, score
+    from knapsack_prune.values.tables import additive_tables
 
     loaded = kp.load_network(None if name == "digits_resnet14" else name, checkpoint=checkpoint, seed=0)
     graph = kp.trace(loaded.model, torch.zeros(1, *loaded.input_shape))
@@ -140,6 +141,7 @@ def real(
         random = np.random.default_rng(0)
         values = tuple(v * random.lognormal(-(TAIL**2) / 2, TAIL, v.size) for v in scores.values)
         scores = Scores("l1 x log-normal", 0, 0, values)
+    tables = additive_tables(graph, scores)
     whole = {
         "flops": total(graph.flops, graph.sizes),
         "params": total(graph.params, graph.sizes),
@@ -154,7 +156,7 @@ def real(
     }
     if name in SEVERAL_BUDGETS:
         levels = allowed_levels(WidthConstraints(round_to=8))
-        instance = build_instance(graph, scores, whole, levels=levels, name=short)
+        instance = build_instance(graph, tables, whole, levels=levels, name=short)
         for several, fractions in several_budgets(instance, whole):
             yield several, {**origin, "kind": "several budgets", "budgets": fractions, "round_to": 8}
     for rounding in () if several_only else ROUNDINGS:
@@ -162,7 +164,7 @@ def real(
             limits = {"flops": int(budget * whole["flops"])}
             label = f"{short}-f{round(100 * budget)}-r{rounding}"
             levels = allowed_levels(WidthConstraints(round_to=rounding))
-            instance = build_instance(graph, scores, limits, levels=levels, name=label)
+            instance = build_instance(graph, tables, limits, levels=levels, name=label)
             yield instance, {**origin, "kind": "real", "budgets": {"flops": budget}, "round_to": rounding}
             if name in STAIRCASES and rounding == 32 and budget in (0.35, 0.5):
                 table = staircase(instance, f"{short}-stairs-f{round(100 * budget)}-r{rounding}")
@@ -173,7 +175,7 @@ def real(
             if name in TWO_BUDGETS and budget in (0.35, 0.5):
                 both = limits | {"params": int((budget + 0.05) * whole["params"])}
                 label = f"{short}-f{round(100 * budget)}-p{round(100 * budget + 5)}-r{rounding}"
-                instance = build_instance(graph, scores, both, levels=levels, name=label)
+                instance = build_instance(graph, tables, both, levels=levels, name=label)
                 fractions = {"flops": budget, "params": round(budget + 0.05, 2)}
                 yield instance, {**origin, "kind": "two budgets", "budgets": fractions, "round_to": rounding}
 
