@@ -6,9 +6,10 @@ from typing import Protocol, cast
 
 from .errors import InfeasibleError, OutOfTimeError, SolverError
 from .heuristics.cheap_choice import cheap_choice
+from .heuristics.greedy import climb
 from .incumbent import Incumbent, Report
 from .problem.cost_bounds import check_least_costs
-from .problem.instance import Instance
+from .problem.instance import Instance, IntArray
 from .problem.result import Limits, Result
 from .verification import verify
 
@@ -24,10 +25,13 @@ _FUNCTIONS = {
     "uniform": "heuristics.uniform:run",
     "brute_force": "backends.brute_force:run",
 }
+INTERRUPTED = "interrupted: this is the best choice and bound until then"
 SOLVERS: tuple[str, ...] = tuple(_FUNCTIONS)
 START_EXCHANGES = 30
 """Exchanges of two groups' levels by which a given start is improved, at most."""
 _WITHOUT_START = ("cp_sat", "highs", "scip", "brute_force")  # baselines, run as they are
+
+_ABOVE_GREEDY = ("exact", "lagrangian")  # whatever the limit, never worse than greedy
 
 
 class Solver(Protocol):
@@ -58,7 +62,8 @@ def solve(
         start: a choice to begin with, such as that of a budget nearby; what exceeds the budgets is repaired first.
 
     Returns:
-        A result that `verify` has accepted. Out of time or interrupted (Ctrl-C), it is what was proven until then.
+        A result that `verify` has accepted. Out of time or interrupted (Ctrl-C), it is what was proven until then; out
+        of time, `exact` and `lagrangian` add what greedy steps find, so that no limit makes them worse than `greedy`.
 
     Raises:
         SolverError: an unknown name, an instance the solver cannot take (`UnsupportedInstanceError`), or an answer
@@ -69,6 +74,7 @@ def solve(
     module, name = _FUNCTIONS[solver].split(":")
     run = cast(Solver, getattr(importlib.import_module(f".{module}", __package__), name))
     incumbent = Incumbent(solver, instance, limits or Limits(), report)
+    cheap: IntArray | None = None
     try:
         check_least_costs(instance)
         cheap = None if solver in _WITHOUT_START else cheap_choice(instance)
@@ -77,17 +83,27 @@ def solve(
         if start is not None:
             _begin_with(start, instance, incumbent)
         run(instance, incumbent)
+        if solver in _ABOVE_GREEDY:
+            _climb(incumbent, cheap)
         result = incumbent.result()
     except InfeasibleError as error:
         return incumbent.infeasible(str(error))
     except OutOfTimeError:
         incumbent.note("the time limit ended the search")
+        if solver in _ABOVE_GREEDY:
+            _climb(incumbent, cheap)
         result = incumbent.result()
     except KeyboardInterrupt:
-        incumbent.note("interrupted: this is the best choice and bound until then")
+        incumbent.note(INTERRUPTED)
         result = incumbent.result()
     verify(instance, result)
     return result
+
+
+def _climb(incumbent: Incumbent, start: IntArray | None) -> None:
+    """Offer what greedy steps lead to from the first choice, where nothing better is proven."""
+    if start is not None and not incumbent.closed:
+        incumbent.offer(climb(incumbent.instance, start).tolist())
 
 
 def _begin_with(start: Sequence[int], instance: Instance, incumbent: Incumbent) -> None:

@@ -33,8 +33,16 @@ PANELS = {
     "export": "Export",
     "latency": "Measuring",
 }
-NEGATIVES = {"channels_last": "--channels-first"}
-SHARED = {"seed", "repair_samples", "held_out_samples"}  # one flag for all sections
+NEGATIVES = {"channels_last": "--channels-first", "resume": "--no-resume"}
+SHARED = {
+    "seed",
+    "repair_samples",
+    "held_out_samples",
+    "force",
+    "resume",
+    "device",
+    "threads",
+}  # one flag for all sections
 
 ConfigFile = Annotated[
     Path | None,

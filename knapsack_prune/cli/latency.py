@@ -9,7 +9,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from knapsack_prune.cli.command import command
-from knapsack_prune.cli.console import notes, output, steps
+from knapsack_prune.cli.console import notes, output, resumable, steps
 from knapsack_prune.settings import LatencySettings, NetworkSettings
 
 
@@ -31,11 +31,12 @@ def latency_table(
     """
     import torch
 
-    from knapsack_prune.cli.loading import check_writable, load, quiet_libraries
+    from knapsack_prune.cli.loading import load, quiet_libraries
+    from knapsack_prune.outputs import check_output, locked
     from knapsack_prune.planning.latency import measure_latency
 
-    check_writable(table)
-    with steps() as progress:
+    check_output(table, force=latency.force, same=lambda path: latency.resume)
+    with resumable(table), locked(table, directory=False), steps() as progress:
         progress.enter("loading the network")
         loaded = load(network, latency.seed)
         progress.enter("tracing")

@@ -10,6 +10,7 @@ from knapsack_prune.planning.group_rows import Stop, group_rows
 from knapsack_prune.planning.plan_file import Plan
 from knapsack_prune.planning.plan_parts import (
     BudgetPart,
+    DataPart,
     FrozenPart,
     ImportancePart,
     LayerPart,
@@ -59,6 +60,7 @@ class PlanSummary(Output):
 
     schema_version: Literal[1]
     model: ModelPart
+    data: DataPart | None
     importance: ImportancePart
     budgets: tuple[BudgetPart, ...]
     solver: SolverPart
@@ -86,7 +88,7 @@ class PlanSummary(Output):
             )
             for group, row in zip(plan.groups, group_rows(plan), strict=True)
         )
-        names = ("schema_version", "model", "importance", "budgets", "solver", "layers", "frozen")
+        names = ("schema_version", "model", "data", "importance", "budgets", "solver", "layers", "frozen")
         blocks = tuple(RemovedBlock(module=part.module, groups=part.groups) for part in plan.blocks)
         return cls(groups=groups, removed_blocks=blocks, **{name: getattr(plan, name) for name in names})
 
@@ -162,6 +164,14 @@ class Verified(Output):
     trusted: tuple[str, ...]
 
 
+class UnreadableImages(Output):
+    """Images that could not be read, and were left out: how many of how many, and the first few by name."""
+
+    count: int
+    total: int
+    examples: tuple[str, ...]
+
+
 class Evaluation(Output):
     """What `evaluate` prints of one network."""
 
@@ -171,6 +181,7 @@ class Evaluation(Output):
     top5: Fraction
     loss: float
     images: int
+    unreadable: UnreadableImages | None
 
 
 class EnsembleEvaluation(Output):
@@ -182,6 +193,7 @@ class EnsembleEvaluation(Output):
     top5: Fraction
     loss: float
     images: int
+    unreadable: UnreadableImages | None
     members: dict[str, Fraction]
     disagreement: dict[str, dict[str, Fraction]]
 
@@ -267,9 +279,10 @@ class Finetuned(Output):
     held_out_images: int
     train_images: int
     unreadable: str | None
+    unreadable_test: str | None
     flops: CountedFlops
     parameters: Pair
-    epoch: int
+    epoch: int | None
     stages: tuple[str, ...]
     teachers: int
     resumed_at_step: int

@@ -10,6 +10,8 @@ from cyclopts import Parameter
 
 from knapsack_prune.cli.command import command
 from knapsack_prune.cli.console import AsJson, Steps, notes, output, print_json, steps
+from knapsack_prune.errors import RequestError
+from knapsack_prune.files import STANDARD_OUTPUT
 from knapsack_prune.settings import (
     AllocationSettings,
     DataSettings,
@@ -47,17 +49,21 @@ def plan(
 
     Without --model, the trained digits network shipped with the package is planned.
     """
-    from knapsack_prune.cli.loading import check_writable, prepare, quiet_libraries
+    from knapsack_prune.cli.loading import prepare, quiet_libraries
     from knapsack_prune.cli.outputs import PlanSummary
     from knapsack_prune.cli.tables import show_plan
+    from knapsack_prune.outputs import check_output
     from knapsack_prune.planning.planner import plan_problem
     from knapsack_prune.planning.preparation import budget_limits, check_budgets
     from knapsack_prune.search.planner import find_plan
 
     check_budgets(plan.requested())
-    for path in (plan_output, export_instance):
-        if path is not None:
-            check_writable(path)
+    if plan_output == STANDARD_OUTPUT and as_json:
+        raise RequestError("`output` - and --json both write to standard output: leave one out")
+    if plan_output is not None:
+        check_output(plan_output, force=plan.force, same=lambda path: _same_request(path, plan, network))
+    if export_instance is not None:
+        check_output(export_instance, force=plan.force)
     with steps() as progress:
         prepared = prepare(network, plan, data, progress)
         resources = _price(prepared, plan.requested(), plan, progress)
@@ -79,12 +85,13 @@ def plan(
                 enter=progress.enter,
                 progress=progress.count,
             )
+    made = made.model_copy(update={"data": prepared.data})
     if plan_output is not None:
         made.save(plan_output)
     if as_json:
         print_json(PlanSummary.of(made))
     else:
-        show_plan(output(), made)
+        show_plan(notes() if plan_output == STANDARD_OUTPUT else output(), made)
     written = [str(path) for path in (plan_output, export_instance) if path is not None]
     told = (
         f"Written: {', '.join(written)}."
@@ -113,12 +120,13 @@ def sweep(
     A budget that cannot be met is told in its row; the others are planned. --time-limit is for all of them together.
     """
     from knapsack_prune.cli import outputs
-    from knapsack_prune.cli.loading import check_writable, prepare
+    from knapsack_prune.cli.loading import prepare
     from knapsack_prune.cli.tables import show_front
+    from knapsack_prune.outputs import check_output, locked, replaced
     from knapsack_prune.planning.front import plan_front
 
     if directory is not None:
-        check_writable(directory, directory=True)
+        check_output(directory, directory=True, force=sweep.force)
     with steps() as progress:
         prepared = prepare(network, sweep, data, progress)
         resources = _price(prepared, {"flops": 1.0} | sweep.requested(), sweep, progress)
@@ -134,7 +142,8 @@ def sweep(
             progress=progress.count,
         )
     if directory is not None:
-        _save_front(front, directory)
+        with locked(directory), replaced(directory) as waiting:
+            _save_front(front, waiting, directory.name)
     if as_json:
         print_json(outputs.front(front))
     else:
@@ -143,7 +152,7 @@ def sweep(
         notes().print(f"Written: {directory}/front.csv, front.svg and a plan per budget.", markup=False)
 
 
-def _save_front(front: Front, directory: Path) -> None:
+def _save_front(front: Front, directory: Path, name: str) -> None:
     from knapsack_prune.files import write_text
     from knapsack_prune.report.front_plot import front_svg, standalone
 
@@ -151,7 +160,29 @@ def _save_front(front: Front, directory: Path) -> None:
     met = [point for point in front.points if point.plan is not None]
     kept = [point.plan.budgets[0].kept_fraction for point in met if point.plan]
     worth = [point.plan.solver.value / point.whole for point in met if point.plan]
-    write_text(directory / "front.svg", standalone(front_svg([(directory.name, kept, worth)])))
+    write_text(directory / "front.svg", standalone(front_svg([(name, kept, worth)])))
+
+
+def _same_request(path: Path, asked: PlanSettings, network: NetworkSettings) -> bool:
+    """Whether a file holds a plan that the same request made, so that nothing is lost where it is made again."""
+    from knapsack_prune.networks import DEFAULT_NETWORK
+    from knapsack_prune.planning.plan_file import Plan
+
+    try:
+        there = Plan.load(path)
+    except RequestError:
+        return False
+    limits = {
+        name: {part.limit for part in there.budgets if part.resource == name and budget in (part.limit, 1)}
+        or {int(budget * part.parent) for part in there.budgets if part.resource == name and budget <= 1}
+        for name, budget in asked.requested().items()
+    }
+    return (
+        there.model.name == (network.model or DEFAULT_NETWORK)
+        and asked.importance in (there.importance.criterion, "auto")
+        and (there.importance.seed, there.keep) == (asked.seed, asked.keep)
+        and {part.resource: {part.limit} for part in there.budgets} == limits
+    )
 
 
 def _price(

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from knapsack_prune.cli.command import command
-from knapsack_prune.cli.console import notes, output, steps
+from knapsack_prune.cli.console import notes, output, resumable, steps
 from knapsack_prune.settings import DataSettings, NetworkSettings, StagewiseSettings
 
 
@@ -32,18 +32,23 @@ def stagewise(
     """
     import torch
 
-    from knapsack_prune.cli.loading import check_writable, load, quiet_libraries
+    from knapsack_prune.cli.loading import load, open_told, quiet_libraries
     from knapsack_prune.cli.tables import show_plan
-    from knapsack_prune.data import open_data
+    from knapsack_prune.outputs import check_output, clear, locked
     from knapsack_prune.planning.preparation import check_budgets
     from knapsack_prune.stagewise.method import stagewise as whole_method
+    from knapsack_prune.training.run_directory import RECORD
 
     check_budgets(stagewise.requested())
-    check_writable(directory, directory=True)
-    with steps() as progress, quiet_libraries():
+    check_output(
+        directory, directory=True, force=stagewise.force, same=lambda path: (path / RECORD).is_file()
+    )
+    with resumable(directory), locked(directory), steps() as progress, quiet_libraries():
         progress.enter("loading the network")
         parent = load(network, stagewise.seed)
-        source = open_data(data, parent)
+        source = open_told(data, parent)
+        if stagewise.force:
+            clear(directory)
         outcome = whole_method(
             parent,
             source,

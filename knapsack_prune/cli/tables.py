@@ -54,7 +54,7 @@ def show_plan(console: Console, plan: Plan, *, layers: bool = False) -> None:
         console.print(Text(with_flags(warning), style="yellow"))
     if layers:
         console.print(layer_table(plan))
-    console.print(frozen_table(plan.frozen, whole=layers))
+    console.print(frozen_table(plan, whole=layers))
     if plan.mixing:
         where = ", ".join(f"{part.module} ({part.operator})" for part in plan.mixing[:EXAMPLES])
         more = f" and {len(plan.mixing) - EXAMPLES} more" if len(plan.mixing) > EXAMPLES else ""
@@ -249,8 +249,14 @@ def layer_table(plan: Plan) -> Table:
     return table
 
 
-def frozen_table(frozen: Sequence[FrozenPart], *, whole: bool) -> RenderableType:
-    """Channels that no plan removes; one row per reason, or with `whole` one per group."""
+def frozen_table(plan: Plan, *, whole: bool) -> RenderableType:
+    """Channels that no plan removes; one row per reason, or with `whole` one per group.
+
+    A layer whose outputs are frozen still gets cheaper with its inputs: beside what it costs stands what cannot go.
+    """
+    frozen = plan.frozen
+    cost = {layer.name: layer.flops_before for layer in plan.layers}
+    parent = sum(cost.values())
     if not frozen:
         return Text("Nothing is frozen: every channel can be pruned.")
     by_reason: dict[str, list[FrozenPart]] = defaultdict(list)
@@ -260,7 +266,8 @@ def frozen_table(frozen: Sequence[FrozenPart], *, whole: bool) -> RenderableType
     table = compact("Frozen: channels that no plan removes")
     table.add_column("reason", overflow="fold")
     table.add_column("channels", justify="right")
-    table.add_column("share of FLOPs", justify="right")
+    table.add_column("layers' FLOPs", justify="right")
+    table.add_column("fixed by it", justify="right")
     table.add_column("where", overflow="fold")
     for parts in rows:
         names = ", ".join(part.name for part in parts[:EXAMPLES])
@@ -268,6 +275,7 @@ def frozen_table(frozen: Sequence[FrozenPart], *, whole: bool) -> RenderableType
         table.add_row(
             escape(parts[0].reason),
             f"{sum(part.size for part in parts):,}",
+            percent(sum(cost.get(name, 0) for name in {part.name for part in parts}) / max(1, parent)),
             percent(sum(part.flops_share for part in parts)),
             escape(names + more),
         )

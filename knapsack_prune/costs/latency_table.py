@@ -38,10 +38,10 @@ class Conditions(_Part):
 
     device: Literal["cpu", "cuda"]
     name: str
-    batch: Width
+    batch: Annotated[int, Field(ge=1, le=2**16)]
     dtype: str
     memory_format: Literal["contiguous", "channels_last"]
-    threads: Width
+    threads: Annotated[int, Field(ge=1, le=2**12)]
     runtime: Runtime
 
 

@@ -75,7 +75,7 @@ def measure_latency(
     )
     graph = trace(model, example)
     check_prunable(graph)
-    known = _begun(path, conditions, graph.fingerprint)
+    known = None if asked.force else _begun(path, conditions, graph.fingerprint)
     if isinstance(known, LatencyTable):
         return known
 
@@ -107,7 +107,7 @@ def _begun(
     path: Path, conditions: Conditions, fingerprint: str
 ) -> LatencyTable | dict[str, dict[str, float]] | None:
     """The table that is there: itself if it is complete, what it knows if not, None where there is none."""
-    if not path.exists():
+    if not path.is_file() or not path.stat().st_size:
         return None
     table = LatencyTable.load(path)
     other = [
@@ -119,7 +119,8 @@ def _begun(
         other.append(f"the network {table.network.name}, another one")
     if other:
         raise RequestError(
-            f"{path} is there and is a table of {'; '.join(other)}: give another file, or remove it"
+            f"{path} is there and is a table of {'; '.join(other)}: give another file with `output`, or "
+            "replace it with `force`"
         )
     return table if table.complete else {key: dict(times) for key, times in (table.partial or {}).items()}
 

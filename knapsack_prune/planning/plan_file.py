@@ -18,6 +18,7 @@ from knapsack_prune.planning.plan_parts import (
     AttributePart,
     BlockPart,
     BudgetPart,
+    DataPart,
     FrozenPart,
     FullWidthPart,
     GroupPart,
@@ -25,6 +26,7 @@ from knapsack_prune.planning.plan_parts import (
     LayerPart,
     MixingPart,
     ModelPart,
+    RewrittenPart,
     SearchPart,
     SolverPart,
     StagePart,
@@ -40,8 +42,12 @@ OMITTED = (
 )
 """Keys of `importance`, budgets, groups and slices that are written only where they have a value."""
 
-RARE = ("blocks", "keep", "ties", "search")
+RARE = ("rewritten", "blocks", "data", "keep", "ties", "search")
 """Keys of the plan that are written only where there is something to say."""
+
+
+MOST = 2**15
+"""Groups, layers or other parts of a plan: what lists more is no plan of a network."""
 
 
 class Plan(Part):
@@ -50,19 +56,21 @@ class Plan(Part):
     schema_version: Literal[1]
     model: ModelPart
     importance: ImportancePart
-    budgets: Annotated[tuple[BudgetPart, ...], Field(min_length=1)]
+    budgets: Annotated[tuple[BudgetPart, ...], Field(min_length=1, max_length=100, fail_fast=True)]
     solver: SolverPart
-    groups: Annotated[tuple[GroupPart, ...], Field(min_length=1)]
-    layers: tuple[LayerPart, ...]
-    frozen: tuple[FrozenPart, ...]
-    attributes: tuple[AttributePart, ...] = ()
-    full_width: tuple[FullWidthPart, ...] = ()
-    mixing: tuple[MixingPart, ...] = ()
-    stages: tuple[StagePart, ...] = ()
-    blocks: tuple[BlockPart, ...] = ()
-    keep: tuple[str, ...] = ()
-    ties: tuple[tuple[str, ...], ...] = ()
+    groups: Annotated[tuple[GroupPart, ...], Field(min_length=1, max_length=MOST, fail_fast=True)]
+    layers: Annotated[tuple[LayerPart, ...], Field(max_length=MOST, fail_fast=True)]
+    frozen: Annotated[tuple[FrozenPart, ...], Field(max_length=MOST, fail_fast=True)]
+    attributes: Annotated[tuple[AttributePart, ...], Field(max_length=MOST, fail_fast=True)] = ()
+    full_width: Annotated[tuple[FullWidthPart, ...], Field(max_length=MOST, fail_fast=True)] = ()
+    mixing: Annotated[tuple[MixingPart, ...], Field(max_length=MOST, fail_fast=True)] = ()
+    stages: Annotated[tuple[StagePart, ...], Field(max_length=MOST, fail_fast=True)] = ()
+    rewritten: Annotated[tuple[RewrittenPart, ...], Field(max_length=MOST, fail_fast=True)] = ()
+    blocks: Annotated[tuple[BlockPart, ...], Field(max_length=MOST, fail_fast=True)] = ()
+    keep: Annotated[tuple[str, ...], Field(max_length=MOST, fail_fast=True)] = ()
+    ties: Annotated[tuple[tuple[str, ...], ...], Field(max_length=MOST, fail_fast=True)] = ()
     search: SearchPart | None = None
+    data: DataPart | None = None
 
     @model_validator(mode="after")
     def _searched(self) -> Self:
@@ -111,6 +119,7 @@ class Plan(Part):
             full_width=tuple(KeptChannels(**part.model_dump()) for part in self.full_width),
             stages=tuple(KeptChannels(part.module, part.dim, part.of, part.kept) for part in self.stages),
             reductions=tuple(CrossChannelReduction(part.module, part.operator, ()) for part in self.mixing),
+            rewritten=tuple(part.program() for part in self.rewritten),
             blocks=tuple(ResidualBlock(part.module, (), part.parameters) for part in self.blocks),
         )
 
@@ -118,7 +127,10 @@ class Plan(Part):
         """The plan as JSON text: the same plan gives the same bytes."""
         data = self.model_dump(mode="json", exclude={key for key in RARE if not getattr(self, key)})
         slices = (part for group in data["groups"] for part in group["slices"])
-        for key in ("inputs", "submodule"):
+        for node in (node for part in data.get("rewritten", ()) for node in part["nodes"]):
+            for key in [key for key in ("args", "kwargs") if not node[key]]:
+                del node[key]
+        for key in ("inputs", "submodule", "weights_digest"):
             if data["model"][key] is None:
                 del data["model"][key]
         for part in (data["importance"], *data["budgets"], *data["groups"], *slices):

@@ -3,28 +3,32 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import Field, JsonValue, model_validator
 
 from knapsack_prune.costs.latency_table import Conditions
 from knapsack_prune.graph.channel_graph import IntArray
+from knapsack_prune.graph.module_program import ModuleProgram, ProgramNode
 from knapsack_prune.planning.input_parts import Count, InputsPart, Part, rebuilt
 
 if TYPE_CHECKING:
+    from knapsack_prune.data.source import ImageSource
     from knapsack_prune.networks.example import Example
 
 
 Positive = Annotated[int, Field(ge=1)]
+Size = Annotated[int, Field(ge=1, le=2**24)]
+"""Of a group: more units than any layer has are refused before anything of such a size is made."""
 
 LARGEST_INPUT = 2**26
 """Elements of one input, at most: a plan cannot make a network run on more than that."""
 
 
 class ModelPart(Part):
-    """The parent: name and weights as given, `fingerprint` of the architecture.
+    """The parent: name and weights as given, `fingerprint` of the architecture, `weights_digest` of its weights.
 
     `input_shape` is that of the first tensor without the batch; where that does not say everything, `inputs` does.
     `submodule` is the part that was planned, if not the whole network: input and FLOPs are its own.
@@ -34,6 +38,7 @@ class ModelPart(Part):
     weights: str | None
     input_shape: tuple[Positive, ...]
     fingerprint: Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
+    weights_digest: Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")] | None = None
     inputs: InputsPart | None = None
     submodule: str | None = None
 
@@ -50,6 +55,31 @@ class ModelPart(Part):
 
         example = Example.zeros(self.input_shape) if self.inputs is None else rebuilt(self.inputs)
         return replace(example, submodule=self.submodule or "")
+
+
+class DataPart(Part):
+    """The images that the network was given: their source (None where only their normalisation is known), and mean and
+    deviation per channel, of pixels in [0, 1], by which they were normalised.
+
+    `unreadable` of those that were drawn for scoring could not be read.
+    """
+
+    name: str | None
+    mean: Annotated[tuple[float, ...], Field(min_length=1)]
+    std: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)]
+    unreadable: Count = 0
+
+    @model_validator(mode="after")
+    def _as_many(self) -> Self:
+        if len(self.mean) != len(self.std):
+            raise ValueError(f"mean has {len(self.mean)} numbers and std {len(self.std)}")
+        return self
+
+    @classmethod
+    def of(cls, source: ImageSource, unreadable: int = 0) -> Self:
+        """What to remember of a source."""
+        mean, std = source.normalisation.mean, source.normalisation.std
+        return cls(name=source.name, mean=mean, std=std, unreadable=unreadable)
 
 
 class ImportancePart(Part):
@@ -147,7 +177,10 @@ class SlicePart(Part):
     offset: Count | None = None
     step: Positive | None = None
     block: Positive | None = None
-    indices: tuple[tuple[Count, ...], ...] | None = None
+    indices: (
+        Annotated[tuple[Annotated[tuple[Count, ...], Field(fail_fast=True)], ...], Field(fail_fast=True)]
+        | None
+    ) = None
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:
@@ -187,15 +220,15 @@ class GroupPart(Part):
     """
 
     name: str
-    size: Positive
-    channels: Positive
-    kept: tuple[Count, ...]
+    size: Size
+    channels: Size
+    kept: Annotated[tuple[Count, ...], Field(fail_fast=True)]
     round_to: Positive
     layers: tuple[str, ...]
-    slices: Annotated[tuple[SlicePart, ...], Field(min_length=1)]
+    slices: Annotated[tuple[SlicePart, ...], Field(min_length=1, fail_fast=True)]
     levels: tuple[Count, ...] | None = None
-    order: tuple[Count, ...] | None = None
-    values: tuple[float, ...] | None = None
+    order: Annotated[tuple[Count, ...], Field(fail_fast=True)] | None = None
+    values: Annotated[tuple[float, ...], Field(fail_fast=True)] | None = None
     none: float | None = None
     next: NextWidthPart | None = None
 
@@ -291,6 +324,38 @@ class FullWidthPart(Part):
     dim: Count
     size: Positive
     kept: tuple[Count, ...]
+
+
+class ProgramNodePart(Part):
+    """One step of a rewritten module, see `graph.module_program`."""
+
+    name: str
+    kind: Literal["operator", "parameter", "module"]
+    target: str
+    args: tuple[JsonValue, ...] = ()
+    kwargs: dict[str, JsonValue] | None = None
+
+
+class RewrittenPart(Part):
+    """A module whose code cannot follow other widths: it runs these operators instead, see `graph.module_program`."""
+
+    module: str
+    inputs: tuple[str, ...]
+    batch: tuple[Count, Count, Positive] | None
+    nodes: tuple[ProgramNodePart, ...]
+    output: JsonValue
+
+    @classmethod
+    def of(cls, program: ModuleProgram) -> Self:
+        """A program, written down."""
+        return cls.model_validate(asdict(program))
+
+    def program(self) -> ModuleProgram:
+        """The program that is written down."""
+        nodes = tuple(
+            ProgramNode(node.name, node.kind, node.target, node.args, node.kwargs) for node in self.nodes
+        )
+        return ModuleProgram(self.module, self.inputs, self.batch, nodes, self.output)
 
 
 class MixingPart(Part):

@@ -146,6 +146,7 @@ def model_part(graph: ChannelGraph, name: str, weights: str | None) -> ModelPart
         weights=weights,
         input_shape=example.input_shape,
         fingerprint=graph.fingerprint,
+        weights_digest=graph.weights_digest,
         inputs=described(example),
         submodule=example.submodule or None,
     )

@@ -11,7 +11,7 @@ from knapsack_prune.data import ImageSource, calibration_loader
 from knapsack_prune.errors import RequestError
 from knapsack_prune.networks.example import Example
 from knapsack_prune.planning.plan_file import Plan
-from knapsack_prune.planning.plan_parts import SearchPart
+from knapsack_prune.planning.plan_parts import DataPart, SearchPart
 from knapsack_prune.planning.planner import Planner
 from knapsack_prune.planning.preparation import budget_limits, check_budgets, prepare
 from knapsack_prune.planning.pricing import price_network
@@ -76,7 +76,8 @@ def plan(
     resources = price_network(graph, model, asked.requested(), table=asked.latency_table, force=asked.force)
     limits = budget_limits(graph, asked.requested(), resources)
     planner = Planner(graph, limits, asked, resources, name or type(model).__name__, weights)
-    return find_plan(planner, model, values, asked, images, loss=judge)
+    found = find_plan(planner, model, values, asked, images, loss=judge)
+    return found.model_copy(update={"data": DataPart.of(data)}) if isinstance(data, ImageSource) else found
 
 
 def require_images(settings: PlanSettings, data: ImageSource | Batches | None) -> ImageSource | Batches:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from knapsack_prune.settings.base import INT_LIMIT, Settings, split
+from knapsack_prune.settings.base import FORCE, INT_LIMIT, Settings, split
 from knapsack_prune.settings.budget import (
     MOST_POINTS,
     RESOURCES,
@@ -69,9 +69,7 @@ class ResourceBudgets(Settings):
     latency_table: Annotated[
         Path | None, Field(description="Measured times, as latency-table wrote them.")
     ] = None
-    force: Annotated[
-        bool, Field(description="Take a latency table of another device, type or network; the plan says so.")
-    ] = False
+    force: Annotated[bool, Field(description=FORCE)] = False
 
     @model_validator(mode="after")
     def _once(self) -> Self:

@@ -6,10 +6,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from knapsack_prune.settings.base import INT_LIMIT, Seed, Settings
+from knapsack_prune.settings.base import INT_LIMIT, Seed
+from knapsack_prune.settings.execution import OutputSettings
 
 
-class LatencySettings(Settings):
+class LatencySettings(OutputSettings):
     """The device, what runs on it, and how often."""
 
     device: Annotated[Literal["cpu", "cuda"], Field(description="Where to measure.")] = "cpu"

@@ -7,7 +7,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from knapsack_prune.settings.base import Seed
+from knapsack_prune.settings.base import Device, Seed
 from knapsack_prune.settings.budgets import BudgetSettings, SweepBudgets, WidthConstraints
 from knapsack_prune.settings.importance import ImportanceSettings, PairSettings
 from knapsack_prune.settings.search import SearchSettings
@@ -22,6 +22,8 @@ class AllocationSettings(WidthConstraints, SolverSettings):
 
 class PlanningSettings(ImportanceSettings, PairSettings, AllocationSettings):
     """What a plan and a sweep share."""
+
+    device: Annotated[Device, Field(description="Where units are valued and plans are tried out.")] = "cpu"
 
     values: Annotated[
         Path | None,

@@ -18,6 +18,9 @@ from knapsack_prune.networks.example import Example
 Loss = Callable[[Any, Any, Any], Tensor]
 """(output, the parent's output on the same inputs, the batch as the data gave it) -> mean loss of the batch."""
 
+IGNORED = -100
+"""The label that cross-entropy leaves out."""
+
 TaskLoss = Callable[[Any, Any], Tensor]
 """(output, what it is compared with, see `batch_target`) -> mean loss of the batch; as `F.mse_loss`."""
 
@@ -74,13 +77,43 @@ def cross_entropy(output: Any, target: Any, label_smoothing: float = 0.0) -> Ten
             "function with `loss`"
         )
     labels = target.to(scores.device)
+    if labels.is_floating_point() and (labels.dim() < 2 or labels.shape[1] != scores.shape[1]):
+        raise RequestError(
+            f"the labels are {labels.dtype} of shape {tuple(labels.shape)}, and those of {scores.shape[1]} classes are "
+            "whole numbers, or a probability per class: for a regression give a function with `loss`, or values that "
+            "need no labels (`energy`, l1)"
+        )
     whole = labels.reshape(-1) if not labels.is_floating_point() else labels.movedim(1, -1).flatten(0, -2)
     if len(whole) != len(scores):
         raise RequestError(
             f"the network makes {len(scores)} predictions for {len(whole)} labels, of shape {tuple(labels.shape)}; "
             "give as many labels, or a function with `loss`"
         )
+    _check_labels(whole, scores.shape[1])
     return F.cross_entropy(scores, whole, label_smoothing=label_smoothing)
+
+
+def _check_labels(labels: Tensor, classes: int) -> None:
+    """Raise a `RequestError` unless labels are classes, or probabilities of them."""
+    if labels.is_floating_point():
+        if not torch.allclose(labels.sum(dim=1), torch.ones(len(labels), device=labels.device), atol=1e-3):
+            raise RequestError(
+                f"the labels are {labels.dtype} and add up to {float(labels.sum(dim=1)[0]):.4g} for the first example, "
+                "where probabilities of classes add up to 1: give labels, or a function with `loss`"
+            )
+        return
+    counted = labels[labels != IGNORED]
+    if labels.dtype == torch.bool or not len(counted):
+        raise RequestError(
+            f"the labels are {labels.dtype}, {len(counted)} of {len(labels)} of them other than {IGNORED}: give whole "
+            f"numbers from 0 to {classes - 1}"
+        )
+    low, high = int(counted.min()), int(counted.max())
+    if low < 0 or high >= classes:
+        raise RequestError(
+            f"the labels lie in {low} to {high}, the network has the classes 0 to {classes - 1}: give the labels "
+            "that it was trained with"
+        )
 
 
 def as_loss(loss: Loss | TaskLoss, example: Example) -> Loss:

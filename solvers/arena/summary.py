@@ -2,11 +2,12 @@
 
 import math
 from importlib.util import find_spec
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 from ..errors import SolverError
-from ..io.files import write_text
+from ..io.files import write_bytes, write_text
 from .measures import best_values, gap_at, primal_integrals, profile, shifted_geometric_mean, time_to_proof
 from .records import Record, write_csv
 
@@ -139,7 +140,9 @@ def draw(records: list[Record], output: Path) -> list[Path]:
         axes.set(xscale="log", title=f"{title}, {len(cases)} instances", **settings)
         axes.legend()
         axes.grid(alpha=0.3)
-        pyplot.savefig(path, dpi=120, bbox_inches="tight")
+        drawn = BytesIO()
+        pyplot.savefig(drawn, format="png", dpi=120, bbox_inches="tight")
+        write_bytes(path, drawn.getvalue())
         pyplot.close()
 
     axes = pyplot.subplots(figsize=(7, 4.5))[1]
