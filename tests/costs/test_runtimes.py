@@ -15,6 +15,7 @@ from knapsack_prune.costs.measuring import _fitted
 from knapsack_prune.costs.runtimes import runner
 from knapsack_prune.errors import RequestError
 from knapsack_prune.networks.example import Example
+from knapsack_prune.planning.pricing import price_network
 
 
 def network() -> nn.Module:
@@ -51,10 +52,10 @@ def test_a_table_says_what_ran_the_networks(tmp_path: Path) -> None:
     assert made.end_to_end is not None and made.end_to_end.others is not None
     with pytest.raises(RequestError, match="is a table of runtime onnxruntime, not eager"):
         kp.measure_latency(network(), torch.zeros(1, 3, 8, 8), path, **given)
-    plan = kp.plan(
-        network(), torch.zeros(1, 3, 8, 8), importance="l1", latency_budget=0.9, latency_table=path
-    )
-    assert plan.budgets[0].conditions == made.conditions
+    graph = kp.trace(network(), torch.zeros(1, 3, 8, 8))
+    priced = price_network(graph, network(), ["latency"], table=made)["latency"]
+    assert priced.conditions == made.conditions
+    assert priced.cost([16, 16]) > 0
 
 
 def test_what_cannot_run_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
