@@ -61,16 +61,20 @@ def main() -> None:
         path = Path(folder) / "t.json"
         kp.measure_latency(loaded.model, example, path, repeats=3, seconds=1.0, networks=4)
         for name, allowed in (("channels only", False), ("with blocks", True)):
-            plans[name] = kp.plan(
-                loaded.model,
-                example,
-                latency_budget=given.budget,
-                budgets={"flops": 1.0, "params": 1.0},
-                latency_table=path,
-                importance=given.importance,
-                allow_block_removal=allowed,
-                time_limit=given.time_limit,
-            )
+            try:
+                plans[name] = kp.plan(
+                    loaded.model,
+                    example,
+                    latency_budget=given.budget,
+                    budgets={"flops": 1.0, "params": 1.0},
+                    latency_table=path,
+                    importance=given.importance,
+                    allow_block_removal=allowed,
+                    time_limit=given.time_limit,
+                )
+            except kp.RequestError as refusal:
+                lines.append(f"| {name} | refused: {str(refusal).partition(',')[0]} | | | | | | | |")
+                continue
             networks[name] = kp.slim(loaded.model, plans[name])
     times = interleaved(networks, example)
     for name, plan in plans.items():

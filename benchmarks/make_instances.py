@@ -192,7 +192,7 @@ def several_budgets(
     shares = {"flops": 0.5, "params": 0.5, "latency": 0.55, "activations": 0.65}
     by_name = {resource.name: resource for resource in instance.resources}
     flops = Instance(instance.name, instance.groups, [by_name["flops"]], instance.value_scale)
-    by_name["latency"] = staircase(flops, instance.name).resources[0]
+    by_name["latency"] = same_tiles(staircase(flops, instance.name).resources[0])
     top = [group.levels.size - 1 for group in instance.groups]
     for count in (3, 4):
         chosen = dict(list(shares.items())[:count])
@@ -203,6 +203,18 @@ def several_budgets(
             limited.append(Resource(name, int(share * whole), part.terms, part.tables, part.constant))
         label = f"{instance.name}-b{count}-r8"
         yield Instance(label, instance.groups, limited, instance.value_scale), chosen
+
+
+def same_tiles(resource: Resource, rows: int = 4, columns: int = 2) -> Resource:
+    """One noise per tile of so many levels of eight channels: the same stairs in a smaller file."""
+    tables = []
+    for table in resource.tables:
+        steps = [
+            np.arange(size) // step * step
+            for size, step in zip(table.costs.shape, (rows, columns), strict=True)
+        ]
+        tables.append(Table(table.groups, table.costs[np.ix_(*steps)]))
+    return Resource(resource.name, resource.budget, resource.terms, tables, resource.constant)
 
 
 def staircase(instance: Instance, name: str, seed: int = 0) -> Instance:
