@@ -8,11 +8,15 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.prune import BasePruningMethod
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 from knapsack_prune.errors import RequestError
 from knapsack_prune.graph.selection import DependentAttribute, Selection
 from knapsack_prune.narrowing.attention import replacement
 from knapsack_prune.narrowing.full_width import FullWidth
+from knapsack_prune.networks.modes import evaluating
 
 
 def tensor_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
@@ -38,19 +42,34 @@ def narrow_copy(model: nn.Module, selection: Selection, *, empty: bool = False) 
         by_name[name].append((dim, torch.from_numpy(indices)))
     memo: dict[int, object] = {}
     for name, tensor in _tensors(model).items():
-        if name not in by_name and not empty:
+        if (name not in by_name and not empty) or id(tensor) in memo:
             continue
         cut = tensor.detach().to("meta") if empty else tensor.detach()
         for dim, kept in by_name[name]:
             cut = cut.index_select(dim, kept.to(cut.device))
         is_parameter = isinstance(tensor, nn.Parameter)
         memo[id(tensor)] = nn.Parameter(cut, tensor.requires_grad) if is_parameter else cut
+    for module in model.modules():
+        for attribute in vars(module).values():
+            # What a hook computes before every pass (weight norm) cannot be copied; it is computed anew below.
+            if isinstance(attribute, Tensor) and attribute.grad_fn is not None:
+                memo.setdefault(id(attribute), attribute.detach().to("meta") if empty else attribute.detach())
     # deepcopy takes what `memo` holds for the original: the wide tensors are never copied.
     small = copy.deepcopy(model, memo)
+    _compute_weights(small)
     _set_widths(small, model)
     _set_attributes(small, selection.attributes)
     _replace_modules(small, model, selection)
     return small
+
+
+def _compute_weights(small: nn.Module) -> None:
+    """Let the hooks of PyTorch that compute a weight before every pass do so now, so that its width is known."""
+    for module in small.modules():
+        for hook in module._forward_pre_hooks.values():
+            if isinstance(hook, (WeightNorm, SpectralNorm, BasePruningMethod)):
+                with torch.no_grad(), evaluating(module):
+                    hook(module, ())
 
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:

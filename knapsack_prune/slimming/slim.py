@@ -8,8 +8,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from safetensors import SafetensorError
-from safetensors.torch import load_model, save_model
-from torch import nn
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
 from knapsack_prune.errors import RequestError
 from knapsack_prune.files import parse_json, read_text, write_text
@@ -71,7 +71,7 @@ def save_slim(small: nn.Module, plan: Plan, directory: str | Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.json").unlink(missing_ok=True)
         temporary = folder / ".model.safetensors.partial"
-        save_model(small, str(temporary))
+        save_file(_own_tensors(small), str(temporary))
         temporary.replace(folder / "model.safetensors")
     except (OSError, SafetensorError) as error:
         raise RequestError(f"cannot write {folder}: {error}; choose another place") from error
@@ -108,11 +108,29 @@ def load_slim(directory: str | Path, model_factory: Callable[[], nn.Module]) -> 
             "changed: slim again"
         )
     try:
-        load_model(small, str(folder / "model.safetensors"))
+        state = load_file(str(folder / "model.safetensors"))
+        missing = _own_tensors(small).keys() - state.keys()
+        if missing:
+            raise RuntimeError(f"{min(missing)} is missing")
+        unexpected = small.load_state_dict(state, strict=False).unexpected_keys
+        if unexpected:
+            raise RuntimeError(f"{unexpected[0]} is not of this network")
     except (OSError, SafetensorError, RuntimeError) as error:
         first = str(error).strip().split("\n")[0]
         raise RequestError(f"{folder / 'model.safetensors'}: {first}; slim again") from error
     return small
+
+
+def _own_tensors(small: nn.Module) -> dict[str, Tensor]:
+    """The state of a network, every tensor once by its first name, and each with memory of its own."""
+    named: dict[int, tuple[str, Tensor]] = {}
+    for name, tensor in small.state_dict(keep_vars=True).items():
+        named.setdefault(id(tensor), (name, tensor.detach()))
+    places = [tensor.untyped_storage().data_ptr() for _, tensor in named.values()]
+    return {
+        name: tensor.contiguous() if places.count(place) == 1 else tensor.clone().contiguous()
+        for place, (name, tensor) in zip(places, named.values(), strict=True)
+    }
 
 
 def _config(folder: Path) -> dict[str, object]:

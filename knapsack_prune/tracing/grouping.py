@@ -79,7 +79,7 @@ def group_units(
         present, counts = np.unique(classes[ids], return_counts=True)
         salt = generator.integers(1, 2**63, size=int(counts.max()) + 1, dtype=np.uint64)
         signature[present] += salt[counts]
-        if index < len(axes) and axes[index].role == "out":
+        if index < len(axes) and axes[index].produces:
             produced[present] = True
             first_axis[present] = np.minimum(first_axis[present], index)
     ties = _tie_reasons(ledger, classes)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -16,23 +16,25 @@ from knapsack_prune.tracing.stages import CutPoint
 
 @dataclass(frozen=True, eq=False)
 class ParameterAxis:
-    """One dimension of one parameter or buffer, and the id at each index."""
+    """One dimension of one parameter or buffer, and the id at each index; `produces` where channels leave by it, also
+    if others enter by it (a matrix that is used again, transposed)."""
 
     parameter: str
     dim: int
     role: Role
     ids: IntArray
+    produces: bool = False
 
 
 @dataclass(frozen=True, eq=False)
 class Cost:
-    """One operator's FLOPs: `coefficient * product over factors of the ids kept`, or a look-up by one such number."""
+    """One operator's FLOPs: `coefficient * product over factors of the ids kept`, or a look-up by one or two of them."""
 
     layer: str
     operator: str
     coefficient: int
     factors: tuple[IntArray, ...]
-    lookup: Callable[[int], int] | None = None
+    lookup: Callable[..., int] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,6 +95,9 @@ class Ledger:
         elements: parameters used as plain data, with an id per element.
         full_width: modules to be run at the parent's width: name, dimension, channel ids.
         reductions: operators that reduce over channels: module, operator, channel ids.
+        mixed_weights: operators that reduce over a weight's dimension: module, operator, channel ids, the parameters'
+            dimensions, and whether zeros add nothing.
+        whole: parameters' dimensions that hold no channels (of a kernel), which stay if something lies along them.
         stages: the features in which stages end, with their channel ids.
     """
 
@@ -110,7 +115,10 @@ class Ledger:
     elements: list[tuple[str, Ids]] = field(default_factory=list)
     full_width: list[tuple[str, int, IntArray]] = field(default_factory=list)
     reductions: list[tuple[str, str, IntArray]] = field(default_factory=list)
+    mixed_weights: list[tuple[str, str, IntArray, frozenset[tuple[str, int]], bool]] = field(default_factory=list)
     stages: list[tuple[CutPoint, IntArray]] = field(default_factory=list)
+
+    whole: set[tuple[str, int]] = field(default_factory=set)
 
     def fresh(self, count: int) -> Tensor:
         """Shape (count,): new ids."""
@@ -161,9 +169,17 @@ class Ledger:
         known = self.axes.get((parameter, dim))
         if known is not None:
             self.tie(torch.from_numpy(known.ids), ids)
+            self.play((parameter, dim), role)
             return torch.from_numpy(known.ids)
-        self.axes[parameter, dim] = ParameterAxis(parameter, dim, role, ids.contiguous().numpy().copy())
+        own = ids.contiguous().numpy().copy()
+        self.axes[parameter, dim] = ParameterAxis(parameter, dim, role, own, role == "out")
         return ids
+
+    def play(self, axis: tuple[str, int], role: Role) -> None:
+        """Let a parameter axis have one role more: what reads channels is silenced by zeros there."""
+        known = self.axes[axis]
+        stronger = max(known.role, role, key=("channel", "out", "in").index)
+        self.axes[axis] = replace(known, role=stronger, produces=known.produces or role == "out")
 
     def reduces(self, module: str, operator: str, ids: Ids) -> None:
         """Record an operator whose result at one channel depends on all of them."""
@@ -175,7 +191,7 @@ class Ledger:
         operator: str,
         coefficient: int,
         *factors: Tensor,
-        lookup: Callable[[int], int] | None = None,
+        lookup: Callable[..., int] | None = None,
     ) -> None:
         """Record an operator's count; factors that belong to no channel go into the coefficient."""
         self.costs.append(_cost(layer, operator, coefficient, factors, lookup))
@@ -200,7 +216,7 @@ def _cost(
     operator: str,
     coefficient: int,
     factors: tuple[Tensor, ...],
-    lookup: Callable[[int], int] | None = None,
+    lookup: Callable[..., int] | None = None,
 ) -> Cost:
     varying = []
     for ids in factors:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator as python_operator
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -19,9 +20,10 @@ from knapsack_prune.tracing import (
     rules_movement,
     rules_reduction,
 )
-from knapsack_prune.tracing.context import Context, Parameter, Rule, Value
+from knapsack_prune.tracing.context import Computed, Context, Parameter, Rule, Value, nothing
 from knapsack_prune.tracing.ids import Ids
 from knapsack_prune.tracing.ledger import Ledger
+from knapsack_prune.tracing.reading import ParameterReader, without_rule
 from knapsack_prune.tracing.stages import CutPoint, choose_stages, cut_points
 
 RULES: dict[str, Rule] = {
@@ -39,18 +41,36 @@ ACTIVATIONS = (
 )
 """Operators whose output elements fvcore counts as activations."""
 
+LAYERS = (
+    *("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "linear"),
+    *("layer_norm", "group_norm", "instance_norm", "rms_norm", "embedding", "addmm", "baddbmm", "bmm", "einsum"),
+    *("adaptive_avg_pool2d", "upsample_nearest2d", "upsample_bilinear2d", "grid_sampler", "lstm", "gru"),
+)
+"""Operators that are layers, also where all that they take are parameters."""
+
+COUNTED_OF_WEIGHTS = ("matmul", "mm", "batch_norm")
+"""Operators that fvcore counts, also between weights."""
+
+COUNTED = frozenset((*LAYERS, *COUNTED_OF_WEIGHTS)) - {"embedding"}
+"""Operators whose rule counts something, whatever reaches them."""
+
 CHECKS = ("_assert_tensor_metadata", "_assert_async", "sym_size", "sym_constrain_range", "_assert_scalar")
 """Operators without a value."""
 
 
-def propagate(program: ExportedProgram) -> Ledger:
+def propagate(program: ExportedProgram, aliases: Mapping[str, str] | None = None) -> Ledger:
     """Gives every tensor of the graph its ids, and returns what the rules recorded.
 
     Whatever has no rule freezes the channels that reach it, with the operator's name as the reason.
+
+    Args:
+        program: the exported network.
+        aliases: further names of parameters and buffers, each with the first name of the same tensor.
     """
     ledger = Ledger()
-    element_ids = _ElementIds(ledger)
-    values: dict[Node, Value] = _placeholders(program)
+    reader = ParameterReader(ledger, RULES)
+    values: dict[Node, Value] = _placeholders(program, aliases or {})
+    reached = set(_inputs(program))
 
     def fetch(arg: Value) -> Value:
         return values[arg] if isinstance(arg, Node) else arg
@@ -72,10 +92,14 @@ def propagate(program: ExportedProgram) -> Ledger:
             args=map_aggregate(node.args, fetch),
             kwargs=map_aggregate(node.kwargs, fetch),
             ledger=ledger,
-            element_ids=element_ids,
+            element_ids=reader.element_ids,
+            axes=reader.axes,
         )
-        values[node] = _apply(context)
+        if reached.intersection(node.all_input_nodes):
+            reached.add(node)
+        values[node] = _apply(context, node not in reached)
         _record_written(context, values[node])
+    reader.reconcile()
     ledger.stages.extend(_stages(program, values))
     return ledger
 
@@ -101,53 +125,36 @@ def _stages(program: ExportedProgram, values: dict[Node, Value]) -> list[tuple[C
     return [(stage, by_name[stage.node].channel_ids(stage.dim).numpy()) for stage in choose_stages(trunk)]
 
 
-class _ElementIds:
-    """One id per element for parameters that are used as plain data, the same ones at every use."""
-
-    def __init__(self, ledger: Ledger) -> None:
-        self._ledger = ledger
-        self._known: dict[str, Ids] = {}
-
-    def __call__(self, parameter: Parameter) -> Ids:
-        tensor = parameter.tensor
-        if tensor.numel() <= 1 or not tensor.is_floating_point():
-            return Ids.none(tensor.shape)
-        if parameter.name not in self._known:
-            fresh = self._ledger.fresh(tensor.numel()).reshape(tensor.shape)
-            self._known[parameter.name] = Ids(fresh, tuple(tensor.shape))
-            self._ledger.elements.append((parameter.name, self._known[parameter.name]))
-        return self._known[parameter.name]
-
-
-def _apply(context: Context) -> Value:
-    target = context.node.target
-    if target is python_operator.getitem:
-        return RULES["getitem"](context)
+def _apply(context: Context, constant: bool) -> Value:
+    """The value of a node; `constant` says that no input of the network reaches it."""
     name = context.operator
-    leaves: list[Value] = []
-    map_aggregate((context.args, context.kwargs), leaves.append)
-    inputs = [value for value in leaves if isinstance(value, (Ids, Parameter))]
-    untouched = all(isinstance(value, Ids) and value.empty for value in inputs)
-    rule = RULES.get(name)
     if name in CHECKS or context.node.meta.get("val") is None:
         return None
-    counted = name in ("matmul", "bmm", "einsum") or name in rules_reduction.FVCORE_POOLING
-    constant = _fold(context, inputs)
-    if constant is not None:
-        return constant
-    if untouched and not counted and name not in ("layer_norm", "batch_norm", "group_norm", "instance_norm"):
-        return _nothing(context.node.meta["val"])
-    if rule is not None:
-        return rule(context)
-    reason = f"`{name}` has no rule"
-    for value in inputs:
-        context.ledger.freeze(context.ids(value).data, reason)
-    return _nothing(context.node.meta["val"])
+    leaves: list[Value] = []
+    map_aggregate((context.args, context.kwargs), leaves.append)
+    inputs = [value for value in leaves if isinstance(value, (Ids, Parameter, Computed))]
+    folded = _fold(context, inputs)
+    if folded is not None:
+        return folded
+    if constant and name not in LAYERS and any(isinstance(value, (Parameter, Computed)) for value in inputs):
+        computed = Computed(context)
+        if name in COUNTED_OF_WEIGHTS:
+            context.axes(computed)
+        return computed
+    if name == "getitem":
+        return RULES["getitem"](context)
+    untouched = all(isinstance(value, Ids) and value.empty for value in inputs)
+    if untouched and name not in COUNTED:
+        return nothing(context.node.meta["val"])
+    rule = RULES.get(name)
+    return rule(context) if rule is not None else without_rule(context)
 
 
 def _fold(context: Context, inputs: list[Value]) -> Value:
     """The value of an operator on integer buffers (indices of a bias table, say), computed; None for others."""
     if not inputs or not all(isinstance(v, Parameter) and not v.tensor.is_floating_point() for v in inputs):
+        return None
+    if context.node.target is python_operator.getitem:
         return None
     args, kwargs = map_aggregate(
         (context.args, context.kwargs),
@@ -155,35 +162,32 @@ def _fold(context: Context, inputs: list[Value]) -> Value:
     )
     with torch.no_grad():
         result = context.node.target(*args, **kwargs)  # type: ignore[operator]
-    return Parameter("", result) if isinstance(result, torch.Tensor) else None
+    return Parameter("", result, constant=True) if isinstance(result, torch.Tensor) else None
 
 
-def _nothing(value: Any) -> Value:
-    """The value of a node whose tensors belong to no channel."""
-
-    def without_ids(leaf: Value) -> Value:
-        return Ids.none(leaf.shape) if isinstance(leaf, torch.Tensor) else leaf
-
-    return map_aggregate(value, without_ids)
+def _inputs(program: ExportedProgram) -> list[Node]:
+    """The placeholders of the network's own inputs."""
+    names = set(program.graph_signature.user_inputs)
+    return [node for node in program.graph.nodes if node.op == "placeholder" and node.name in names]
 
 
-def _placeholders(program: ExportedProgram) -> dict[Node, Value]:
+def _placeholders(program: ExportedProgram, aliases: Mapping[str, str]) -> dict[Node, Value]:
     by_name = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}
     values: dict[Node, Value] = {}
     for spec in program.graph_signature.input_specs:
         node = by_name[spec.arg.name]
         if spec.kind is InputKind.PARAMETER and spec.target is not None:
-            values[node] = Parameter(spec.target, program.state_dict[spec.target])
+            values[node] = Parameter(aliases.get(spec.target, spec.target), program.state_dict[spec.target])
         elif spec.kind is InputKind.BUFFER and spec.target is not None:
             source = program.state_dict if spec.persistent else program.constants
-            values[node] = Parameter(spec.target, source[spec.target])
+            values[node] = Parameter(aliases.get(spec.target, spec.target), source[spec.target])
         elif spec.kind is InputKind.CONSTANT_TENSOR and spec.target is not None:
             tensor = program.constants[spec.target]
             # A constant written in the code cannot be sliced: its elements belong to no channel.
             floating = isinstance(tensor, torch.Tensor) and tensor.is_floating_point()
-            values[node] = Ids.none(tensor.shape) if floating else Parameter(spec.target, tensor)
+            values[node] = Ids.none(tensor.shape) if floating else Parameter(spec.target, tensor, True)
         else:
-            values[node] = _nothing(node.meta.get("val"))
+            values[node] = nothing(node.meta.get("val"))
     return values
 
 

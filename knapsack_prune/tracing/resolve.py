@@ -76,7 +76,13 @@ def resolve(
 
 def _reductions(ledger: Ledger, member: Membership) -> tuple[CrossChannelReduction, ...]:
     reductions = {}
-    for module, operator, ids in ledger.reductions:
+    # Zeros in the dimension by which a layer reads change no sum; those in the other would.
+    mixed = [
+        (module, operator, ids)
+        for module, operator, ids, sources, exact in ledger.mixed_weights
+        if not exact or not all(ledger.axes[source].role == "in" for source in sources)
+    ]
+    for module, operator, ids in (*ledger.reductions, *mixed):
         groups = np.unique(member.groups[member.classes[ids]])
         groups = groups[groups >= 0]
         if len(groups):
@@ -117,11 +123,11 @@ def _terms(costs: Sequence[Cost], member: Membership) -> list[CostTerm | Tabulat
             else:
                 coefficient *= form.constant
         if cost.lookup is not None:
-            if factors and factors[0].weights:
+            if any(form.weights for form in factors):
                 lookup = np.vectorize(cost.lookup, otypes=[np.int64])
-                terms.append(TabulatedTerm(cost.layer, cost.operator, (factors[0],), lookup))
+                terms.append(TabulatedTerm(cost.layer, cost.operator, tuple(factors), lookup))
             else:
-                full = cost.lookup(factors[0].constant)
+                full = cost.lookup(*(form.constant for form in factors))
                 terms.append(CostTerm(cost.layer, cost.operator, full, ()))
         else:
             terms.append(CostTerm(cost.layer, cost.operator, coefficient, tuple(factors)))
@@ -166,7 +172,7 @@ def _frozen_groups(
     layer_of: dict[int, str] = {}
     sizes: dict[tuple[str, str], int] = defaultdict(int)
     for axis in axes:
-        if axis.role != "out":
+        if not axis.produces:
             continue
         layer = axis.parameter.rpartition(".")[0]
         for index in np.unique(member.classes[axis.ids]).tolist():

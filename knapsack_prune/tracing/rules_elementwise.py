@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from knapsack_prune.tracing.context import Context, Parameter, Rule, Value, share_rule
+from knapsack_prune.tracing.context import Context, Rule, Value, is_tensor, share_rule
 from knapsack_prune.tracing.ids import NONE, Ids
 from knapsack_prune.tracing.ledger import Broadcast
 
@@ -30,7 +30,7 @@ def elementwise(context: Context) -> Value:
     """
     shape = context.shape
     operands = [
-        context.ids(value) for value in (*context.args, *context.kwargs.values()) if _is_tensor(value)
+        context.ids(value) for value in (*context.args, *context.kwargs.values()) if is_tensor(value)
     ]
     padded = [
         Ids(
@@ -71,10 +71,6 @@ def _freeze_against_fixed(context: Context, ids: Ids, operands: list[Ids]) -> No
         fixed = (theirs == NONE) & (mine != NONE)
         if bool(fixed.any()):
             context.ledger.freeze(mine[fixed], f"`{context.operator}` joins them with an input or a constant")
-
-
-def _is_tensor(value: Value) -> bool:
-    return isinstance(value, (Ids, Parameter, torch.Tensor))
 
 
 RULES: dict[str, Rule] = share_rule(elementwise, f"{UNARY} {NARY}")

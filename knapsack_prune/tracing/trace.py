@@ -34,11 +34,22 @@ def trace_channels(
             matches no layer.
     """
     with evaluating(model):
-        ledger = propagate(_export(model, example))
+        ledger = propagate(_export(model, example), _aliases(model))
     for module, reason in (rigid or {}).items():
         _freeze_counted(ledger, module, reason)
     graph = resolve(ledger, model, tuple(example.shape[1:]), _pinned(ledger, keep))
     return replace(graph, keep=tuple(keep))
+
+
+def _aliases(model: nn.Module) -> dict[str, str]:
+    """Further names of parameters and buffers, each with the first name of the same tensor."""
+    aliases: dict[str, str] = {}
+    for every in (model.named_parameters, model.named_buffers):
+        first = {id(tensor): name for name, tensor in every()}
+        for name, tensor in every(remove_duplicate=False):
+            if first[id(tensor)] != name:
+                aliases[name] = first[id(tensor)]
+    return aliases
 
 
 def _freeze_counted(ledger: Ledger, module: str, reason: str) -> None:
