@@ -129,7 +129,7 @@ def measure(name: str, budgets: list[float], time_limit: float) -> dict[str, Any
         started = time.perf_counter()
         selection = plan.selection()
         small = narrow_copy(model, selection)
-        report = check_equivalence(model, small, selection, network.input_shape, plan.planned_flops)
+        report = check_equivalence(model, small, selection, plan.model.example(), plan.planned_flops)
         record["rows"].append(
             {
                 "budget": budget,

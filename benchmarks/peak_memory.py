@@ -19,6 +19,7 @@ from torch import Tensor, nn
 import knapsack_prune as kp
 from knapsack_prune.costs.device import device_names
 from knapsack_prune.costs.peak_memory import live_tensors
+from knapsack_prune.networks.example import Example
 
 NETWORKS = (
     *("resnet50", "mobilenet_v2", "mobilenet_v3_large", "densenet121", "efficientnet_b0", "convnext_tiny"),
@@ -88,7 +89,7 @@ def main() -> None:
             )
             small = kp.slim(network.model, plan).eval()
             (part,) = plan.budgets
-            tensors = live_tensors(small, example).peak
+            tensors = live_tensors(small, Example.of(example)).peak
             row = {
                 "network": name,
                 "parent": part.parent,

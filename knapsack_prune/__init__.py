@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from knapsack_prune.errors import RequestError as RequestError
     from knapsack_prune.export.exporting import export_network as export_network
     from knapsack_prune.graph.channel_graph import ChannelGraph as ChannelGraph
+    from knapsack_prune.networks import Example as Example
     from knapsack_prune.networks import Network as Network
     from knapsack_prune.networks import load_network as load_network
     from knapsack_prune.planning.latency import measure_latency as measure_latency
@@ -51,6 +52,7 @@ del TYPE_CHECKING
 _HOMES = {
     "ChannelGraph": "graph.channel_graph",
     "DataSettings": "settings",
+    "Example": "networks",
     "ExecutionSettings": "settings",
     "ExportSettings": "settings",
     "FinetuneSettings": "settings",
@@ -90,6 +92,7 @@ __version__: str
 __all__ = [
     "ChannelGraph",
     "DataSettings",
+    "Example",
     "ExecutionSettings",
     "ExportSettings",
     "FinetuneSettings",

@@ -29,6 +29,7 @@ NAMES = {
     "RunSettings",
     "ImageSource",
     "Network",
+    "Example",
     "Plan",
     "RequestError",
     "TrainingSettings",

@@ -39,9 +39,10 @@ def candidates(bench: Bench) -> Callable[[str, float], Candidate]:
 def _prune(bench: Bench, name: str, budget: float, path: Path) -> None:
     from benchmarks.accuracy.torch_pruning_methods import METHODS, prune
     from knapsack_prune.costs.counting import count_flops
+    from knapsack_prune.networks.example import Example
 
     shape = bench.network.input_shape
-    whole = count_flops(bench.parent, shape)
+    whole = count_flops(bench.parent, Example.zeros(shape))
     images = list(bench.images(bench.config.value_images))
     network, flops = prune(bench.parent, shape, METHODS[name], images, int(budget * whole))
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from benchmarks.accuracy.channel_map import ChannelMap, with_channel_maps
 from knapsack_prune.costs.counting import count_flops
+from knapsack_prune.networks.example import Example
 
 Batches = Sequence[tuple[Tensor, Tensor]]
 STEPS = 10  # of the iterative mode
@@ -58,7 +59,7 @@ def prune(
     def attempt(ratio: float) -> int | None:
         nonlocal best
         network = _pruned(model, input_shape, method, images, ratio)
-        flops = None if network is None else count_flops(network, input_shape)
+        flops = None if network is None else count_flops(network, Example.zeros(input_shape))
         if network is not None and flops is not None and flops <= limit and (best is None or flops > best[1]):
             best = network, flops
         return flops

@@ -75,7 +75,7 @@ def slim(
     if latency is not None:
         with steps() as progress:
             progress.enter("timing")
-            timed = timed_latency(parent.model, small, latency, plan.model.input_shape)
+            timed = timed_latency(parent.model, small, latency, plan.model.example())
     before, after = (sum(p.numel() for p in network.parameters()) for network in (parent.model, small))
     console = output()
     console.print(f"{plan.model.name}: {before:,} parameters, slim {after:,} ({100 * after / before:.2f} %).")

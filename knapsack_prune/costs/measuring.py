@@ -33,6 +33,7 @@ from knapsack_prune.costs.operator_calls import OperatorCall, operator_calls
 from knapsack_prune.costs.resource import PricedNetwork
 from knapsack_prune.costs.timing import clock_of, clock_overhead, time_call
 from knapsack_prune.graph.channel_graph import ChannelGraph, Form
+from knapsack_prune.networks.example import Example, device_and_type
 from knapsack_prune.networks.modes import evaluating
 
 PARTS = 8
@@ -85,7 +86,7 @@ def measure_table(
         progress: called with what is measured, how much is done, and how much there is.
     """
     device = torch.device(conditions.device)
-    example = example_batch(conditions, network.graph.input_shape)
+    example = example_batch(conditions, network.graph.example)
     calls = operator_calls(network, example)
     distinct = list({call.configuration: call for call in calls}.values())
     points: Points = known if known is not None else {}
@@ -133,11 +134,15 @@ def measure_table(
     return table(grids, operators, end)
 
 
-def example_batch(conditions: Conditions, input_shape: Sequence[int]) -> Tensor:
+def example_batch(conditions: Conditions, example: Example) -> Example:
     """A batch as a table's conditions say."""
     dtype = getattr(torch, conditions.dtype)
-    batch = torch.zeros(conditions.batch, *input_shape, device=conditions.device, dtype=dtype)
-    return batch.to(memory_format=_memory_format(conditions)) if batch.dim() == 4 else batch
+
+    def prepare(leaf: Tensor) -> Tensor:
+        moved = leaf.to(conditions.device, dtype if leaf.is_floating_point() else leaf.dtype)
+        return moved.to(memory_format=_memory_format(conditions)) if moved.dim() == 4 else moved
+
+    return example.batched(conditions.batch).map(prepare)
 
 
 def prepared(model: nn.Module, conditions: Conditions) -> nn.Module:
@@ -146,12 +151,13 @@ def prepared(model: nn.Module, conditions: Conditions) -> nn.Module:
     return moved.to(memory_format=_memory_format(conditions))
 
 
-def time_network(model: nn.Module, example: Tensor, seconds: float) -> float:
+def time_network(model: nn.Module, example: Example, seconds: float) -> float:
     """Nanoseconds of one batch: the median of five medians, each over a fifth of the time."""
     with evaluating(model), torch.no_grad():
-        clock = clock_of(example.device)
+        device, _ = device_and_type(model)
+        clock = clock_of(device)
         runs = [
-            time_call(lambda: model(example), example.device, seconds / 5, clock=clock).median_ms
+            time_call(lambda: example.run(model), device, seconds / 5, clock=clock).median_ms
             for _ in range(5)
         ]
     return statistics.median(runs) * 1e6
@@ -300,7 +306,7 @@ def _text(widths: Sequence[int]) -> str:
 def _end_to_end(
     network: PricedNetwork,
     table: LatencyTable,
-    example: Tensor,
+    example: Example,
     networks: int,
     seconds: float,
     progress: Callable[[str, int, int], None],

@@ -16,6 +16,7 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_unflat
 from knapsack_prune.costs.probing import direction, fit, like_runs
 from knapsack_prune.costs.resource import PricedNetwork
 from knapsack_prune.graph.channel_graph import Form
+from knapsack_prune.networks.example import Example
 from knapsack_prune.networks.modes import evaluating
 
 MOST_AXES = 2
@@ -118,7 +119,7 @@ class OperatorCall:
         return args, kwargs
 
 
-def operator_calls(network: PricedNetwork, example: Tensor) -> list[OperatorCall]:
+def operator_calls(network: PricedNetwork, example: Example) -> list[OperatorCall]:
     """Every operator call that does something (views and reshapes without a copy do not), in the order of the run.
 
     Args:
@@ -159,7 +160,7 @@ class _Shape:
     weight: bool
 
 
-def _record(model: nn.Module, example: Tensor) -> list[_Recorded]:
+def _record(model: nn.Module, example: Example) -> list[_Recorded]:
     recorder = _Recorder(model)
     handles = [
         handle
@@ -171,7 +172,7 @@ def _record(model: nn.Module, example: Tensor) -> list[_Recorded]:
     ]
     try:
         with evaluating(model), torch.no_grad(), recorder:
-            model(example)
+            example.run(model)
     finally:
         for handle in handles:
             handle.remove()

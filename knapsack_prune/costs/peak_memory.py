@@ -23,6 +23,7 @@ from torch.utils._pytree import tree_leaves
 from knapsack_prune.costs.probing import FEW, fit, like_runs
 from knapsack_prune.costs.resource import PricedNetwork, Resource
 from knapsack_prune.graph.channel_graph import ChannelGraph, CostTerm, Form
+from knapsack_prune.networks.example import Example
 from knapsack_prune.networks.modes import evaluating
 
 UNIT = "bytes of tensors alive at once, one input included, weights apart"
@@ -33,7 +34,7 @@ class LiveTensors:
     """What a run allocated.
 
     Attributes:
-        sizes: bytes of every storage, in the order in which they were made; the input first.
+        sizes: bytes of every storage, in the order in which they were made; the inputs first.
         moments: the storages alive together, whenever one is about to be freed, and at the end.
     """
 
@@ -46,11 +47,12 @@ class LiveTensors:
         return max(sum(self.sizes[index] for index in moment) for moment in self.moments)
 
 
-def live_tensors(model: nn.Module, example: Tensor) -> LiveTensors:
+def live_tensors(model: nn.Module, example: Example) -> LiveTensors:
     """Run a network in evaluation mode without gradients, and record which of its tensors live together."""
+    example = example.like(model)
     watch = _Watch(example, model)
     with evaluating(model), torch.no_grad(), watch:
-        output = model(example)
+        output = example.run(model)
     watch.look()
     del output
     return LiveTensors(tuple(watch.sizes), tuple(dict.fromkeys(watch.moments)))
@@ -72,9 +74,7 @@ def peak_memory(network: PricedNetwork) -> Resource:
 
 
 def _run(small: nn.Module, network: PricedNetwork) -> LiveTensors:
-    reference = next(small.parameters())
-    example = torch.zeros(1, *network.graph.input_shape, device=reference.device, dtype=reference.dtype)
-    return live_tensors(small, example)
+    return live_tensors(small, network.graph.example)
 
 
 def _forms(
@@ -128,14 +128,15 @@ def _largest(sums: Sequence[Form], graph: ChannelGraph) -> list[Form]:
 class _Watch(TorchDispatchMode):
     """Notes every storage that an operator makes, and when it goes."""
 
-    def __init__(self, example: Tensor, model: nn.Module) -> None:
+    def __init__(self, example: Example, model: nn.Module) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.sizes = [example.untyped_storage().nbytes()]
+        inputs = dict.fromkeys(tensor.untyped_storage() for tensor in example.tensors)
+        self.sizes = [storage.nbytes() for storage in inputs]
         self.moments: list[frozenset[int]] = []
-        self._alive = {0}
+        self._alive = set(range(len(self.sizes)))
         self._grown = True
         self._known = weakref.WeakKeyDictionary[Any, int]()
-        self._known[example.untyped_storage()] = 0
+        self._known.update((storage, index) for index, storage in enumerate(inputs))
         for tensor in (*model.parameters(), *model.buffers()):
             self._known[tensor.untyped_storage()] = -1
 

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+
+if TYPE_CHECKING:  # reading a plan needs no torch
+    from knapsack_prune.networks.example import Example
 
 IntArray = npt.NDArray[np.int64]
 
@@ -228,11 +231,11 @@ class ChannelGraph:
 
     Attributes:
         fingerprint: identifies the architecture (names, shapes and types of parameters and buffers).
-        input_shape: shape of the example, without the batch dimension.
+        example: what the network was called with.
         groups: what a plan decides on.
         frozen: what no plan touches, and why.
         layers: modules with weights, in execution order.
-        flops: terms of fvcore's count (multiply-adds), for one example.
+        flops: terms of fvcore's count (multiply-adds), for the example.
         params: terms of the number of trainable and frozen parameters.
         activations: terms of fvcore's count of activations: elements that convolutions and products write.
         widths: every form that counts a dimension of some tensor, each once.
@@ -247,7 +250,7 @@ class ChannelGraph:
     """
 
     fingerprint: str
-    input_shape: tuple[int, ...]
+    example: Example
     groups: tuple[Group, ...]
     frozen: tuple[FrozenGroup, ...]
     layers: tuple[Layer, ...]
@@ -261,6 +264,11 @@ class ChannelGraph:
     sized: tuple[str, ...] = ()
     stages: tuple[ModuleChannels, ...] = ()
     keep: tuple[str, ...] = ()
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of the example's first tensor, without the batch dimension."""
+        return self.example.input_shape
 
     @property
     def sizes(self) -> tuple[int, ...]:

@@ -119,6 +119,8 @@ def _set_widths(small: nn.Module, model: nn.Module) -> None:
             module.num_channels = module.weight.shape[0]
         elif isinstance(module, nn.LayerNorm) and module.weight is not None:
             module.normalized_shape = tuple(module.weight.shape)
+        elif isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
+            module.embedding_dim = module.weight.shape[1]
         elif isinstance(module, nn.PReLU):
             module.num_parameters = module.weight.shape[0]
 

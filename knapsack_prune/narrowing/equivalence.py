@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import importlib.util
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from knapsack_prune.graph.selection import Selection
 from knapsack_prune.narrowing.masking import masked
+from knapsack_prune.networks.example import Example
 from knapsack_prune.networks.modes import evaluating
 
 TOLERANCE = 1e-4
@@ -48,12 +48,10 @@ def check_equivalence(
     model: nn.Module,
     small: nn.Module,
     selection: Selection,
-    input_shape: Sequence[int],
+    example: Example,
     flops: int,
-    *,
-    seed: int = 0,
 ) -> EquivalenceReport:
-    """Compare a slim network with its masked parent on random input, and its FLOPs with the plan's.
+    """Compare a slim network with its masked parent on an example, and its FLOPs with the plan's.
 
     Masked: each pruned unit's input-side slices are zero in every consumer. A layer normalisation over pruned
     channels is imitated: its statistics run over the kept channels only. Other such normalisations (a mean over
@@ -65,9 +63,8 @@ def check_equivalence(
         model: the parent; left as it was.
         small: what the selection makes of it.
         selection: what stays.
-        input_shape: shape of one input, without the batch dimension.
+        example: what both are called with; tensors of zeros are filled with random numbers.
         flops: what the slim network should cost.
-        seed: of the random input.
 
     Raises:
         EquivalenceError: outputs or FLOPs differ.
@@ -76,12 +73,12 @@ def check_equivalence(
     if importlib.util.find_spec("fvcore") is not None:
         from knapsack_prune.costs.counting import count_flops
 
-        counted = count_flops(small, input_shape)
+        counted = count_flops(small, example)
         if counted != flops:
             raise EquivalenceError(
                 f"fvcore counts {counted:,} FLOPs in the slim network, the plan says {flops:,}"
             )
-    example = torch.randn((2, *input_shape), generator=torch.Generator().manual_seed(seed))
+    example = example.informative()
     ours = _outputs(small, example)
     others = tuple(
         f"{part.operator} in {part.module}" for part in selection.reductions if part.operator not in IMITATED
@@ -101,13 +98,12 @@ def check_equivalence(
     return EquivalenceReport(difference, (), counted)
 
 
-def _outputs(model: nn.Module, example: Tensor) -> list[Tensor]:
-    reference = next(model.parameters())
+def _outputs(model: nn.Module, example: Example) -> list[Tensor]:
     with evaluating(model, fused_attention=False), torch.no_grad():
-        return _tensors(model(example.to(device=reference.device, dtype=reference.dtype)))
+        return _tensors(example.like(model).run(model))
 
 
-def _difference(model: nn.Module, slim: list[Tensor], selection: Selection, example: Tensor) -> float:
+def _difference(model: nn.Module, slim: list[Tensor], selection: Selection, example: Example) -> float:
     with masked(model, selection):
         parent = _outputs(model, example)
     difference = 0.0

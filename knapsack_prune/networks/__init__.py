@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from knapsack_prune.networks.example import Example as Example
 from knapsack_prune.networks.example import check_example as check_example
 from knapsack_prune.networks.load import DEFAULT_NETWORK as DEFAULT_NETWORK
 from knapsack_prune.networks.load import Network as Network

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from knapsack_prune.costs.device import device_names
 from knapsack_prune.costs.latency_table import Conditions, LatencyTable
@@ -19,6 +19,7 @@ from knapsack_prune.costs.resource import PricedNetwork
 from knapsack_prune.errors import RequestError
 from knapsack_prune.graph.selection import select
 from knapsack_prune.narrowing.copying import narrow_copy
+from knapsack_prune.networks.example import Example
 from knapsack_prune.planning.plan_parts import BudgetPart
 from knapsack_prune.planning.preparation import check_prunable
 from knapsack_prune.settings import LatencySettings
@@ -32,7 +33,7 @@ VERSIONED = ("knapsack-prune", "torch")
 
 def measure_latency(
     model: nn.Module,
-    example: Tensor,
+    example: Any,
     path: str | Path,
     settings: LatencySettings | None = None,
     /,
@@ -45,7 +46,7 @@ def measure_latency(
 
     Args:
         model: the parent; left as it was.
-        example: an input batch of size 1.
+        example: what the network is called with, see `Example.of`; it is repeated to the batch of the settings.
         path: the file.
         settings: device, batch, type, memory format, threads, and how often.
         name: the network's name in the table; the class name by default.
@@ -121,13 +122,13 @@ def _begun(
     return table if table.complete else {key: dict(times) for key, times in (table.partial or {}).items()}
 
 
-def timed_latency(parent: nn.Module, small: nn.Module, budget: BudgetPart, input_shape: Sequence[int]) -> str:
+def timed_latency(parent: nn.Module, small: nn.Module, budget: BudgetPart, example: Example) -> str:
     """A sentence on the time that was predicted for a slim network and the one that this machine takes.
 
     Args:
         parent, small: the networks; both are left as they were.
         budget: of latency, with its conditions.
-        input_shape: of one input, without batch.
+        example: what both are called with.
     """
     conditions = budget.conditions
     predicted = budget.planned / 1e9
@@ -138,9 +139,9 @@ def timed_latency(parent: nn.Module, small: nn.Module, budget: BudgetPart, input
     threads = torch.get_num_threads()
     torch.set_num_threads(conditions.threads)
     try:
-        example = example_batch(conditions, input_shape)
+        batch = example_batch(conditions, example)
         whole, measured = (
-            time_network(prepared(copy.deepcopy(one), conditions), example, SECONDS) / 1e6
+            time_network(prepared(copy.deepcopy(one), conditions), batch, SECONDS) / 1e6
             for one in (parent, small)
         )
     finally:

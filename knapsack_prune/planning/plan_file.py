@@ -13,6 +13,7 @@ from knapsack_prune.errors import RequestError
 from knapsack_prune.files import parse_json, read_text, write_text
 from knapsack_prune.graph.channel_graph import CrossChannelReduction
 from knapsack_prune.graph.selection import DependentAttribute, KeptChannels, RemovedIndices, Selection
+from knapsack_prune.planning.input_parts import Part
 from knapsack_prune.planning.plan_parts import (
     AttributePart,
     BudgetPart,
@@ -23,7 +24,6 @@ from knapsack_prune.planning.plan_parts import (
     LayerPart,
     MixingPart,
     ModelPart,
-    Part,
     SearchPart,
     SolverPart,
     StagePart,
@@ -109,6 +109,8 @@ class Plan(Part):
         """The plan as JSON text: the same plan gives the same bytes."""
         data = self.model_dump(mode="json", exclude={key for key in RARE if not getattr(self, key)})
         slices = (part for group in data["groups"] for part in group["slices"])
+        if data["model"]["inputs"] is None:
+            del data["model"]["inputs"]
         for part in (data["importance"], *data["budgets"], *data["groups"], *slices):
             for key in [key for key in OMITTED if part.get(key, 0) is None]:
                 del part[key]

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from knapsack_prune.costs.latency_table import Conditions
 from knapsack_prune.graph.channel_graph import IntArray
+from knapsack_prune.planning.input_parts import Count, InputsPart, Part, rebuilt
+
+if TYPE_CHECKING:
+    from knapsack_prune.networks.example import Example
 
 
-class Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
 
 LARGEST_INPUT = 2**26
@@ -24,19 +23,29 @@ LARGEST_INPUT = 2**26
 
 
 class ModelPart(Part):
-    """The parent: name and weights as given, `input_shape` without the batch, `fingerprint` of the architecture."""
+    """The parent: name and weights as given, `fingerprint` of the architecture.
+
+    `input_shape` is that of the first tensor without the batch; where that does not say everything, `inputs` does.
+    """
 
     name: str
     weights: str | None
     input_shape: tuple[Positive, ...]
     fingerprint: Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
+    inputs: InputsPart | None = None
 
     @model_validator(mode="after")
     def _size(self) -> Self:
-        elements = math.prod(self.input_shape)
+        elements = math.prod(self.input_shape) if self.inputs is None else self.inputs.elements()
         if elements > LARGEST_INPUT:
             raise ValueError(f"input_shape has {elements:,} elements, the most is {LARGEST_INPUT:,}")
         return self
+
+    def example(self) -> Example:
+        """What the network is called with, made anew; errors as of `input_parts.rebuilt`."""
+        from knapsack_prune.networks.example import Example
+
+        return Example.zeros(self.input_shape) if self.inputs is None else rebuilt(self.inputs)
 
 
 class ImportancePart(Part):

@@ -19,6 +19,7 @@ from knapsack_prune.planning.allocation import (
 )
 from knapsack_prune.planning.assembly import assemble
 from knapsack_prune.planning.constraints import Levels, constrained_levels, tied_groups
+from knapsack_prune.planning.input_parts import described
 from knapsack_prune.planning.plan_file import Plan
 from knapsack_prune.planning.plan_parts import ModelPart
 from knapsack_prune.planning.pricing import graph_resources
@@ -69,12 +70,7 @@ class Planner:
         )
         found = allocate_best(values, problem, settings, settings.seed, count, distance, self.report)
         worth = worth_of_more(problem, settings.time_limit, settings.seed)
-        model = ModelPart(
-            name=self.name,
-            weights=self.weights,
-            input_shape=self.graph.input_shape,
-            fingerprint=self.graph.fingerprint,
-        )
+        model = _model_part(self.graph, self.name, self.weights)
         multiple = settings.multiple
         return tuple(
             (
@@ -128,10 +124,19 @@ def plan_from_values(
             _with_collisions(str(error), graph, tables, limits, settings, resources)
         ) from error
     worth = worth_of_more(problem, settings.time_limit, settings.seed) if explain else {}
-    model = ModelPart(
-        name=name, weights=weights, input_shape=graph.input_shape, fingerprint=graph.fingerprint
-    )
+    model = _model_part(graph, name, weights)
     return assemble(graph, tables, problem, allocation, limits, resources, settings.multiple, model, worth)
+
+
+def _model_part(graph: ChannelGraph, name: str, weights: str | None) -> ModelPart:
+    example = graph.example
+    return ModelPart(
+        name=name,
+        weights=weights,
+        input_shape=example.input_shape,
+        fingerprint=graph.fingerprint,
+        inputs=described(example),
+    )
 
 
 def plan_problem(

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
-from knapsack_prune.costs.counting import check_polynomial
+from knapsack_prune.costs.counting import check_polynomial, differing_counts
 from knapsack_prune.costs.resource import Resource
 from knapsack_prune.errors import RequestError
 from knapsack_prune.graph.channel_graph import ChannelGraph
@@ -22,7 +23,7 @@ from knapsack_prune.values.tables import ValueTables
 
 def trace_checked(
     model: nn.Module,
-    example: Tensor,
+    example: Any,
     *,
     keep: Sequence[str] = (),
     enter: Callable[[str], None] = lambda step: None,
@@ -31,7 +32,7 @@ def trace_checked(
 
     Args:
         model: the parent; left as it was.
-        example: an input batch of size 1.
+        example: what the network is called with, see `Example.of`.
         keep: globs of layers whose output channels all stay.
         enter: called with the name of every step.
 
@@ -42,13 +43,28 @@ def trace_checked(
     graph = trace(model, example, keep=keep)
     check_prunable(graph)
     enter("counting FLOPs")
+    return counted_as_fvcore(graph, model)
+
+
+def counted_as_fvcore(graph: ChannelGraph, model: nn.Module) -> ChannelGraph:
+    """The traced network, with fvcore's count as a constant where the rules count something else.
+
+    The channels in such a count stay, and the plan says so.
+
+    Raises:
+        RequestError: fvcore cannot count the network, or nothing is left to prune.
+    """
+    miscounted = differing_counts(graph, model)
+    if miscounted:
+        graph = trace(model, graph.example, keep=graph.keep, miscounted=miscounted)
+        check_prunable(graph)
     check_polynomial(graph, model)
     return graph
 
 
 def prepare(
     model: nn.Module,
-    example: Tensor,
+    example: Any,
     settings: PlanningSettings,
     criterion: str,
     *,

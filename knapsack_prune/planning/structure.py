@@ -9,7 +9,6 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 
 from knapsack_prune.costs.counting import total
@@ -17,6 +16,7 @@ from knapsack_prune.errors import RequestError
 from knapsack_prune.graph.channel_graph import ChannelGraph, Form, Group, IntArray, Slice, TabulatedTerm
 from knapsack_prune.graph.selection import select
 from knapsack_prune.planning.identity import check_fingerprint, kept_units
+from knapsack_prune.planning.input_parts import Part
 from knapsack_prune.planning.plan_file import Plan
 from knapsack_prune.planning.plan_parts import (
     AttributePart,
@@ -25,10 +25,10 @@ from knapsack_prune.planning.plan_parts import (
     GroupPart,
     LayerPart,
     MixingPart,
-    Part,
     SlicePart,
     StagePart,
 )
+from knapsack_prune.planning.preparation import counted_as_fvcore
 from knapsack_prune.tracing.trial import trace
 
 CHOSEN = {"round_to", "levels", "order", "values"}
@@ -87,22 +87,35 @@ def check_structure(model: nn.Module, plan: Plan) -> ChannelGraph:
             first such key.
     """
     check_fingerprint(model, plan)
-    reference = next(model.parameters())
-    example = torch.zeros(1, *plan.model.input_shape, device=reference.device, dtype=reference.dtype)
-    graph = trace(model, example, keep=plan.keep)
-    own = structure(graph, kept_units(graph, plan))
-    for key, parts in own.items():
-        exclude = CHOSEN if key == "groups" else None
-        said = [part.model_dump(exclude=exclude) for part in getattr(plan, key)]
-        difference = _difference(said, [part.model_dump(exclude=exclude) for part in parts], key)
-        if difference:
-            raise RequestError(f"{difference}; the plan was changed or is of another network: make it again")
+    graph = trace(model, plan.model.example(), keep=plan.keep)
+    difference = _structure_difference(graph, plan)
+    if difference and plan.groups:
+        # Where fvcore counts an operator in a way of its own, the plan was made with its channels frozen.
+        graph = counted_as_fvcore(graph, model)
+        difference = _structure_difference(graph, plan)
+    if difference:
+        raise RequestError(f"{difference}; the plan was changed or is of another network: make it again")
     planned = plan.budget("flops")
     if planned is not None and planned.planned != plan.planned_flops:
         raise RequestError(
             f"flops are {plan.planned_flops:,} by the layers, the plan says {planned.planned:,}; make it again"
         )
     return graph
+
+
+def _structure_difference(graph: ChannelGraph, plan: Plan) -> str | None:
+    """The first thing that a plan says otherwise than a traced network, in words."""
+    try:
+        own = structure(graph, kept_units(graph, plan))
+    except RequestError as error:
+        return str(error)
+    for key, parts in own.items():
+        exclude = CHOSEN if key == "groups" else None
+        said = [part.model_dump(exclude=exclude) for part in getattr(plan, key)]
+        difference = _difference(said, [part.model_dump(exclude=exclude) for part in parts], key)
+        if difference:
+            return difference
+    return None
 
 
 def _difference(said: Any, own: Any, place: str) -> str | None:

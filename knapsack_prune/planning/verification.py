@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from knapsack_prune.costs.counting import count_activations, count_params
@@ -184,7 +183,7 @@ def _check_slim_network(subject: Subject) -> list[Check]:
     """The slim network computes what the masked parent does, and costs what the plan says."""
     plan, selection = subject.plan, subject.plan.selection()
     small = narrow_copy(subject.model, selection)
-    report = check_equivalence(subject.model, small, selection, plan.model.input_shape, plan.planned_flops)
+    report = check_equivalence(subject.model, small, selection, plan.model.example(), plan.planned_flops)
     params = plan.budget("params")
     if params is not None and count_params(small) != params.planned:
         raise BrokenPlanError(
@@ -207,14 +206,12 @@ def _recounts(plan: Plan, small: nn.Module) -> list[Check]:
     checks = []
     written, memory = plan.budget("activations"), plan.budget("peak_memory")
     if written is not None:
-        counted = count_activations(small, plan.model.input_shape)
+        counted = count_activations(small, plan.model.example())
         if counted != written.planned:
             raise BrokenPlanError(f"the slim network writes {counted:,} activations, not {written.planned:,}")
         checks.append(Check("activations recounted", f"{counted:,}, as planned"))
     if memory is not None:
-        reference = next(small.parameters())
-        example = torch.zeros(1, *plan.model.input_shape, device=reference.device, dtype=reference.dtype)
-        peak = live_tensors(small, example).peak
+        peak = live_tensors(small, plan.model.example()).peak
         if peak > memory.planned:
             raise BrokenPlanError(
                 f"the slim network holds {peak:,} bytes at once, more than {memory.planned:,}"

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from knapsack_prune.data import ImageSource, calibration_loader
 from knapsack_prune.errors import RequestError
+from knapsack_prune.networks.example import Example
 from knapsack_prune.planning.plan_file import Plan
 from knapsack_prune.planning.plan_parts import SearchPart
 from knapsack_prune.planning.planner import Planner
@@ -26,9 +27,8 @@ from knapsack_prune.values.tables import ValueTables
 
 def plan(
     model: nn.Module,
-    example: Tensor,
+    example: Any,
     settings: PlanSettings | None = None,
-    /,
     *,
     data: ImageSource | Batches | None = None,
     loss: Loss | None = None,
@@ -40,7 +40,8 @@ def plan(
 
     Args:
         model: the trained parent; left as it was.
-        example: an input batch of size 1.
+        example: what the network is called with: a tensor, a tuple of arguments, a mapping of keyword arguments, or
+            an `Example`. Costs are those of this call.
         settings: what is asked for; at least one budget.
         data: a dataset, of which the settings say how many images are read; or batches, all of which are, more than
             once. For the criteria and value models that read images, and for `candidates` and `rounds`.
@@ -54,17 +55,17 @@ def plan(
     Raises:
         RequestError: the request is wrong or cannot be met; the message says the remedy.
     """
-    asked = PlanSettings.of(settings, **given)
+    asked, example = PlanSettings.of(settings, **given), Example.of(example)
     check_budgets(asked.requested())
     criterion = asked.criterion(images=data is not None)
     images = None
     if asked.tries:
-        images = search_images(require_images(asked, data), asked, example.shape[1:])
+        images = search_images(require_images(asked, data), asked, example.input_shape)
     batches: Batches | None = None if isinstance(data, ImageSource) else data
     if images is not None:
         batches = images.values
     elif isinstance(data, ImageSource) and criterion in IMAGE_CRITERIA:
-        batches = calibration_loader(data, asked.samples, asked.seed, asked.batch_size, example.shape[1:])
+        batches = calibration_loader(data, asked.samples, asked.seed, asked.batch_size, example.input_shape)
     valued_by = None if loss is not None and asked.tries and criterion not in LOSS_MODELS else loss
     graph, values = prepare(model, example, asked, criterion, data=lambda: batches, loss=valued_by)
     resources = price_network(graph, model, asked.requested(), table=asked.latency_table, force=asked.force)

@@ -42,7 +42,7 @@ def slim(model: nn.Module, plan: Plan, *, check: bool = True) -> nn.Module:
     selection = plan.selection()
     small = narrow_copy(model, selection)
     if check:
-        check_equivalence(model, small, selection, plan.model.input_shape, plan.planned_flops)
+        check_equivalence(model, small, selection, plan.model.example(), plan.planned_flops)
     return small
 
 

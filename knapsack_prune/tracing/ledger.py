@@ -200,6 +200,22 @@ class Ledger:
         """Record a count proportional to the number of elements of a tensor."""
         self.costs.append(_volume(layer, operator, ids, factor))
 
+    def count_as(self, module: str, operator: str, count: int) -> None:
+        """Take a count for what a module spends on one operator, and keep all channels in it."""
+        inside = [
+            cost
+            for cost in self.costs
+            if cost.operator == operator and f"{cost.layer}.".startswith(f"{module}." if module else "")
+        ]
+        for cost in inside:
+            for ids in cost.factors:
+                self.freeze(
+                    torch.from_numpy(ids), f"fvcore counts `{operator}` in {module or 'the network'} in a way of its own"
+                )
+        self.costs = [cost for cost in self.costs if cost not in inside]
+        if count:
+            self.costs.append(Cost(module, operator, count, ()))
+
     def wrote(self, layer: str, operator: str, ids: Ids) -> None:
         """Record the elements of a tensor as activations."""
         self.activations.append(_volume(layer, operator, ids, 1))

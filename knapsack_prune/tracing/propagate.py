@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import operator as python_operator
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
+from torch.fx import GraphModule
 from torch.fx.node import Node, map_aggregate
 
 from knapsack_prune.graph.channel_graph import IntArray
 from knapsack_prune.tracing import (
     rules_contraction,
     rules_elementwise,
+    rules_embedding,
     rules_layers,
     rules_movement,
     rules_reduction,
 )
-from knapsack_prune.tracing.context import Computed, Context, Parameter, Rule, Value, nothing
+from knapsack_prune.tracing.context import Computed, Context, Parameter, Rule, Value, is_tensor, nothing
 from knapsack_prune.tracing.ids import Ids
 from knapsack_prune.tracing.ledger import Ledger
 from knapsack_prune.tracing.reading import ParameterReader, without_rule
@@ -30,6 +32,7 @@ RULES: dict[str, Rule] = {
     **rules_elementwise.RULES,
     **rules_movement.RULES,
     **rules_layers.RULES,
+    **rules_embedding.RULES,
     **rules_reduction.RULES,
     **rules_contraction.RULES,
 }
@@ -47,6 +50,9 @@ LAYERS = (
     *("adaptive_avg_pool2d", "upsample_nearest2d", "upsample_bilinear2d", "grid_sampler", "lstm", "gru"),
 )
 """Operators that are layers, also where all that they take are parameters."""
+
+SECTIONS = ("wrap_with_autocast", "wrap_with_set_grad_enabled")
+"""Operators that run a graph of their own."""
 
 COUNTED_OF_WEIGHTS = ("matmul", "mm", "batch_norm")
 """Operators that fvcore counts, also between weights."""
@@ -72,36 +78,80 @@ def propagate(program: ExportedProgram, aliases: Mapping[str, str] | None = None
     values: dict[Node, Value] = _placeholders(program, aliases or {})
     reached = set(_inputs(program))
 
-    def fetch(arg: Value) -> Value:
-        return values[arg] if isinstance(arg, Node) else arg
-
-    for node in program.graph.nodes:
-        if node.op == "placeholder":
-            continue
-        if node.op == "output":
-            for output in node.all_input_nodes:
-                if isinstance(values[output], Ids):
-                    ledger.freeze(values[output].data, "output of the network")
-            continue
-        if node.op != "call_function":
-            values[node] = Ids.none(())
-            continue
-        context = Context(
-            node=node,
-            module=_module(node),
-            args=map_aggregate(node.args, fetch),
-            kwargs=map_aggregate(node.kwargs, fetch),
-            ledger=ledger,
-            element_ids=reader.element_ids,
-            axes=reader.axes,
-        )
-        if reached.intersection(node.all_input_nodes):
-            reached.add(node)
-        values[node] = _apply(context, node not in reached)
-        _record_written(context, values[node])
+    for output in _Walk(ledger, reader, values, reached).run(program.graph_module):
+        if is_tensor(output):
+            ledger.freeze(_ids(reader, output).data, "output of the network")
     reader.reconcile()
     ledger.stages.extend(_stages(program, values))
     return ledger
+
+
+@dataclass(frozen=True, eq=False)
+class _Walk:
+    """A walk over a graph and the graphs inside it (sections under autocast or without gradients).
+
+    Attributes:
+        ledger: where rules record.
+        reader: gives parameters their ids.
+        values: of the nodes so far.
+        reached: nodes that an input of the network reaches.
+    """
+
+    ledger: Ledger
+    reader: ParameterReader
+    values: dict[Node, Value]
+    reached: set[Node]
+
+    def run(self, module: GraphModule) -> list[Value]:
+        """Give every node its value; returns those of the outputs."""
+        for node in module.graph.nodes:
+            if node.op == "get_attr":
+                self.values[node] = getattr(module, str(node.target))
+            elif node.op == "call_function":
+                self._call(node)
+            elif node.op == "output":
+                leaves: list[Value] = []
+                map_aggregate(node.args, lambda arg: leaves.append(self._fetch(arg)))
+                return leaves
+        return []
+
+    def _fetch(self, arg: Value) -> Value:
+        return self.values[arg] if isinstance(arg, Node) else arg
+
+    def _call(self, node: Node) -> None:
+        if self.reached.intersection(node.all_input_nodes):
+            self.reached.add(node)
+        context = Context(
+            node=node,
+            module=_module(node),
+            args=map_aggregate(node.args, self._fetch),
+            kwargs=map_aggregate(node.kwargs, self._fetch),
+            ledger=self.ledger,
+            element_ids=self.reader.element_ids,
+            axes=self.reader.axes,
+        )
+        if context.operator in SECTIONS:
+            self.values[node] = self._section(node, context.args)
+        else:
+            self.values[node] = _apply(context, node not in self.reached)
+            _record_written(context, self.values[node])
+
+    def _section(self, node: Node, args: tuple[Value, ...]) -> Value:
+        """A graph inside the graph, run as if it stood there."""
+        at = next(index for index, value in enumerate(args) if isinstance(value, GraphModule))
+        inner = args[at]
+        names = [part for part in inner.graph.nodes if part.op == "placeholder"]
+        for name, value, given in zip(names, args[at + 1 :], node.args[at + 1 :], strict=True):
+            self.values[name] = value
+            if isinstance(given, Node) and given in self.reached:
+                self.reached.add(name)
+        return tuple(self.run(inner))
+
+
+def _ids(reader: ParameterReader, value: Value) -> Ids:
+    if isinstance(value, (Parameter, Computed)):
+        return reader.element_ids(value)
+    return value if isinstance(value, Ids) else Ids.none(value.shape)
 
 
 def _record_written(context: Context, value: Value) -> None:
@@ -116,7 +166,7 @@ def _record_written(context: Context, value: Value) -> None:
 
 def _stages(program: ExportedProgram, values: dict[Node, Value]) -> list[tuple[CutPoint, IntArray]]:
     """Every stage's last feature and the ids of its channels, where these lie along one dimension."""
-    by_name = {node.name: value for node, value in values.items()}
+    by_name = {node.name: values[node] for node in program.graph.nodes if node in values}
     trunk = [
         replace(point, dim=ids.varying[0])
         for point in cut_points(program)

@@ -20,6 +20,7 @@ from knapsack_prune.graph.channel_graph import (
     ModuleChannels,
     TabulatedTerm,
 )
+from knapsack_prune.networks.example import Example
 from knapsack_prune.networks.fingerprint import fingerprint
 from knapsack_prune.tracing.attributes import size_attributes
 from knapsack_prune.tracing.classes import unit_classes
@@ -28,15 +29,13 @@ from knapsack_prune.tracing.ids import NONE
 from knapsack_prune.tracing.ledger import Cost, Ledger, ParameterAxis
 
 
-def resolve(
-    ledger: Ledger, model: nn.Module, input_shape: tuple[int, ...], pinned: dict[str, str]
-) -> ChannelGraph:
+def resolve(ledger: Ledger, model: nn.Module, example: Example, pinned: dict[str, str]) -> ChannelGraph:
     """Decide groups, units and costs, once all constraints are recorded.
 
     Args:
         ledger: the record of propagation.
         model: the traced network, for shapes of parameters and attributes of modules.
-        input_shape: shape of the example without the batch dimension.
+        example: what the network was called with.
         pinned: layers whose output channels stay, with the reason.
     """
     for record in ledger.layers:
@@ -49,7 +48,7 @@ def resolve(
     attributes, sized = size_attributes(ledger, model, member.owner)
     return ChannelGraph(
         fingerprint=fingerprint(model),
-        input_shape=input_shape,
+        example=example,
         groups=groups,
         frozen=_frozen_groups(ledger, flops, member, axes, frozen),
         layers=tuple(

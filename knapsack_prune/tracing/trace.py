@@ -8,10 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from knapsack_prune.errors import RequestError
 from knapsack_prune.graph.channel_graph import ChannelGraph
+from knapsack_prune.networks.example import Example, check_example
 from knapsack_prune.networks.modes import evaluating
 from knapsack_prune.tracing.ledger import Ledger
 from knapsack_prune.tracing.propagate import propagate
@@ -19,15 +20,18 @@ from knapsack_prune.tracing.resolve import resolve
 
 
 def trace_channels(
-    model: nn.Module, example: Tensor, *, keep: Sequence[str] = (), rigid: Mapping[str, str] | None = None
+    model: nn.Module, example: Example, *, keep: Sequence[str] = (), rigid: Mapping[str, str] | None = None,
+    miscounted: Mapping[tuple[str, str], int] | None = None,
 ) -> ChannelGraph:
     """Find the groups of interchangeable units of a network, and the exact cost of keeping them.
 
     Args:
         model: the parent; it is traced in evaluation mode and left as it was.
-        example: an input batch of size 1, shape (1, channels, height, width) or what the network takes.
+        example: what the network is called with.
         keep: globs over layer names; the output channels of matching layers stay.
         rigid: modules whose code cannot follow other widths, with the reason: the channels that they count stay.
+        miscounted: fvcore's count by module and operator, where the rules count something else: it is taken as a
+            constant, and the channels in it stay.
 
     Raises:
         RequestError: the network refuses the example, torch.export refuses the network, or a glob of `keep`
@@ -37,7 +41,9 @@ def trace_channels(
         ledger = propagate(_export(model, example), _aliases(model))
     for module, reason in (rigid or {}).items():
         _freeze_counted(ledger, module, reason)
-    graph = resolve(ledger, model, tuple(example.shape[1:]), _pinned(ledger, keep))
+    for (module, operator), count in (miscounted or {}).items():
+        ledger.count_as(module, operator, count)
+    graph = resolve(ledger, model, example, _pinned(ledger, keep))
     return replace(graph, keep=tuple(keep))
 
 
@@ -59,16 +65,17 @@ def _freeze_counted(ledger: Ledger, module: str, reason: str) -> None:
         ledger.freeze(torch.from_numpy(constant.ids), reason)
 
 
-def _export(model: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
+def _export(model: nn.Module, example: Example) -> torch.export.ExportedProgram:
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         try:
-            return torch.export.export(model, (example,), strict=False)
+            return torch.export.export(model, example.args, dict(example.kwargs), strict=False)
         except Exception as error:
+            check_example(model, example)
             first = str(error).strip().split("\n")[0]
             raise RequestError(
-                f"cannot trace the network with an input of shape {tuple(example.shape)}: {first}. The network must "
-                f"accept this shape and be exportable by torch.export; give the right `input_shape`"
+                f"cannot trace the network with an input of {example.describe()}: {first}. The network runs on it, and "
+                f"must also be one that torch.export takes"
             ) from error
 
 

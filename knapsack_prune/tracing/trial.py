@@ -6,16 +6,18 @@ that the size counts channels, but not where it comes from; running a narrower c
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from knapsack_prune.graph.channel_graph import ChannelGraph
 from knapsack_prune.graph.selection import Selection, select
 from knapsack_prune.narrowing.copying import narrow_copy
+from knapsack_prune.networks.example import Example
 from knapsack_prune.networks.modes import evaluating
 from knapsack_prune.tracing.trace import trace_channels
 
@@ -23,7 +25,13 @@ TRIALS = 8
 """Modules that may be found rigid before all that is counted is frozen."""
 
 
-def trace(model: nn.Module, example: Tensor, *, keep: Sequence[str] = ()) -> ChannelGraph:
+def trace(
+    model: nn.Module,
+    example: Any,
+    *,
+    keep: Sequence[str] = (),
+    miscounted: Mapping[tuple[str, str], int] | None = None,
+) -> ChannelGraph:
     """Find the groups of interchangeable units of a network, and the exact cost of keeping them.
 
     As `tracing.trace.trace_channels`, with everything frozen that the network's own code could not run at another
@@ -31,15 +39,18 @@ def trace(model: nn.Module, example: Tensor, *, keep: Sequence[str] = ()) -> Cha
 
     Args:
         model: the parent; it is traced in evaluation mode and left as it was.
-        example: an input batch of size 1, shape (1, channels, height, width) or what the network takes.
+        example: what the network is called with: a tensor, a tuple of arguments, a mapping of keyword arguments, or an
+            `Example`.
         keep: globs over layer names; the output channels of matching layers stay.
+        miscounted: as of `trace_channels`.
 
     Raises:
         RequestError: the network refuses the example, torch.export refuses the network, or a glob of `keep`
             matches no layer.
     """
+    example = Example.of(example).like(model)
     rigid: dict[str, str] = {}
-    graph = trace_channels(model, example, keep=keep)
+    graph = trace_channels(model, example, keep=keep, miscounted=miscounted)
     for trial in range(TRIALS + 1):
         if not graph.sized:
             return graph
@@ -53,17 +64,19 @@ def trace(model: nn.Module, example: Tensor, *, keep: Sequence[str] = ()) -> Cha
         if module in rigid or trial == TRIALS:
             module = ""
         rigid[module] = f"the code of {module or 'the network'} does not follow other widths ({message})"
-        graph = trace_channels(model, example, keep=keep, rigid=rigid)
+        graph = trace_channels(model, example, keep=keep, rigid=rigid, miscounted=miscounted)
     return graph
 
 
-def _trial_run(model: nn.Module, example: Tensor, selection: Selection) -> tuple[tuple[str, ...], str] | None:
+def _trial_run(
+    model: nn.Module, example: Example, selection: Selection
+) -> tuple[tuple[str, ...], str] | None:
     """Run a narrower copy without values; if it fails, the modules that were running and the error's first line."""
     small = narrow_copy(model, selection, empty=True)
     running: list[str] = []
     try:
         with evaluating(small, fused_attention=False), torch.no_grad(), _watched(small, running):
-            small(torch.empty_like(example, device="meta"))
+            example.map(lambda leaf: leaf.to("meta")).run(small)
     except Exception as error:
         return tuple(running), str(error).strip().split("\n")[0][:120]
     return None

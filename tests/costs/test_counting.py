@@ -7,6 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import knapsack_prune as kp
 from knapsack_prune.costs.counting import count_flops, total
+from knapsack_prune.networks.example import Example
 from tests.zoo import ZOO
 
 EXAMPLE = torch.zeros(1, 3, 8, 8)
@@ -30,4 +31,4 @@ def test_a_second_opinion_on_the_count() -> None:
     model = ZOO["residual"]()
     with FlopCounterMode(display=False) as counter:
         model(EXAMPLE)
-    assert counter.get_total_flops() == 2 * count_flops(model, (3, 8, 8))
+    assert counter.get_total_flops() == 2 * count_flops(model, Example.zeros((3, 8, 8)))

@@ -15,6 +15,7 @@ from knapsack_prune.costs.peak_memory import live_tensors
 from knapsack_prune.costs.registry import RESOURCES
 from knapsack_prune.graph.selection import select
 from knapsack_prune.narrowing.copying import narrow_copy
+from knapsack_prune.networks.example import Example
 from knapsack_prune.planning.pricing import price_network
 from knapsack_prune.settings.budget import RESOURCES as NAMES
 from tests.zoo import ZOO, enliven
@@ -31,16 +32,16 @@ def test_priced_is_counted(name: str) -> None:
     model = enliven(ZOO[name]())
     graph = kp.trace(model, EXAMPLE)
     resources = price_network(graph, model, ["activations", "peak_memory"])
-    assert resources["activations"].parent == count_activations(model, (3, 8, 8))
-    assert resources["peak_memory"].parent == live_tensors(model, EXAMPLE).peak
+    assert resources["activations"].parent == count_activations(model, Example.of(EXAMPLE))
+    assert resources["peak_memory"].parent == live_tensors(model, Example.of(EXAMPLE)).peak
     generator = np.random.default_rng(1)
     for _ in range(2):
         counts = [
             int(generator.integers(max(2, size // 2), size)) if size > 2 else size for size in graph.sizes
         ]
         small = narrow_copy(model, select(graph, [np.arange(count) for count in counts]))
-        assert resources["activations"].cost(counts) == count_activations(small, (3, 8, 8))
-        held, priced = live_tensors(small, EXAMPLE).peak, resources["peak_memory"].cost(counts)
+        assert resources["activations"].cost(counts) == count_activations(small, Example.of(EXAMPLE))
+        held, priced = live_tensors(small, Example.of(EXAMPLE)).peak, resources["peak_memory"].cost(counts)
         assert held <= priced
         assert held == priced or resources["peak_memory"].note
 
@@ -59,12 +60,12 @@ class Held(nn.Module):
 
 def test_the_peak_is_what_a_hand_counts() -> None:
     # Alive at the addition: the input (3 channels), y (4), second(y) (4) and the sum (4).
-    assert live_tensors(Held(), EXAMPLE).peak == 4 * 64 * (3 + 4 + 4 + 4)
+    assert live_tensors(Held(), Example.of(EXAMPLE)).peak == 4 * 64 * (3 + 4 + 4 + 4)
 
 
 def test_in_place_operators_and_views_write_nothing_new() -> None:
     first = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(inplace=True), nn.Flatten())
-    assert live_tensors(first, EXAMPLE).peak == 4 * 64 * (3 + 4)
+    assert live_tensors(first, Example.of(EXAMPLE)).peak == 4 * 64 * (3 + 4)
     gc.collect()
 
 
@@ -75,8 +76,8 @@ def test_budgets_of_both_hold_in_the_slim_network() -> None:
     assert all(part.binds is not None and part.worth_of_percent is not None for part in plan.budgets)
     small = kp.slim(model, plan)
     activations, memory = plan.budgets
-    assert count_activations(small, (3, 8, 8)) == activations.planned <= 0.7 * activations.parent
-    assert live_tensors(small, EXAMPLE).peak <= memory.planned <= 0.8 * memory.parent
+    assert count_activations(small, Example.of(EXAMPLE)) == activations.planned <= 0.7 * activations.parent
+    assert live_tensors(small, Example.of(EXAMPLE)).peak <= memory.planned <= 0.8 * memory.parent
     checks = {check.claim: check.result for check in kp.verify(plan, model).checks}
     assert {"activations recounted", "peak memory run"} <= set(checks)
     edited = plan.model_copy(update={"budgets": (activations, memory.model_copy(update={"planned": 1}))})

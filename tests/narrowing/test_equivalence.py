@@ -24,7 +24,7 @@ EXAMPLE = torch.zeros(1, 3, 8, 8)
 
 
 def compare(model: nn.Module, small: nn.Module, plan: kp.Plan) -> EquivalenceReport:
-    return check_equivalence(model, small, plan.selection(), plan.model.input_shape, plan.planned_flops)
+    return check_equivalence(model, small, plan.selection(), plan.model.example(), plan.planned_flops)
 
 
 @pytest.mark.parametrize("name", ZOO)

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from knapsack_prune.data.digits import load_digits
 from knapsack_prune.errors import RequestError
-from knapsack_prune.networks import check_example, load_network
+from knapsack_prune.networks import Example, check_example, load_network
 from knapsack_prune.networks.cifar_resnet import CifarResNet, PaddedShortcut
 from knapsack_prune.networks.collection import COLLECTION
 
@@ -35,7 +35,7 @@ from knapsack_prune.networks.collection import COLLECTION
 )
 def test_own_networks_have_the_size_of_the_papers(name: str, millions: float) -> None:
     network = load_network(name, num_classes=10)
-    check_example(network.model, network.input_shape)
+    check_example(network.model, Example.zeros(network.input_shape))
     assert sum(p.numel() for p in network.model.parameters()) / 1e6 == pytest.approx(millions, abs=0.005)
     assert "UNTRAINED" in network.note
 
@@ -199,6 +199,6 @@ def test_input_that_the_network_refuses_is_a_wrong_request() -> None:
     network = load_network("cifar_resnet20")
     network.model.train()
     with pytest.raises(RequestError, match=r"shape 1,32,32.*to have 3 channels"):
-        check_example(network.model, (1, 32, 32))
+        check_example(network.model, Example.zeros((1, 32, 32)))
     assert network.model.training
     assert network.model.get_submodule("layer1.0").training

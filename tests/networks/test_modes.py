@@ -10,7 +10,7 @@ from torch import nn
 
 import knapsack_prune as kp
 from knapsack_prune.costs.counting import check_polynomial, count_flops
-from knapsack_prune.networks.example import check_example
+from knapsack_prune.networks.example import Example, check_example
 from knapsack_prune.networks.modes import evaluating
 from knapsack_prune.training.evaluation import evaluate
 from tests.zoo import ZOO, enliven, random_plan
@@ -29,14 +29,14 @@ def partly_frozen() -> nn.Module:
     "use",
     [
         lambda model: kp.trace(model, EXAMPLE),
-        lambda model: count_flops(model, (3, 8, 8)),
+        lambda model: count_flops(model, Example.zeros((3, 8, 8))),
         lambda model: check_polynomial(kp.trace(model, EXAMPLE), model),
         lambda model: kp.score(
             kp.trace(model, EXAMPLE), model, "taylor", data=[(torch.randn(2, 3, 8, 8), torch.tensor([0, 1]))]
         ),
         lambda model: kp.slim(model, random_plan(model, kp.trace(model, EXAMPLE), 0, 0.5)),
         lambda model: kp.verify(kp.plan(model, EXAMPLE, flops_budget=0.5), model),
-        lambda model: check_example(model, (3, 8, 8)),
+        lambda model: check_example(model, Example.zeros((3, 8, 8))),
         lambda model: evaluate(
             [model], [(torch.randn(2, 3, 8, 8), torch.tensor([0, 1]))], torch.device("cpu")
         ),

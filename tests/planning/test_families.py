@@ -25,6 +25,7 @@ import knapsack_prune as kp
 from knapsack_prune.costs.counting import check_polynomial, total
 from knapsack_prune.narrowing.copying import narrow_copy
 from knapsack_prune.narrowing.equivalence import check_equivalence
+from knapsack_prune.networks.example import Example
 from knapsack_prune.planning.planner import plan_from_values
 from knapsack_prune.planning.preparation import budget_limits
 from tests.zoo import enliven
@@ -103,5 +104,5 @@ def test_family(name: str) -> None:
         assert budget.planned >= 0.995 * budget.limit
     selection = plan.selection()
     small = narrow_copy(model, selection)
-    report = check_equivalence(model, small, selection, (3, 64, 64), budget.planned)
+    report = check_equivalence(model, small, selection, Example.zeros((3, 64, 64)), budget.planned)
     assert report.difference is not None

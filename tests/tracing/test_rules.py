@@ -195,6 +195,10 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
     "instance_norm": lambda: Net(lambda n, x: n.a(x), a=nn.InstanceNorm2d(8, affine=True)),
     "layer_norm": lambda: Net(lambda n, x: _image(n.a(_tokens(x))), a=nn.LayerNorm(8)),
     "group_norm": lambda: Net(lambda n, x: n.a(x), a=nn.GroupNorm(4, 8)),
+    "embedding": lambda: Net(lambda n, x: x * n.a(torch.arange(8)).t()[:, :, None], a=nn.Embedding(8, 8)),
+    "embedding_bag": lambda: Net(
+        lambda n, x: x * n.a(torch.arange(16).reshape(8, 2)).t()[:, :, None], a=nn.EmbeddingBag(16, 8)
+    ),
     "prelu": lambda: Net(lambda n, x: n.a(x), a=nn.PReLU(8)),
     "pixel_shuffle": lambda: Net(lambda n, x: n.a(F.pixel_shuffle(x, 2)), a=conv(2, 8)),
     "pixel_unshuffle": lambda: Net(lambda n, x: n.a(F.pixel_unshuffle(x, 2)), a=conv(32, 8)),
