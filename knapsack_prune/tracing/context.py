@@ -125,7 +125,11 @@ def short_name(target: object) -> str:
 
 def nothing(value: Any) -> Value:
     """The value of a node whose tensors belong to no channel; `value` is what was exported with it."""
-    return map_aggregate(value, lambda leaf: Ids.none(leaf.shape) if isinstance(leaf, Tensor) else leaf)
+
+    def without_ids(leaf: Value) -> Value:
+        return Ids.none(leaf.shape) if isinstance(leaf, Tensor) else leaf
+
+    return map_aggregate(value, without_ids)
 
 
 def is_tensor(value: Value) -> bool:

@@ -28,7 +28,7 @@ class ParameterAxis:
 
 @dataclass(frozen=True, eq=False)
 class Cost:
-    """One operator's FLOPs: `coefficient * product over factors of the ids kept`, or a look-up by one or two of them."""
+    """One operator's FLOPs: `coefficient * product over factors of the ids kept`, or a look-up by one or two such."""
 
     layer: str
     operator: str
@@ -115,7 +115,9 @@ class Ledger:
     elements: list[tuple[str, Ids]] = field(default_factory=list)
     full_width: list[tuple[str, int, IntArray]] = field(default_factory=list)
     reductions: list[tuple[str, str, IntArray]] = field(default_factory=list)
-    mixed_weights: list[tuple[str, str, IntArray, frozenset[tuple[str, int]], bool]] = field(default_factory=list)
+    mixed_weights: list[tuple[str, str, IntArray, frozenset[tuple[str, int]], bool]] = field(
+        default_factory=list
+    )
     stages: list[tuple[CutPoint, IntArray]] = field(default_factory=list)
 
     whole: set[tuple[str, int]] = field(default_factory=set)
@@ -209,8 +211,9 @@ class Ledger:
         ]
         for cost in inside:
             for ids in cost.factors:
+                where = module or "the network"
                 self.freeze(
-                    torch.from_numpy(ids), f"fvcore counts `{operator}` in {module or 'the network'} in a way of its own"
+                    torch.from_numpy(ids), f"fvcore counts `{operator}` in {where} in a way of its own"
                 )
         self.costs = [cost for cost in self.costs if cost not in inside]
         if count:

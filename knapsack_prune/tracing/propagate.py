@@ -5,13 +5,13 @@ from __future__ import annotations
 import operator as python_operator
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 from torch.fx import GraphModule
 from torch.fx.node import Node, map_aggregate
+from torch.utils._pytree import tree_leaves
 
 from knapsack_prune.graph.channel_graph import IntArray
 from knapsack_prune.tracing import (
@@ -46,7 +46,17 @@ ACTIVATIONS = (
 
 LAYERS = (
     *("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "linear"),
-    *("layer_norm", "group_norm", "instance_norm", "rms_norm", "embedding", "addmm", "baddbmm", "bmm", "einsum"),
+    *(
+        "layer_norm",
+        "group_norm",
+        "instance_norm",
+        "rms_norm",
+        "embedding",
+        "addmm",
+        "baddbmm",
+        "bmm",
+        "einsum",
+    ),
     *("adaptive_avg_pool2d", "upsample_nearest2d", "upsample_bilinear2d", "grid_sampler", "lstm", "gru"),
 )
 """Operators that are layers, also where all that they take are parameters."""
@@ -110,9 +120,7 @@ class _Walk:
             elif node.op == "call_function":
                 self._call(node)
             elif node.op == "output":
-                leaves: list[Value] = []
-                map_aggregate(node.args, lambda arg: leaves.append(self._fetch(arg)))
-                return leaves
+                return [self._fetch(part) for part in tree_leaves(node.args)]
         return []
 
     def _fetch(self, arg: Value) -> Value:

@@ -76,7 +76,9 @@ class ParameterReader:
         ledger = self._ledger
         for name, dim in ledger.whole:
             if (name, dim) in ledger.axes:
-                ledger.freeze(torch.from_numpy(ledger.axes[name, dim].ids), f"a dimension of `{name}` without channels")
+                ledger.freeze(
+                    torch.from_numpy(ledger.axes[name, dim].ids), f"a dimension of `{name}` without channels"
+                )
         for name, ids in list(ledger.elements):
             long = [dim for dim, size in enumerate(ids.shape) if size > 1]
             axes = [ledger.axes[name, dim] for dim in long if (name, dim) in ledger.axes]
@@ -87,7 +89,9 @@ class ParameterReader:
                 ledger.elements.remove((name, ids))
             else:
                 for axis in axes:
-                    ledger.freeze(torch.from_numpy(axis.ids), f"`{name}` is used both as a weight and as plain data")
+                    ledger.freeze(
+                        torch.from_numpy(axis.ids), f"`{name}` is used both as a weight and as plain data"
+                    )
                 ledger.freeze(ids.data, f"`{name}` is used both as a weight and as plain data")
 
     def _computed_axes(self, context: Context) -> Weight | tuple[Weight, ...]:

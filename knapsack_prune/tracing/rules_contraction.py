@@ -17,7 +17,10 @@ def matmul(context: Context) -> Value:
     ledger = context.ledger
     operator = "matmul" if context.operator == "mm" else context.operator
     first, second = (context.weight(value) for value in context.args[:2])
-    left, right = (Ids.none(value.shape) if weight else context.ids(value) for value, weight in zip(context.args, (first, second), strict=False))
+    left, right = (
+        context.ids(value) if weight is None else Ids.none(value.shape)
+        for value, weight in ((context.args[0], first), (context.args[1], second))
+    )
     if first is not None and second is not None:
         return _frozen(context, operator, left, right)
     if second is not None:
@@ -43,8 +46,9 @@ def matmul(context: Context) -> Value:
 
 def _frozen(context: Context, operator: str, left: Ids, right: Ids) -> Value:
     """A product of which nothing can be removed."""
+    reason = f"`{operator}` in {context.module or 'the network'} mixes channels"
     for value in context.args[:2]:
-        context.ledger.freeze(context.ids(value).data, f"`{operator}` in {context.module or 'the network'} mixes channels")
+        context.ledger.freeze(context.ids(value).data, reason)
     context.ledger.cost(context.module, operator, math.prod(left.shape) * right.shape[-1])
     return Ids.none(context.shape)
 

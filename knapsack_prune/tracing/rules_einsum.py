@@ -81,7 +81,7 @@ def _with_weights(
     weights: list[Weight | ParameterWeight | None],
     shapes: tuple[tuple[int, ...], ...],
 ) -> Value:
-    """Channels that are summed over enter; if all are, new ones leave by the first letter that parameters alone have."""
+    """Channels that are summed over enter; if all are, new ones leave by the first letter of the parameter alone."""
     ledger = context.ledger
     equation = f"{','.join(terms)}->{output}"
     entering: dict[str, Tensor] = {}

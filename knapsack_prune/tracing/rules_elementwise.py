@@ -29,9 +29,7 @@ def elementwise(context: Context) -> Value:
     spatial-attention map, a learnt scalar) belongs to none of them: it is set aside until all ties are known.
     """
     shape = context.shape
-    operands = [
-        context.ids(value) for value in (*context.args, *context.kwargs.values()) if is_tensor(value)
-    ]
+    operands = [context.ids(value) for value in (*context.args, *context.kwargs.values()) if is_tensor(value)]
     padded = [
         Ids(
             ids.data.reshape((1,) * (len(shape) - len(ids.shape)) + tuple(ids.data.shape)),

@@ -57,7 +57,11 @@ def weight_by(context: Context, weight: AnyWeight, right: Ids, operator: str) ->
     weight.keep(ledger, rank - 2, rank - 1)
     channels = ledger.channel_ids(right, -1)
     ledger.cost(context.module, operator, math.prod(sizes), channels)
-    return Ids.along(channels, len(context.shape) - 1, context.shape) if bool(channels.any()) else Ids.none(context.shape)
+    return (
+        Ids.along(channels, len(context.shape) - 1, context.shape)
+        if bool(channels.any())
+        else Ids.none(context.shape)
+    )
 
 
 def addmm(context: Context) -> Value:

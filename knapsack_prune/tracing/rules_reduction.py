@@ -42,7 +42,11 @@ def reduction(context: Context) -> Value:
     Over space nothing happens to the channels. Over channels the result belongs to none of them; where a channel
     of zeros would still count (a mean), the slim network differs from the masked parent, which is said.
     """
-    if context.operator in ("max", "min") and not isinstance(context.argument("dim"), int) and len(context.args) > 1:
+    if (
+        context.operator in ("max", "min")
+        and not isinstance(context.argument("dim"), int)
+        and len(context.args) > 1
+    ):
         return elementwise(context)
     source = context.ids(context.args[0])
     value = context.node.meta["val"]

@@ -22,9 +22,48 @@ from knapsack_prune.tracing.weights import Axis, Dim, NoAxesError, Weight, contr
 WeightRule = Callable[[Context], "Weight | tuple[Weight, ...]"]
 
 KEEPS_ZERO = frozenset(
-    "abs alias celu ceil clone contiguous detach dropout elu erf expm1 floor gelu hardtanh leaky_relu "
-    "lift_fresh_copy mish neg relu relu6 round selu sign silu sin softshrink sqrt square tanh threshold to type_as "
-    "_to_copy mul triu tril nan_to_num fake_quantize_per_tensor_affine fake_quantize_per_channel_affine".split()
+    (
+        *(
+            "abs",
+            "alias",
+            "celu",
+            "ceil",
+            "clone",
+            "contiguous",
+            "detach",
+            "dropout",
+            "elu",
+            "erf",
+            "expm1",
+            "floor",
+        ),
+        *(
+            "gelu",
+            "hardtanh",
+            "leaky_relu",
+            "lift_fresh_copy",
+            "mish",
+            "neg",
+            "relu",
+            "relu6",
+            "round",
+            "selu",
+        ),
+        *(
+            "sign",
+            "silu",
+            "sin",
+            "softshrink",
+            "sqrt",
+            "square",
+            "tanh",
+            "threshold",
+            "to",
+            "type_as",
+            "_to_copy",
+        ),
+        *("mul", "triu", "tril", "nan_to_num"),
+    )
 )
 """Element-wise operators that give zero where (one of) their operands is zero."""
 
@@ -53,7 +92,9 @@ def _number(value: object) -> bool:
 def _mixes(context: Context, dim: Dim, *, exact: bool) -> None:
     """Record that the result at one index depends on the others (or is not zero where the weight is)."""
     for axis in dim:
-        context.ledger.mixed_weights.append((context.module, context.operator, axis.ids.numpy(), axis.sources, exact))
+        context.ledger.mixed_weights.append(
+            (context.module, context.operator, axis.ids.numpy(), axis.sources, exact)
+        )
 
 
 def reduction(context: Context) -> Weight | tuple[Weight, ...]:
@@ -64,9 +105,15 @@ def reduction(context: Context) -> Weight | tuple[Weight, ...]:
     given = context.argument("dim")
     if given is None or (isinstance(given, (list, tuple)) and not given):
         given = range(len(source.dims))
-    dims = {int(dim) % len(source.dims) for dim in (given if isinstance(given, Sequence | range) else [given])}
+    dims = {
+        int(dim) % len(source.dims) for dim in (given if isinstance(given, Sequence | range) else [given])
+    }
     for dim in dims:
-        _mixes(context, source.dims[dim], exact=context.operator not in ("mean", "var", "std", "var_mean", "amin"))
+        _mixes(
+            context,
+            source.dims[dim],
+            exact=context.operator not in ("mean", "var", "std", "var_mean", "amin"),
+        )
     same_rank = first.dim() == len(source.dims)
     kept = tuple(
         () if dim in dims else axes for dim, axes in enumerate(source.dims) if same_rank or dim not in dims
@@ -122,7 +169,9 @@ def product(context: Context) -> Weight:
         if len(left.dims) == 1:
             raise NoAxesError("fvcore cannot count a product of a vector and a matrix")
         for axis in inner:
-            context.ledger.freeze(axis.ids, f"the inner dimension of a product of weights in {context.module}")
+            context.ledger.freeze(
+                axis.ids, f"the inner dimension of a product of weights in {context.module}"
+            )
         outer = [*left.dims[0], *right.dims[1]]
         _volume(context, context.operator, math.prod(axis.size for axis in inner), outer)
     largest = max(left, right, key=lambda weight: weight.elements)
@@ -267,8 +316,7 @@ def chunk(context: Context) -> tuple[Weight, ...]:
 
 def getitem(context: Context) -> Weight:
     """One of several results."""
-    part = context.args[0][context.args[1]]
-    assert isinstance(part, Weight)
+    part: Weight = context.args[0][context.args[1]]
     return part
 
 

@@ -20,7 +20,11 @@ from knapsack_prune.tracing.resolve import resolve
 
 
 def trace_channels(
-    model: nn.Module, example: Example, *, keep: Sequence[str] = (), rigid: Mapping[str, str] | None = None,
+    model: nn.Module,
+    example: Example,
+    *,
+    keep: Sequence[str] = (),
+    rigid: Mapping[str, str] | None = None,
     miscounted: Mapping[tuple[str, str], int] | None = None,
 ) -> ChannelGraph:
     """Find the groups of interchangeable units of a network, and the exact cost of keeping them.

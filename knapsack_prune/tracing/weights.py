@@ -83,11 +83,10 @@ class Weight:
         if not axes:
             return ids
         grid = ids.reshape([axis.size for axis in axes])
-        differing = [
-            at for at in range(len(axes)) if bool((grid != grid.narrow(at, 0, 1)).any())
-        ] or [0]
+        differing = [at for at in range(len(axes)) if bool((grid != grid.narrow(at, 0, 1)).any())] or [0]
         if len(differing) > 1:
-            ledger.freeze(ids, f"`{operator}` in {self.layer or 'the network'} takes them in several dimensions at once")
+            where = self.layer or "the network"
+            ledger.freeze(ids, f"`{operator}` in {where} takes them in several dimensions at once")
         along = differing[0]
         for at, axis in enumerate(axes):
             if at != along or len(differing) > 1:
@@ -128,7 +127,9 @@ class ParameterWeight:
 
     def attach(self, ledger: Ledger, dim: int, role: Role, ids: Tensor, operator: str = "") -> Tensor:
         """As `Weight.attach`."""
-        return ledger.attach(self.name, dim, role, ids) if self.tensor.shape[dim] > 1 or len(ids) == 1 else ids
+        return (
+            ledger.attach(self.name, dim, role, ids) if self.tensor.shape[dim] > 1 or len(ids) == 1 else ids
+        )
 
     def keep(self, ledger: Ledger, *dims: int) -> None:
         """As `Weight.keep`."""

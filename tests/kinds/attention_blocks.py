@@ -15,7 +15,9 @@ class SqueezeExcite(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.pool = nn.AdaptiveAvgPool2d(1)
-        self.fc = nn.Sequential(nn.Linear(width, 4, bias=False), nn.ReLU(), nn.Linear(4, width, bias=False), nn.Sigmoid())
+        self.fc = nn.Sequential(
+            nn.Linear(width, 4, bias=False), nn.ReLU(), nn.Linear(4, width, bias=False), nn.Sigmoid()
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         b, c, _, _ = x.size()
@@ -75,8 +77,12 @@ class SplitAttention(nn.Module):
         b, rc = x.shape[:2]
         splits = torch.split(x, rc // self.radix, dim=1)
         gap = F.adaptive_avg_pool2d(sum(splits), 1)
-        weights = self.fc2(F.relu(self.fc1(gap))).view(b, self.radix, self.width).softmax(1).reshape(b, -1, 1, 1)
-        return sum(w * part for w, part in zip(torch.split(weights, rc // self.radix, dim=1), splits, strict=True))
+        weights = (
+            self.fc2(F.relu(self.fc1(gap))).view(b, self.radix, self.width).softmax(1).reshape(b, -1, 1, 1)
+        )
+        return sum(
+            w * part for w, part in zip(torch.split(weights, rc // self.radix, dim=1), splits, strict=True)
+        )
 
 
 class Coordinate(nn.Module):
@@ -96,7 +102,9 @@ class GlobalContext(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.mask = nn.Conv2d(width, 1, 1)
-        self.transform = nn.Sequential(nn.Conv2d(width, 4, 1), nn.LayerNorm([4, 1, 1]), nn.ReLU(), nn.Conv2d(4, width, 1))
+        self.transform = nn.Sequential(
+            nn.Conv2d(width, 4, 1), nn.LayerNorm([4, 1, 1]), nn.ReLU(), nn.Conv2d(4, width, 1)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         b, c, h, w = x.size()
@@ -125,7 +133,11 @@ class NonLocal(nn.Module):
 class SelfAttentionGAN(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.query, self.key, self.value = nn.Conv1d(width, 4, 1), nn.Conv1d(width, 4, 1), nn.Conv1d(width, width, 1)
+        self.query, self.key, self.value = (
+            nn.Conv1d(width, 4, 1),
+            nn.Conv1d(width, 4, 1),
+            nn.Conv1d(width, width, 1),
+        )
         self.gamma = nn.Parameter(torch.tensor([0.5]))
 
     def forward(self, x: Tensor) -> Tensor:

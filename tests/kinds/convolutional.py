@@ -7,7 +7,7 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
-from tests.kinds.kind import Block, Head, Kind, Residual, conv, image, weight
+from tests.kinds.kind import Block, Kind, Residual, conv, image, weight
 
 
 class InvertedResidual(nn.Module):
@@ -213,7 +213,10 @@ class StripPooling(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.rows, self.columns = nn.AdaptiveAvgPool2d((None, 1)), nn.AdaptiveAvgPool2d((1, None))
-        self.a, self.b = nn.Conv2d(width, width, (3, 1), padding=(1, 0)), nn.Conv2d(width, width, (1, 3), padding=(0, 1))
+        self.a, self.b = (
+            nn.Conv2d(width, width, (3, 1), padding=(1, 0)),
+            nn.Conv2d(width, width, (1, 3), padding=(0, 1)),
+        )
         self.fuse = nn.Conv2d(width, width, 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -301,4 +304,3 @@ NETWORKS = {
     "half of the channels convolved": Kind(lambda: image(conv(8, 16), Block(lambda n, x: torch.cat((n.a(x[:, : n.part]), x[:, n.part :]), 1), a=nn.Conv2d(4, 4, 3, padding=1), part=4), conv(16, 8, 1))),
 }  # fmt: skip
 """Each through the whole way; the stated share is frozen at most."""
-

@@ -13,7 +13,13 @@ class UNet(nn.Module):
     def __init__(self, upsample: bool) -> None:
         super().__init__()
         self.down1, self.down2, self.middle = conv(3, 8), conv(8, 12), conv(12, 16)
-        self.up2 = nn.Sequential(nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True), nn.Conv2d(16, 12, 1)) if upsample else nn.ConvTranspose2d(16, 12, 2, 2)
+        self.up2 = (
+            nn.Sequential(
+                nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True), nn.Conv2d(16, 12, 1)
+            )
+            if upsample
+            else nn.ConvTranspose2d(16, 12, 2, 2)
+        )
         self.up1 = nn.ConvTranspose2d(12, 8, 2, 2)
         self.merge2, self.merge1, self.out = conv(24, 12), conv(16, 8), nn.Conv2d(8, 2, 1)
 
@@ -101,7 +107,9 @@ class FeaturePyramid(nn.Module):
 class ASPP(nn.Module):
     def __init__(self, width: int, out: int) -> None:
         super().__init__()
-        self.branches = nn.ModuleList([nn.Conv2d(width, out, 1), *(nn.Conv2d(width, out, 3, padding=d, dilation=d) for d in (2, 4))])
+        self.branches = nn.ModuleList(
+            [nn.Conv2d(width, out, 1), *(nn.Conv2d(width, out, 3, padding=d, dilation=d) for d in (2, 4))]
+        )
         self.pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(width, out, 1))
         self.project = nn.Conv2d(4 * out, out, 1)
 
@@ -119,7 +127,9 @@ class HighResolution(nn.Module):
         self.high, self.low = conv(3, 8), conv(8, 12, 3, 2)
         self.fuse = nn.ModuleList(
             [
-                nn.ModuleList([nn.Identity(), nn.Sequential(nn.Conv2d(12, 8, 1), nn.Upsample(scale_factor=2))]),
+                nn.ModuleList(
+                    [nn.Identity(), nn.Sequential(nn.Conv2d(12, 8, 1), nn.Upsample(scale_factor=2))]
+                ),
                 nn.ModuleList([nn.Conv2d(8, 12, 3, 2, 1), nn.Identity()]),
             ]
         )
@@ -139,7 +149,9 @@ class Hourglass(nn.Module):
         self.inner = Hourglass(depth - 1, width) if depth > 1 else conv(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.skip(x) + F.interpolate(self.up(self.inner(self.down(F.max_pool2d(x, 2)))), scale_factor=2)
+        return self.skip(x) + F.interpolate(
+            self.up(self.inner(self.down(F.max_pool2d(x, 2)))), scale_factor=2
+        )
 
 
 class VAE(nn.Module):
@@ -203,7 +215,11 @@ class StyleGenerator(nn.Module):
 class AdaIN(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.norm, self.fc, self.conv = nn.InstanceNorm2d(width), nn.Linear(6, 2 * width), nn.Conv2d(width, width, 3, padding=1)
+        self.norm, self.fc, self.conv = (
+            nn.InstanceNorm2d(width),
+            nn.Linear(6, 2 * width),
+            nn.Conv2d(width, width, 3, padding=1),
+        )
 
     def forward(self, x: Tensor, s: Tensor) -> Tensor:
         gamma, beta = torch.chunk(self.fc(s).view(s.size(0), -1, 1, 1), chunks=2, dim=1)
@@ -213,7 +229,12 @@ class AdaIN(nn.Module):
 class StyleTransfer(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.stem, self.style, self.adain, self.out = conv(3, 8), nn.Linear(3, 6), AdaIN(8), nn.Conv2d(8, 3, 1)
+        self.stem, self.style, self.adain, self.out = (
+            conv(3, 8),
+            nn.Linear(3, 6),
+            AdaIN(8),
+            nn.Conv2d(8, 3, 1),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.tanh(self.out(self.adain(self.stem(x), self.style(x.mean((2, 3))))))
@@ -237,8 +258,16 @@ class TimeConditioned(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.stem, self.time = nn.Conv2d(3, width, 3, padding=1), nn.Sequential(nn.Linear(8, 16), nn.SiLU(), nn.Linear(16, width))
-        self.a, self.b, self.norm, self.out = nn.Conv2d(width, width, 3, padding=1), nn.Conv2d(width, width, 3, padding=1), nn.GroupNorm(4, width), nn.Conv2d(width, 3, 3, padding=1)
+        self.stem, self.time = (
+            nn.Conv2d(3, width, 3, padding=1),
+            nn.Sequential(nn.Linear(8, 16), nn.SiLU(), nn.Linear(16, width)),
+        )
+        self.a, self.b, self.norm, self.out = (
+            nn.Conv2d(width, width, 3, padding=1),
+            nn.Conv2d(width, width, 3, padding=1),
+            nn.GroupNorm(4, width),
+            nn.Conv2d(width, 3, 3, padding=1),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         t = x.mean((1, 2, 3))

@@ -115,11 +115,18 @@ class Field(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.first = nn.ModuleList([nn.Linear(24, width), nn.Linear(width, width)])
-        self.second, self.density, self.colour = nn.Linear(width + 24, width), nn.Linear(width, 1), nn.Linear(width, 3)
+        self.second, self.density, self.colour = (
+            nn.Linear(width + 24, width),
+            nn.Linear(width, 1),
+            nn.Linear(width, 3),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         frequencies = 2.0 ** torch.arange(4)
-        e = torch.cat([(x[..., None] * frequencies).sin().flatten(-2), (x[..., None] * frequencies).cos().flatten(-2)], -1)
+        e = torch.cat(
+            [(x[..., None] * frequencies).sin().flatten(-2), (x[..., None] * frequencies).cos().flatten(-2)],
+            -1,
+        )
         h = e
         for layer in self.first:
             h = torch.sin(layer(h))
@@ -130,7 +137,9 @@ class Field(nn.Module):
 class NBeats(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(12, 16), nn.ReLU(), nn.Linear(16, 15)) for _ in range(2))
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.Linear(12, 16), nn.ReLU(), nn.Linear(16, 15)) for _ in range(2)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         forecast: Tensor | float = 0.0
@@ -145,7 +154,7 @@ class EarlyExit(nn.Module):
         super().__init__()
         self.a, self.b, self.one, self.two = conv(3, 8), conv(8, 12), Head(8), Head(12)
 
-    def forward(self, x: Tensor) -> dict[str, Tensor | None | list[Tensor]]:
+    def forward(self, x: Tensor) -> dict[str, Tensor | list[Tensor] | None]:
         x = self.a(x)
         first = self.one(x)
         return {"exits": [first, self.two(self.b(x))], "mask": None}
@@ -156,7 +165,13 @@ class Unused(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem, self.a, self.auxiliary, self.never, self.head = conv(3, 8), conv(8, 8), conv(8, 16), conv(8, 16), Head(8)
+        self.stem, self.a, self.auxiliary, self.never, self.head = (
+            conv(3, 8),
+            conv(8, 8),
+            conv(8, 16),
+            conv(8, 16),
+            Head(8),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.stem(x)
@@ -265,7 +280,11 @@ class Untracked(nn.Module):
 
 
 def _scripted() -> nn.Module:
-    return torch.jit.script(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.LazyLinear(5) if False else nn.Linear(800, 5)))
+    return torch.jit.script(
+        nn.Sequential(
+            nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.LazyLinear(5) if False else nn.Linear(800, 5)
+        )
+    )
 
 
 def _cloned() -> nn.Module:

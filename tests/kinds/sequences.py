@@ -95,7 +95,9 @@ class WaveNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         skip: Tensor | float = 0.0
-        for i, (f, g, r, s) in enumerate(zip(self.filters, self.gates, self.residuals, self.skips, strict=True)):
+        for i, (f, g, r, s) in enumerate(
+            zip(self.filters, self.gates, self.residuals, self.skips, strict=True)
+        ):
             padded = F.pad(x, (2**i, 0))
             y = torch.tanh(f(padded)) * torch.sigmoid(g(padded))
             skip = skip + s(y)
@@ -108,7 +110,9 @@ class CRNN(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.convs = nn.Sequential(conv(3, 8), nn.MaxPool2d((4, 1)), conv(8, 12), nn.AdaptiveAvgPool2d((1, None)))
+        self.convs = nn.Sequential(
+            conv(3, 8), nn.MaxPool2d((4, 1)), conv(8, 12), nn.AdaptiveAvgPool2d((1, None))
+        )
         self.rnn, self.head = nn.LSTM(12, 8, bidirectional=True), nn.Linear(16, 5)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -180,7 +184,9 @@ class SlowFast(nn.Module):
 class Spectrogram(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.net = nn.Sequential(nn.Conv2d(4, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1), Head(8))
+        self.net = nn.Sequential(
+            nn.Conv2d(4, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1), Head(8)
+        )
         self.register_buffer("window", torch.hann_window(8))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -205,7 +211,11 @@ class TimeDistributed(nn.Module):
 class Conformer(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.norm, self.a, self.b = nn.LayerNorm(width), nn.Conv1d(width, 2 * width, 1), nn.Conv1d(width, width, 1)
+        self.norm, self.a, self.b = (
+            nn.LayerNorm(width),
+            nn.Conv1d(width, 2 * width, 1),
+            nn.Conv1d(width, width, 1),
+        )
         self.depthwise, self.bn = nn.Conv1d(width, width, 3, padding=1, groups=width), nn.BatchNorm1d(width)
 
     def forward(self, x: Tensor) -> Tensor:

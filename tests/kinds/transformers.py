@@ -41,7 +41,8 @@ class AttributeAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         b, n, _ = x.shape
         q, k, v = (
-            layer(x).view(b, n, self.heads, self.head_dim).transpose(1, 2) for layer in (self.q, self.k, self.v)
+            layer(x).view(b, n, self.heads, self.head_dim).transpose(1, 2)
+            for layer in (self.q, self.k, self.v)
         )
         if self.fused:
             y = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
@@ -109,7 +110,9 @@ class Rotary(nn.Module):
         super().__init__()
         self.heads, self.head_dim, self.interleaved = heads, dim // heads, interleaved
         self.q, self.k, self.v, self.o = (nn.Linear(dim, dim, bias=False) for _ in range(4))
-        angles = torch.outer(torch.arange(64.0), 1 / 100 ** (torch.arange(0, self.head_dim, 2) / self.head_dim))
+        angles = torch.outer(
+            torch.arange(64.0), 1 / 100 ** (torch.arange(0, self.head_dim, 2) / self.head_dim)
+        )
         self.register_buffer("cos", angles.cos(), persistent=False)
         self.register_buffer("sin", angles.sin(), persistent=False)
 
@@ -122,7 +125,9 @@ class Rotary(nn.Module):
         return torch.cat((one * cos - two * sin, two * cos + one * sin), -1)
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k, v = (layer(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for layer in (self.q, self.k, self.v))
+        q, k, v = (
+            layer(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for layer in (self.q, self.k, self.v)
+        )
         y = F.scaled_dot_product_attention(self._rotate(q), self._rotate(k), v)
         return self.o(y.transpose(1, 2).flatten(2))
 
@@ -139,7 +144,11 @@ class RMSNorm(nn.Module):
 class SwiGLU(nn.Module):
     def __init__(self, dim: int, hidden: int) -> None:
         super().__init__()
-        self.w1, self.w2, self.w3 = nn.Linear(dim, hidden, bias=False), nn.Linear(hidden, dim, bias=False), nn.Linear(dim, hidden, bias=False)
+        self.w1, self.w2, self.w3 = (
+            nn.Linear(dim, hidden, bias=False),
+            nn.Linear(hidden, dim, bias=False),
+            nn.Linear(dim, hidden, bias=False),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.w2(F.silu(self.w1(x)) * self.w3(x))
@@ -159,7 +168,12 @@ class Linformer(nn.Module):
 class LinearAttention(nn.Module):
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.q, self.k, self.v, self.o = nn.Linear(dim, 8), nn.Linear(dim, 8), nn.Linear(dim, dim), nn.Linear(dim, dim)
+        self.q, self.k, self.v, self.o = (
+            nn.Linear(dim, 8),
+            nn.Linear(dim, 8),
+            nn.Linear(dim, dim),
+            nn.Linear(dim, dim),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         q, k = F.elu(self.q(x)) + 1, F.elu(self.k(x)) + 1
@@ -184,7 +198,9 @@ class WindowAttention(nn.Module):
         b, c, h, w = x.shape
         s = self.size
         x = x.view(b, c, h // s, s, w // s, s).permute(0, 2, 4, 3, 5, 1).reshape(-1, s * s, c)
-        q, k, v = self.qkv(x).reshape(x.shape[0], s * s, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)
+        q, k, v = (
+            self.qkv(x).reshape(x.shape[0], s * s, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)
+        )
         bias = self.table[self.index.view(-1)].view(s * s, s * s, -1).permute(2, 0, 1)
         attn = (q * (c // self.heads) ** -0.5 @ k.transpose(-2, -1) + bias.unsqueeze(0)).softmax(-1)
         x = self.proj((attn @ v).transpose(1, 2).reshape(x.shape[0], s * s, c))
@@ -239,7 +255,12 @@ class Seq2Seq(nn.Module):
 class SpatialGating(nn.Module):
     def __init__(self, dim: int, count: int) -> None:
         super().__init__()
-        self.a, self.norm, self.mix, self.b = nn.Linear(dim, 2 * dim), nn.LayerNorm(dim), nn.Conv1d(count, count, 1), nn.Linear(dim, dim)
+        self.a, self.norm, self.mix, self.b = (
+            nn.Linear(dim, 2 * dim),
+            nn.LayerNorm(dim),
+            nn.Conv1d(count, count, 1),
+            nn.Linear(dim, dim),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         u, v = F.gelu(self.a(x)).chunk(2, dim=-1)

@@ -18,7 +18,15 @@ class StandardisedConv(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         w = self.weight
         v, m = torch.var_mean(w, dim=[1, 2, 3], keepdim=True, unbiased=False)
-        return F.conv2d(x, (w - m) / torch.sqrt(v + 1e-5), self.bias, self.stride, self.padding, self.dilation, self.groups)
+        return F.conv2d(
+            x,
+            (w - m) / torch.sqrt(v + 1e-5),
+            self.bias,
+            self.stride,
+            self.padding,
+            self.dilation,
+            self.groups,
+        )
 
 
 class ScaledStandardisedConv(nn.Conv2d):
@@ -31,7 +39,13 @@ class ScaledStandardisedConv(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         w = F.batch_norm(
-            self.weight.reshape(1, self.out_channels, -1), None, None, (self.gain * self.scale).view(-1), training=True, momentum=0.0, eps=1e-5
+            self.weight.reshape(1, self.out_channels, -1),
+            None,
+            None,
+            (self.gain * self.scale).view(-1),
+            training=True,
+            momentum=0.0,
+            eps=1e-5,
         ).reshape_as(self.weight)
         return F.conv2d(x, w, self.bias, self.stride, self.padding, self.dilation, self.groups)
 
@@ -218,7 +232,10 @@ class SharedParameter(nn.Module):
 class Siamese(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.body, self.head = nn.Sequential(conv(3, 8), conv(8, 12), nn.AdaptiveAvgPool2d(1), nn.Flatten()), nn.Linear(12, 1)
+        self.body, self.head = (
+            nn.Sequential(conv(3, 8), conv(8, 12), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+            nn.Linear(12, 1),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(torch.abs(self.body(x) - self.body(x.flip(3))))
