@@ -121,6 +121,16 @@ def _set_widths(small: nn.Module, model: nn.Module) -> None:
             module.normalized_shape = tuple(module.weight.shape)
         elif isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
             module.embedding_dim = module.weight.shape[1]
+        elif isinstance(module, nn.RNNBase):
+            module.input_size, module.hidden_size = module.weight_ih_l0.shape[1], module.weight_ih_l0.shape[0]
+            module.hidden_size //= {"LSTM": 4, "GRU": 3}.get(module.mode, 1)
+            module.proj_size = module.weight_hh_l0.shape[1] if module.proj_size else 0
+        elif isinstance(module, nn.RNNCellBase):
+            module.input_size, module.hidden_size = module.weight_ih.shape[1], module.weight_hh.shape[1]
+        elif isinstance(module, nn.RMSNorm) and module.weight is not None:
+            module.normalized_shape = tuple(module.weight.shape)
+        elif isinstance(module, nn.Bilinear):
+            module.out_features, module.in1_features, module.in2_features = module.weight.shape
         elif isinstance(module, nn.PReLU):
             module.num_parameters = module.weight.shape[0]
 

@@ -72,7 +72,7 @@ def measure_latency(
         runtime="eager",
     )
     graph = trace(model, example)
-    check_prunable(graph)
+    check_prunable(graph, model)
     known = _begun(path, conditions, graph.fingerprint)
     if isinstance(known, LatencyTable):
         return known

@@ -41,6 +41,10 @@ def size_attributes(
         if not any(bool((counted.groups >= 0).any()) for counted in owners.values()):
             continue
         places = list(_places(modules[module], value))
+        if isinstance(modules[module], nn.LayerNorm):
+            # Several dimensions of one size: each is an item of its own.
+            items = {constant.argument[-1] for constant in ledger.constants if constant.module == module}
+            places = [place for place in places if place[1] in items]
         if not isinstance(modules[module], (nn.LayerNorm, nn.GroupNorm)):
             sized[module] = None
         if len(owners) == 1:
@@ -52,6 +56,17 @@ def size_attributes(
                 for (name, item), counted in zip(places, owners.values(), strict=True)
             ]
     return tuple(attributes), tuple(sized)
+
+
+def unfollowed(ledger: Ledger, model: nn.Module) -> list[Constant]:
+    """Ends of slices that no attribute states: code that computes or spells them out would cut elsewhere, silently."""
+    modules = dict(model.named_modules())
+    return [
+        constant
+        for constant in ledger.constants
+        if constant.operator in ("slice", "slice_scatter")
+        and not (constant.module in modules and _places(modules[constant.module], constant.value))
+    ]
 
 
 def _key(constant: Constant, counted: Owner) -> bytes:

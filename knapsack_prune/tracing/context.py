@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.fx import Node
 from torch.fx.node import map_aggregate
 
+from knapsack_prune.tracing.filled import Filled
 from knapsack_prune.tracing.ids import Ids
 from knapsack_prune.tracing.ledger import Ledger
 from knapsack_prune.tracing.weights import ParameterWeight, Weight
@@ -104,6 +105,11 @@ class Context:
         if isinstance(value, Tensor):
             return Ids.none(value.shape)
         return Ids.none(())
+
+    def entering(self, value: Value, dim: int) -> Ids:
+        """As `ids`, of what enters a layer along a dimension: a tensor of one value enters with channels of its own."""
+        ids = self.ids(value)
+        return ids.along_dim(dim) if isinstance(ids, Filled) else ids
 
     def weight(self, value: Value) -> Weight | ParameterWeight | None:
         """A parameter or what was computed from some, as a layer uses it; None for activations."""

@@ -92,6 +92,7 @@ class Ledger:
         constants: integer arguments that count channels.
         broadcasts: elements stretched over others.
         grids: ids that a reshape has spread over several dimensions, each with the operator.
+        positions: ids that an operator reads by position along some dimensions, which must not differ along these.
         elements: parameters used as plain data, with an id per element.
         full_width: modules to be run at the parent's width: name, dimension, channel ids.
         reductions: operators that reduce over channels: module, operator, channel ids.
@@ -112,6 +113,7 @@ class Ledger:
     constants: list[Constant] = field(default_factory=list)
     broadcasts: list[Broadcast] = field(default_factory=list)
     grids: list[tuple[Ids, str]] = field(default_factory=list)
+    positions: list[tuple[Ids, tuple[int, ...], str]] = field(default_factory=list)
     elements: list[tuple[str, Ids]] = field(default_factory=list)
     full_width: list[tuple[str, int, IntArray]] = field(default_factory=list)
     reductions: list[tuple[str, str, IntArray]] = field(default_factory=list)
@@ -171,6 +173,8 @@ class Ledger:
         known = self.axes.get((parameter, dim))
         if known is not None:
             self.tie(torch.from_numpy(known.ids), ids)
+            for one, other in ((torch.from_numpy(known.ids), ids), (ids, torch.from_numpy(known.ids))):
+                self.freeze(one[other == NONE], f"`{parameter}` is also used where nothing can be removed")
             self.play((parameter, dim), role)
             return torch.from_numpy(known.ids)
         own = ids.contiguous().numpy().copy()

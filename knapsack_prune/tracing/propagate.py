@@ -20,9 +20,12 @@ from knapsack_prune.tracing import (
     rules_embedding,
     rules_layers,
     rules_movement,
+    rules_positions,
+    rules_recurrent,
     rules_reduction,
 )
 from knapsack_prune.tracing.context import Computed, Context, Parameter, Rule, Value, is_tensor, nothing
+from knapsack_prune.tracing.filled import Filled
 from knapsack_prune.tracing.ids import Ids
 from knapsack_prune.tracing.ledger import Ledger
 from knapsack_prune.tracing.reading import ParameterReader, without_rule
@@ -31,6 +34,8 @@ from knapsack_prune.tracing.stages import CutPoint, choose_stages, cut_points
 RULES: dict[str, Rule] = {
     **rules_elementwise.RULES,
     **rules_movement.RULES,
+    **rules_positions.RULES,
+    **rules_recurrent.RULES,
     **rules_layers.RULES,
     **rules_embedding.RULES,
     **rules_reduction.RULES,
@@ -57,7 +62,9 @@ LAYERS = (
         "bmm",
         "einsum",
     ),
-    *("adaptive_avg_pool2d", "upsample_nearest2d", "upsample_bilinear2d", "grid_sampler", "lstm", "gru"),
+    *("adaptive_avg_pool2d", "upsample_nearest2d", "upsample_bilinear2d", "grid_sampler"),
+    *("lstm", "gru", "rnn_tanh", "rnn_relu", "lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell"),
+    *("bilinear", "deform_conv2d", "_native_batch_norm_legit_no_training"),
 )
 """Operators that are layers, also where all that they take are parameters."""
 
@@ -69,6 +76,9 @@ COUNTED_OF_WEIGHTS = ("matmul", "mm", "batch_norm")
 
 COUNTED = frozenset((*LAYERS, *COUNTED_OF_WEIGHTS)) - {"embedding"}
 """Operators whose rule counts something, whatever reaches them."""
+
+FILLED = rules_movement.FILLED.split()
+"""Operators that fill a tensor with one value."""
 
 CHECKS = ("_assert_tensor_metadata", "_assert_async", "sym_size", "sym_constrain_range", "_assert_scalar")
 """Operators without a value."""
@@ -201,8 +211,10 @@ def _apply(context: Context, constant: bool) -> Value:
         return computed
     if name == "getitem":
         return RULES["getitem"](context)
-    untouched = all(isinstance(value, Ids) and value.empty for value in inputs)
-    if untouched and name not in COUNTED:
+    untouched = all(
+        isinstance(value, Ids) and value.empty and not isinstance(value, Filled) for value in inputs
+    )
+    if untouched and name not in COUNTED and name not in FILLED:
         return nothing(context.node.meta["val"])
     rule = RULES.get(name)
     return rule(context) if rule is not None else without_rule(context)

@@ -22,7 +22,7 @@ from knapsack_prune.graph.channel_graph import (
 )
 from knapsack_prune.networks.example import Example
 from knapsack_prune.networks.fingerprint import fingerprint
-from knapsack_prune.tracing.attributes import size_attributes
+from knapsack_prune.tracing.attributes import size_attributes, unfollowed
 from knapsack_prune.tracing.classes import unit_classes
 from knapsack_prune.tracing.grouping import Membership, group_units
 from knapsack_prune.tracing.ids import NONE
@@ -41,6 +41,9 @@ def resolve(ledger: Ledger, model: nn.Module, example: Example, pinned: dict[str
     for record in ledger.layers:
         if record.name in pinned:
             ledger.freeze(torch.from_numpy(record.leaving), pinned[record.name])
+    for constant in unfollowed(ledger, model):
+        where = constant.module or "the network"
+        ledger.freeze(torch.from_numpy(constant.ids), f"the code of {where} cuts at {constant.value}")
     classes, frozen = unit_classes(ledger)
     axes = [*ledger.axes.values(), *_element_axes(ledger, classes, frozen)]
     member, groups = group_units(ledger, classes, frozen, axes)

@@ -40,7 +40,7 @@ def _written_by_activations(context: Context, operator: str, cost: int) -> Value
 def convolution(context: Context, transposed: bool = False) -> Value:
     """`conv1d`, `conv2d`, `conv3d` and their transposes, dense, grouped or depthwise."""
     ledger = context.ledger
-    source, weight = context.ids(context.args[0]), context.args[1]
+    source, weight = context.entering(context.args[0], 1), context.args[1]
     bias = context.argument("bias")
     groups = int(context.argument("groups", 1))
     own = context.weight(weight)
@@ -110,7 +110,7 @@ def _across_channels(context: Context, source: Ids, layer: str, dim: int, cost: 
 def linear(context: Context) -> Value:
     """`linear`: the last dimension enters and leaves."""
     ledger = context.ledger
-    source, weight = context.ids(context.args[0]), context.args[1]
+    source, weight = context.entering(context.args[0], -1), context.args[1]
     own = context.weight(weight)
     if own is None or len(weight.shape) != 2:
         return _written_by_activations(context, "linear", math.prod(source.shape) * weight.shape[0])
@@ -122,6 +122,24 @@ def linear(context: Context) -> Value:
     ledger.cost(layer, "linear", math.prod(source.shape[:-1]), entering, leaving)
     ledger.layers.append(LayerRecord(layer, entering.contiguous().numpy(), leaving.contiguous().numpy()))
     return Ids.along(leaving, last, context.shape)
+
+
+def deformable(context: Context) -> Value:
+    """`deform_conv2d(input, weight, offset, mask, bias, …)`: its offsets and masks stay; fvcore does not count it."""
+    ledger = context.ledger
+    source, weight = context.ids(context.args[0]), context.weight(context.args[1])
+    for value in context.args[2:4]:
+        ledger.freeze(context.ids(value).data, "`deform_conv2d` reads positions from them")
+    channels = ledger.channel_ids(source, 1, context.operator)
+    groups, offset_groups = (int(number) for number in context.args[11:13])
+    if weight is None or groups > 1 or offset_groups > 1:
+        return _written_by_activations(context, "deform_conv2d", 0)
+    weight.keep(ledger, 2, 3)
+    entering = weight.attach(ledger, 1, "in", channels, context.operator)
+    leaving = weight.attach(ledger, 0, "out", ledger.fresh(context.shape[1]), context.operator)
+    leaving = attach_bias(context, context.args[4], leaving)
+    ledger.layers.append(LayerRecord(weight.layer, entering.numpy().copy(), leaving.contiguous().numpy()))
+    return Ids.along(leaving, 1, context.shape)
 
 
 def bilinear(context: Context) -> Value:
@@ -157,17 +175,19 @@ def _owner(context: Context, *values: Value) -> str:
 def batch_norm(context: Context) -> Value:
     """Per-channel normalisation by stored statistics, or per instance."""
     source = context.ids(context.args[0])
+    functional = context.operator == "_native_batch_norm_legit_no_training"
+    name = "batch_norm" if functional else context.operator
     weight, bias, mean, variance = context.args[1:5]
     channels = context.ledger.channel_ids(source, 1)
     _attach(context, (weight, bias, mean, variance), channels)
     affine = weight is not None
-    if context.operator == "instance_norm" or bool(context.args[5]):
+    if name == "instance_norm" or (not functional and bool(context.args[5])):
         factor = 5 if affine else 4
     else:
         factor = 2 if affine else 1
     ids = Ids.along(channels, 1, source.shape)
-    context.ledger.volume(_owner(context, weight, mean), context.operator, ids, factor)
-    return ids
+    context.ledger.volume(_owner(context, weight, mean), name, ids, factor)
+    return (ids, Ids.none((0,)), Ids.none((0,))) if functional else ids
 
 
 def layer_norm(context: Context) -> Value:
@@ -179,6 +199,9 @@ def layer_norm(context: Context) -> Value:
     bias = context.argument("bias")
     dims = tuple(range(len(source.shape) - len(normalized), len(source.shape)))
     layer = _owner(context, weight, bias)
+    counted = context.operator == "layer_norm"
+    # The check can imitate a norm that it knows by its weight.
+    told = context.operator if weight is not None else f"{context.operator} without weights"
     if len(dims) == 1:
         channels = ledger.channel_ids(source, dims[0])
         source = Ids.along(channels, dims[0], source.shape)
@@ -190,13 +213,14 @@ def layer_norm(context: Context) -> Value:
                 ledger.tie(source.data, data)
     for dim in dims:
         if dim in source.varying:
-            ledger.reduces(layer, "layer_norm", source)
+            ledger.reduces(layer, told, source)
             ids = source.channel_ids(dim).contiguous().numpy()
             place = dim - dims[0]
             ledger.constants.append(
                 Constant(context.node.name, context.module, "layer_norm", normalized[place], ids, (1, place))
             )
-    ledger.volume(layer, "layer_norm", source, 4 if weight is None else 5)
+    if counted:
+        ledger.volume(layer, "layer_norm", source, 4 if weight is None else 5)
     return source
 
 
@@ -239,8 +263,9 @@ RULES: dict[str, Rule] = {
     **share_rule(partial(convolution, transposed=True), "conv_transpose1d conv_transpose2d conv_transpose3d"),
     "linear": linear,
     "bilinear": bilinear,
-    **share_rule(batch_norm, "batch_norm instance_norm"),
-    "layer_norm": layer_norm,
+    **share_rule(batch_norm, "batch_norm instance_norm _native_batch_norm_legit_no_training"),
+    **share_rule(layer_norm, "layer_norm rms_norm"),
+    "deform_conv2d": deformable,
     "group_norm": group_norm,
     "prelu": prelu,
 }

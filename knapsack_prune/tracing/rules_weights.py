@@ -16,7 +16,7 @@ import torch
 from knapsack_prune.tracing.context import Context, share_rule
 from knapsack_prune.tracing.ids import NONE
 from knapsack_prune.tracing.rules_elementwise import NARY, UNARY
-from knapsack_prune.tracing.rules_movement import _counts
+from knapsack_prune.tracing.rules_movement import counts
 from knapsack_prune.tracing.weights import Axis, Dim, NoAxesError, Weight, contracted, merged
 
 WeightRule = Callable[[Context], "Weight | tuple[Weight, ...]"]
@@ -203,7 +203,7 @@ def reshape(context: Context) -> Weight:
     sizes = context.args[1] if context.operator in ("view", "reshape", "_unsafe_view") else ()
     for place, (size, axes) in enumerate(zip(sizes, moved.dims, strict=False)):
         if isinstance(size, int) and size > 1:
-            _counts(context, (1, place), size, _pattern(axes), whole=True)
+            counts(context, (1, place), size, _pattern(axes), whole=True)
     return moved
 
 
@@ -257,7 +257,7 @@ def expand(context: Context) -> Weight:
         if size > 1 and not dims[dim]:
             ids = context.ledger.fresh(size)
             if dim < len(sizes) and sizes[dim] == size:
-                _counts(context, (1, dim), size, ids, whole=True)
+                counts(context, (1, dim), size, ids, whole=True)
             dims[dim] = (Axis(ids),)
     return Weight(tuple(dims), source.name, source.elements)
 
@@ -300,13 +300,13 @@ def chunk(context: Context) -> tuple[Weight, ...]:
     equal = len(set(sizes)) == 1
     for number, (piece, size) in enumerate(zip(pieces, sizes, strict=True)):
         if context.operator == "split_with_sizes":
-            _counts(context, (1, number), size, piece)
+            counts(context, (1, number), size, piece)
         elif equal:
             context.ledger.tie(piece, pieces[0], context.operator)
         else:
             context.ledger.freeze(piece, f"`{context.operator}` cuts a weight into unequal parts")
     if context.operator == "split":
-        _counts(context, (1,), sizes[0], pieces[0])
+        counts(context, (1,), sizes[0], pieces[0])
     dims = source.dims
     return tuple(
         Weight((*dims[:dim], (Axis(piece, axis.sources),), *dims[dim + 1 :]), source.name, source.elements)

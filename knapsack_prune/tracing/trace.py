@@ -9,14 +9,25 @@ from dataclasses import replace
 
 import torch
 from torch import nn
+from torch.fx import Node
+from torch.utils._pytree import tree_leaves
 
 from knapsack_prune.errors import RequestError
 from knapsack_prune.graph.channel_graph import ChannelGraph
 from knapsack_prune.networks.example import Example, check_example
 from knapsack_prune.networks.modes import evaluating
+from knapsack_prune.tracing.context import short_name
 from knapsack_prune.tracing.ledger import Ledger
 from knapsack_prune.tracing.propagate import propagate
+from knapsack_prune.tracing.refusals import refusal_before_export, remedy, watched, where_it_stopped
 from knapsack_prune.tracing.resolve import resolve
+from knapsack_prune.tracing.rules_elementwise import UNARY
+
+HARMLESS = frozenset((*UNARY.split(), "batch_norm", "dropout", "feature_dropout", "instance_norm")) - {
+    "fill",
+    "zero",
+}
+"""Operators that leave every element to its channel, also in place."""
 
 
 def trace_channels(
@@ -42,13 +53,30 @@ def trace_channels(
             matches no layer.
     """
     with evaluating(model):
-        ledger = propagate(_export(model, example), _aliases(model))
+        program = _export(model, example)
+    symbolic = _symbolic(program)
+    if symbolic is not None:
+        raise RequestError(f"cannot trace the network: {symbolic}")
+    ledger = propagate(program, _aliases(model))
     for module, reason in (rigid or {}).items():
         _freeze_counted(ledger, module, reason)
     for (module, operator), count in (miscounted or {}).items():
         ledger.count_as(module, operator, count)
     graph = resolve(ledger, model, example, _pinned(ledger, keep))
     return replace(graph, keep=tuple(keep))
+
+
+def _symbolic(program: torch.export.ExportedProgram) -> str | None:
+    """The first tensor whose size depends on values, in words."""
+    for node in program.graph.nodes:
+        for value in tree_leaves(node.meta.get("val")):
+            if isinstance(value, torch.Tensor) and not all(isinstance(size, int) for size in value.shape):
+                name = next(iter(reversed((node.meta.get("nn_module_stack") or {"": ("",)}).values())))[0]
+                return (
+                    f"the size of what `{short_name(node.target)}` gives in {name or 'the network'} depends on the "
+                    f"values of a tensor; use a mask or torch.where, which keep the size"
+                )
+    return None
 
 
 def _aliases(model: nn.Module) -> dict[str, str]:
@@ -70,17 +98,37 @@ def _freeze_counted(ledger: Ledger, module: str, reason: str) -> None:
 
 
 def _export(model: nn.Module, example: Example) -> torch.export.ExportedProgram:
+    refused = refusal_before_export(model)
+    if refused:
+        raise RequestError(f"cannot trace the network: {refused}")
+    running: list[str] = []
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         try:
-            return torch.export.export(model, example.args, dict(example.kwargs), strict=False)
+            with watched(model, running):
+                program = torch.export.export(model, example.args, dict(example.kwargs), strict=False)
+            return program.run_decompositions({}) if _writes_in_place(program) else program
         except Exception as error:
             check_example(model, example)
-            first = str(error).strip().split("\n")[0]
+            first = str(error).strip().split("\n")[0][:200]
             raise RequestError(
-                f"cannot trace the network with an input of {example.describe()}: {first}. The network runs on it, and "
-                f"must also be one that torch.export takes"
+                f"cannot trace the network with an input of {example.describe()}: torch.export stopped in "
+                f"{where_it_stopped(running)} ({first}); {remedy(error)}"
             ) from error
+
+
+def _writes_in_place(program: torch.export.ExportedProgram) -> bool:
+    """Whether an operator changes a tensor that is read otherwise too, such as a part of another."""
+    for node in program.graph.nodes:
+        target = node.target
+        if not isinstance(target, torch._ops.OpOverload) or not target._schema.is_mutable:
+            continue
+        changed = node.args[0] if node.args else None
+        if not isinstance(changed, Node) or short_name(target) in HARMLESS:
+            continue
+        if len(changed.users) > 1 or getattr(changed.target, "is_view", False):
+            return True
+    return False
 
 
 def _pinned(ledger: Ledger, keep: Sequence[str]) -> dict[str, str]:

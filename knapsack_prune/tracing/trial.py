@@ -6,8 +6,7 @@ that the size counts channels, but not where it comes from; running a narrower c
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from knapsack_prune.graph.selection import Selection, select
 from knapsack_prune.narrowing.copying import narrow_copy
 from knapsack_prune.networks.example import Example
 from knapsack_prune.networks.modes import evaluating
+from knapsack_prune.tracing.refusals import watched
 from knapsack_prune.tracing.trace import trace_channels
 
 TRIALS = 8
@@ -75,7 +75,7 @@ def _trial_run(
     small = narrow_copy(model, selection, empty=True)
     running: list[str] = []
     try:
-        with evaluating(small, fused_attention=False), torch.no_grad(), _watched(small, running):
+        with evaluating(small, fused_attention=False), torch.no_grad(), watched(small, running):
             example.map(lambda leaf: leaf.to("meta")).run(small)
     except Exception as error:
         return tuple(running), str(error).strip().split("\n")[0][:120]
@@ -89,24 +89,3 @@ def _narrower(graph: ChannelGraph) -> Selection:
         max(1, min(size - 1, round(size * share))) for size, share in zip(graph.sizes, shares, strict=True)
     ]
     return select(graph, [np.arange(count) for count in counts])
-
-
-@contextmanager
-def _watched(model: nn.Module, running: list[str]) -> Iterator[None]:
-    """Keep the names of the modules that are running; after an error, those that were."""
-    handles = []
-    for name, module in model.named_modules():
-
-        def enter(_: nn.Module, __: object, name: str = name) -> None:
-            running.append(name)
-
-        def leave(_: nn.Module, __: object, ___: object) -> None:
-            running.pop()
-
-        handles.append(module.register_forward_pre_hook(enter))
-        handles.append(module.register_forward_hook(leave))
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()

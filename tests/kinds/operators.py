@@ -157,7 +157,7 @@ NETWORKS = {
     "einsum over space": Kind(lambda: _between(lambda n, x: torch.einsum("bchw,bcwv->bchv", x, x))),
     "baddbmm": Kind(lambda: tokens(Block(lambda n, x: torch.baddbmm(x, n.a(x).mT @ x, x.mT).mT if False else x + torch.baddbmm(x @ x.mT, x, x.mT, beta=0.1).softmax(-1) @ x, a=nn.Linear(16, 16)))),
     "outer product": Kind(lambda: image(conv(8, 12), Block(lambda n, x: x * (x.mean(3)[..., None] @ x.mean(2)[..., None, :])), conv(12, 8))),
-    "cdist": Kind(lambda: tokens(Block(lambda n, x: x + (-torch.cdist(x, x)).softmax(-1) @ x))),
+    "cdist": Kind(lambda: tokens(Block(lambda n, x: x + (-torch.cdist(x, x)).softmax(-1) @ x)), frozen=1.0),
     "kron and trace": Kind(lambda: _between(lambda n, x: x + torch.diagonal(x, dim1=2, dim2=3).sum(-1)[..., None, None])),
     "where, masks and comparisons": Kind(lambda: _between(lambda n, x: torch.where((x > 0) & (x < 1), x, torch.zeros_like(x)).masked_fill(x.isnan(), 0))),
     "upsampling of every kind": Kind(lambda: _between(lambda n, x: F.interpolate(x, size=(7, 7), mode="bicubic") + F.interpolate(x, size=(7, 7), mode="area") + F.adaptive_max_pool2d(x, 7))),
