@@ -122,9 +122,10 @@ def _set_widths(small: nn.Module, model: nn.Module) -> None:
         elif isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
             module.embedding_dim = module.weight.shape[1]
         elif isinstance(module, nn.RNNBase):
-            module.input_size, module.hidden_size = module.weight_ih_l0.shape[1], module.weight_ih_l0.shape[0]
-            module.hidden_size //= {"LSTM": 4, "GRU": 3}.get(module.mode, 1)
-            module.proj_size = module.weight_hh_l0.shape[1] if module.proj_size else 0
+            rows, module.input_size = module.get_parameter("weight_ih_l0").shape
+            module.hidden_size = rows // {"LSTM": 4, "GRU": 3}.get(module.mode, 1)
+            if module.proj_size:
+                module.proj_size = module.get_parameter("weight_hh_l0").shape[1]
         elif isinstance(module, nn.RNNCellBase):
             module.input_size, module.hidden_size = module.weight_ih.shape[1], module.weight_hh.shape[1]
         elif isinstance(module, nn.RMSNorm) and module.weight is not None:

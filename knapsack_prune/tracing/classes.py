@@ -36,8 +36,8 @@ def unit_classes(ledger: Ledger) -> tuple[IntArray, dict[int, str]]:
             frozen.setdefault(int(index), reason)
     for stretched, operator in undecided:
         frozen.setdefault(int(classes[stretched]), f"`{operator}` stretches it over other channels")
-    for ids, dims, operator in ledger.positions:
-        spread = classes[ids.data.numpy()]
+    for read, dims, operator in ledger.positions:
+        spread = classes[read.data.numpy()]
         if set(dims) & set(_varying_dims(spread)):
             for index in np.unique(spread):
                 frozen.setdefault(int(index), f"`{operator}` reads channels by their position")

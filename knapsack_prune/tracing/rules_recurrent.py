@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -106,12 +107,10 @@ def cell(context: Context) -> Value:
     hidden = ledger.fresh(hidden_size) if axis is None else torch.from_numpy(axis.ids)
     entering = ledger.channel_ids(context.ids(context.args[0]), -1, context.operator)
     _cell(ledger, known, entering, hidden, hidden, len(known) == 4, gates)
-    rows = hidden.repeat(gates)
+    rows, source = hidden.repeat(gates), context.ids(context.args[0])
     for columns in (entering, hidden):
         # Unlike whole sequences, a single step is two linear layers to fvcore.
-        ledger.cost(
-            context.module, "linear", context.node.args[0].meta["val"].shape[:-1].numel(), columns, rows
-        )
+        ledger.cost(context.module, "linear", math.prod(source.shape[:-1]), columns, rows)
     for state in states:
         given = context.ids(state)
         if not given.empty:

@@ -134,7 +134,7 @@ def normalised(context: Context) -> Weight:
 
 def batch_norm(context: Context) -> Weight:
     """A batch norm of the weights themselves, by their own statistics (NF-ResNets)."""
-    source = context.args[0]
+    source = _weights(context)[0]
     scale = [value for value in context.args[1:3] if isinstance(value, Weight)]
     if not bool(context.args[5]) or len(source.dims) < 2:
         raise NoAxesError("`batch_norm` of a weight by stored statistics")
