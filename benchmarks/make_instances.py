@@ -71,6 +71,14 @@ TWO_BUDGETS = (
     "efficientnet_b0",
     "vgg16_bn",
 )
+SEVERAL_BUDGETS = (
+    "resnet50",
+    "mobilenet_v2",
+    "densenet121",
+    "efficientnet_b0",
+    "convnext_tiny",
+    "vit_b_16",
+)
 STAIRCASES = ("cifar_resnet20", "cifar_resnet56", "resnet18", "resnet50", "mobilenet_v2", "vgg16_bn")
 
 
@@ -81,6 +89,9 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, default=Path("benchmarks/instances"))
     parser.add_argument("--checkpoint", action="append", default=[], metavar="NETWORK=FILE")
     parser.add_argument("--only", default="*", help="networks to make, as a glob; also generated, pisinger")
+    parser.add_argument(
+        "--several-only", action="store_true", help="only instances of three and four budgets"
+    )
     arguments = parser.parse_args()
     checkpoints = {k: Path(v) for k, v in (item.split("=", 1) for item in arguments.checkpoint)}
     arguments.output.mkdir(parents=True, exist_ok=True)
@@ -88,7 +99,7 @@ def main() -> None:
     provenance: dict[str, Any] = json.loads(listed.read_text()) if listed.exists() else {}
     for network in [n for n in NETWORKS if fnmatch.fnmatch(n, arguments.only)]:
         try:
-            made = list(real(network, checkpoints.get(network)))
+            made = list(real(network, checkpoints.get(network), arguments.several_only))
         except Exception as error:  # one network that cannot be traced must not lose the others
             print(f"{network}: {type(error).__name__}: {error}", file=sys.stderr)
             continue
@@ -108,7 +119,9 @@ def _write(
     listed.write_text(json.dumps(dict(sorted(provenance.items())), indent=1) + "\n")
 
 
-def real(name: str, checkpoint: Path | None) -> Iterator[tuple[Instance, dict[str, Any]]]:
+def real(
+    name: str, checkpoint: Path | None, several_only: bool = False
+) -> Iterator[tuple[Instance, dict[str, Any]]]:
     """All instances of one network."""
     import torch
 
@@ -118,6 +131,7 @@ def real(name: str, checkpoint: Path | None) -> Iterator[tuple[Instance, dict[st
     from knapsack_prune.planning.problem import build_instance
     from knapsack_prune.settings import WidthConstraints
     from knapsack_prune.values.criteria import Scores, score
+    from knapsack_prune.values.tables import additive_tables
 
     loaded = kp.load_network(None if name == "digits_resnet14" else name, checkpoint=checkpoint, seed=0)
     graph = kp.trace(loaded.model, torch.zeros(1, *loaded.input_shape))
@@ -127,7 +141,12 @@ def real(name: str, checkpoint: Path | None) -> Iterator[tuple[Instance, dict[st
         random = np.random.default_rng(0)
         values = tuple(v * random.lognormal(-(TAIL**2) / 2, TAIL, v.size) for v in scores.values)
         scores = Scores("l1 x log-normal", 0, 0, values)
-    whole = {"flops": total(graph.flops, graph.sizes), "params": total(graph.params, graph.sizes)}
+    tables = additive_tables(graph, scores)
+    whole = {
+        "flops": total(graph.flops, graph.sizes),
+        "params": total(graph.params, graph.sizes),
+        "activations": total(graph.activations, graph.sizes),
+    }
     short = name.removeprefix("timm:")
     origin = {
         "network": name,
@@ -135,12 +154,17 @@ def real(name: str, checkpoint: Path | None) -> Iterator[tuple[Instance, dict[st
         "weights": loaded.note if trained else f"seeded initialisation, factors of sigma {TAIL}, seed 0",
         "versions": {p: version(p) for p in ("torch", "torchvision", "timm")},
     }
-    for rounding in ROUNDINGS:
+    if name in SEVERAL_BUDGETS:
+        levels = allowed_levels(WidthConstraints(round_to=8))
+        instance = build_instance(graph, tables, whole, levels=levels, name=short)
+        for several, fractions in several_budgets(instance, whole):
+            yield several, {**origin, "kind": "several budgets", "budgets": fractions, "round_to": 8}
+    for rounding in () if several_only else ROUNDINGS:
         for budget in BUDGETS:
             limits = {"flops": int(budget * whole["flops"])}
             label = f"{short}-f{round(100 * budget)}-r{rounding}"
             levels = allowed_levels(WidthConstraints(round_to=rounding))
-            instance = build_instance(graph, scores, limits, levels=levels, name=label)
+            instance = build_instance(graph, tables, limits, levels=levels, name=label)
             yield instance, {**origin, "kind": "real", "budgets": {"flops": budget}, "round_to": rounding}
             if name in STAIRCASES and rounding == 32 and budget in (0.35, 0.5):
                 table = staircase(instance, f"{short}-stairs-f{round(100 * budget)}-r{rounding}")
@@ -151,9 +175,46 @@ def real(name: str, checkpoint: Path | None) -> Iterator[tuple[Instance, dict[st
             if name in TWO_BUDGETS and budget in (0.35, 0.5):
                 both = limits | {"params": int((budget + 0.05) * whole["params"])}
                 label = f"{short}-f{round(100 * budget)}-p{round(100 * budget + 5)}-r{rounding}"
-                instance = build_instance(graph, scores, both, levels=levels, name=label)
+                instance = build_instance(graph, tables, both, levels=levels, name=label)
                 fractions = {"flops": budget, "params": round(budget + 0.05, 2)}
                 yield instance, {**origin, "kind": "two budgets", "budgets": fractions, "round_to": rounding}
+
+
+def several_budgets(
+    instance: Instance, resources: dict[str, int]
+) -> Iterator[tuple[Instance, dict[str, float]]]:
+    """Three and four budgets together: FLOPs, parameters, a staircase in place of latency, and activations.
+
+    Args:
+        instance: all of `resources` with their whole cost as budget.
+        resources: what the parent costs of each.
+    """
+    shares = {"flops": 0.5, "params": 0.5, "latency": 0.55, "activations": 0.65}
+    by_name = {resource.name: resource for resource in instance.resources}
+    flops = Instance(instance.name, instance.groups, [by_name["flops"]], instance.value_scale)
+    by_name["latency"] = same_tiles(staircase(flops, instance.name).resources[0])
+    top = [group.levels.size - 1 for group in instance.groups]
+    for count in (3, 4):
+        chosen = dict(list(shares.items())[:count])
+        limited = []
+        for name, share in chosen.items():
+            part = by_name[name]
+            whole = resources.get(name) or Instance("whole", instance.groups, [part]).costs(top)[0]
+            limited.append(Resource(name, int(share * whole), part.terms, part.tables, part.constant))
+        label = f"{instance.name}-b{count}-r8"
+        yield Instance(label, instance.groups, limited, instance.value_scale), chosen
+
+
+def same_tiles(resource: Resource, rows: int = 4, columns: int = 2) -> Resource:
+    """One noise per tile of so many levels of eight channels: the same stairs in a smaller file."""
+    tables = []
+    for table in resource.tables:
+        steps = [
+            np.arange(size) // step * step
+            for size, step in zip(table.costs.shape, (rows, columns), strict=True)
+        ]
+        tables.append(Table(table.groups, table.costs[np.ix_(*steps)]))
+    return Resource(resource.name, resource.budget, resource.terms, tables, resource.constant)
 
 
 def staircase(instance: Instance, name: str, seed: int = 0) -> Instance:

@@ -10,47 +10,117 @@ import json
 import math
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from knapsack_prune.errors import RequestError
+
+STANDARD_OUTPUT = Path("-")
+"""What `-` as an output means."""
+
+STANDARD_NAMES = (STANDARD_OUTPUT, *map(Path, ("/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")))
+"""Opened anew, a file behind one of these would be written from its beginning: the stream itself is taken."""
+
+STREAMS = (Path("/dev"), Path("/proc"))
+"""Where names stand for streams, which are written to: /dev/stdout is no file to be replaced."""
+
+OTHER_LIBRARIES = ("No space left", "os error", "PytorchStreamWriter", "inline_container", "iostream error")
+"""What errors of torch and safetensors say where the disk was the reason."""
 
 
 def write_atomically(path: Path, fill: Callable[[Path], object]) -> None:
     """Let `fill` write a file beside `path`, then put it in place: a reader sees the old content or the new one.
 
+    A symbolic link stays, and what it points to is replaced. Pipes, devices and `-` (standard output) are written to.
+
     Raises:
         RequestError: the disk refuses.
     """
-    waiting = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    if is_stream(path):
+        _write_stream(path, fill)
+        return
+    target = Path(os.path.realpath(path))
+    waiting = target.with_name(f".{target.name}.{os.getpid()}.partial")
     with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
         try:
             fill(waiting)
-            with waiting.open("rb+") as file:
-                os.fsync(file.fileno())
-            waiting.replace(path)
+            sync(waiting)
+            waiting.replace(target)
+            sync(target.parent)
         finally:
-            waiting.unlink(missing_ok=True)
+            with suppress(OSError):
+                waiting.unlink(missing_ok=True)
+
+
+def is_stream(path: Path) -> bool:
+    """Whether an output is no file that could be replaced: standard output, a pipe, a device."""
+    if path == STANDARD_OUTPUT:
+        return True
+    place, links = path.absolute(), 0
+    while place.is_symlink() and links < 40:  # one by one: a link to /dev/stdout may lead on to a file
+        if place.parent in STREAMS or place.is_relative_to(STREAMS[1]):
+            return True
+        place, links = place.parent / place.readlink(), links + 1
+    return place.exists() and not place.is_file() and not place.is_dir()
+
+
+def _write_stream(path: Path, fill: Callable[[Path], object]) -> None:
+    with TemporaryDirectory() as folder, disk_errors(path):
+        waiting = Path(folder) / "output"
+        fill(waiting)
+        content = waiting.read_bytes()
+        if path in STANDARD_NAMES:
+            sys.stdout.flush()
+            sys.stdout.buffer.write(content)
+            sys.stdout.flush()
+        else:
+            with os.fdopen(os.open(path, os.O_WRONLY | os.O_APPEND), "wb") as stream:
+                stream.write(content)
+
+
+def sync(path: Path) -> None:
+    """Have a file's content, or a directory's entries, on the disk before this returns."""
+    place = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(place)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some file systems cannot
+            raise
+    finally:
+        os.close(place)
 
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turn what the disk says while writing `path` into a `RequestError`."""
+    """Turn what the disk says while writing `path`, through whichever library, into a `RequestError`."""
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            existing = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
-            raise RequestError(
-                f"cannot write {path}: no space left on the disk ({shutil.disk_usage(existing).free / 2**20:.0f} MiB "
-                "free). What was complete is kept: free some space, then continue with `resume`"
-            ) from error
-        raise RequestError(
-            f"cannot write {path}: {error.strerror or error}; choose another place with `output`"
-        ) from error
+        if error.errno == errno.EPIPE and path == STANDARD_OUTPUT:
+            raise  # who reads has seen enough
+        reason = error.strerror or str(error)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise _full(path, reason) from error
+        raise RequestError(f"cannot write {path}: {reason}; choose another place with `output`") from error
+    except Exception as error:
+        # safetensors and torch have exceptions of their own for a disk that is full.
+        if not any(mark in str(error) for mark in OTHER_LIBRARIES):
+            raise
+        raise _full(path, str(error).strip().splitlines()[0]) from error
+
+
+def _full(path: Path, reason: str) -> RequestError:
+    existing = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
+    free = shutil.disk_usage(existing).free / 2**20
+    return RequestError(
+        f"cannot write {path}: {reason} ({free:.0f} MiB free). What was complete is kept: make room, or choose another "
+        "place with `output`, and give the same command again"
+    )
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -64,8 +134,14 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file atomically; errors as in `write_atomically`."""
-    write_text(path, json.dumps(content, indent=2) + "\n")
+    """Write a JSON file atomically; errors as in `write_atomically`, and where a number is not finite."""
+    try:
+        text = json.dumps(content, indent=2, allow_nan=False)
+    except ValueError as error:
+        raise RequestError(
+            f"cannot write {path}: a result is NaN or infinity, which must be finite"
+        ) from error
+    write_text(path, text + "\n")
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -97,14 +173,24 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> l
     return [lines[0], "|---" * len(header) + "|", *lines[1:]]
 
 
-def read_text(path: Path) -> str:
-    """Read a UTF-8 file.
+MOST_BYTES = 2**26
+"""Of a text file: what is larger is refused before it is held in memory."""
+
+
+def read_text(path: Path, most: int = MOST_BYTES) -> str:
+    """Read a UTF-8 file of at most `most` bytes.
 
     Raises:
-        RequestError: there is none, or it cannot be read as text.
+        RequestError: there is none, it is larger, or it cannot be read as text.
     """
     try:
-        return path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            content = file.read(most + 1)
+        if len(content) > most:
+            raise RequestError(
+                f"{path} holds more than {most:,} bytes, the most that is read: no such file is that large"
+            )
+        return content.decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise RequestError(f"cannot read {path}: {reason}; give the path of an existing file") from error
@@ -116,15 +202,20 @@ def read_json(path: Path) -> Any:
     Raises:
         RequestError: it cannot be read, or is no JSON.
     """
-    return parse_json(read_text(path), str(path), "remove it and run again")
+    return parse_json(read_text(path, 16 * MOST_BYTES), str(path), "remove it and run again")
 
 
 def parse_json(text: str, source: str, remedy: str) -> Any:
-    """Parse JSON; NaN and Infinity are none.
+    """Parse JSON; NaN and Infinity are none, nor are whole numbers of more than 63 bits.
 
     Raises:
-        RequestError: it is no JSON, holds NaN, Infinity or a number of thousands of digits, or is nested too deep.
+        RequestError: it is no JSON, holds such a number, or is nested too deep.
     """
+
+    def whole(written: str) -> int:
+        if len(written) > 20 or not -(2**63) <= (number := int(written)) < 2**63:
+            raise ValueError(f"{written[:20]}… has more than 63 bits")
+        return number
 
     def finite(written: str) -> float:
         if not math.isfinite(number := float(written)):
@@ -132,7 +223,7 @@ def parse_json(text: str, source: str, remedy: str) -> Any:
         return number
 
     try:
-        return json.loads(text, parse_constant=finite, parse_float=finite)
+        return json.loads(text, parse_constant=finite, parse_float=finite, parse_int=whole)
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno}: {error.msg}"
         raise RequestError(f"{source}: not JSON ({place}); {remedy}") from error

@@ -53,7 +53,8 @@ NAMES = {
 COMMANDS = {
     *("plan", "sweep", "inspect", "diff", "slim", "verify"),
     *("finetune", "iterate", "evaluate", "export", "run", "latency-table"),
-    *("solve", "bench"),
+    "stagewise",
+    *("solve", "bench", "report"),
 }
 
 

@@ -143,7 +143,9 @@ class Bench:
     def _iterated(self, candidate: Candidate, seed: int) -> Candidate:
         """What rounds and their ensemble leave of the parent at the candidate's budget."""
         folder = self.output / "iterate" / f"{candidate.budget:g}-{seed}"
-        settings = IterateSettings(**self.config.iterate, flops_budget=candidate.budget, seed=seed)
+        settings = IterateSettings(
+            **{"held_out": 0.0, **self.config.iterate}, flops_budget=candidate.budget, seed=seed
+        )
         iterate(self.network, self.source, folder, settings, self.execution)
         plan = Plan.load(folder / "final" / "plan.json")
         network = load_slim(folder / "final", lambda: copy.deepcopy(self.parent))

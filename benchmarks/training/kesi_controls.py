@@ -61,6 +61,7 @@ class Laboratory:
             "precision": options.precision,
             "channels_last": options.device == "cuda",
             "compile": options.compile,
+            "held_out": 0.0,  # the last epoch is compared, trained on all images
         }
         execution = ExecutionSettings(device=options.device, cache="device", resume=True, progress=False)
         self.session = Session(self.source, self.network.input_shape, self.restart(1, 0), execution)

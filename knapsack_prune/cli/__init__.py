@@ -14,7 +14,16 @@ def load_commands() -> App:
     Command modules register themselves on import; they import torch, ortools and the like only inside their
     functions, so that `--help` and the torch-free commands start at once.
     """
-    from knapsack_prune.cli import latency, planning, reading, slimming, solving, training  # noqa: F401
+    from knapsack_prune.cli import (  # noqa: F401
+        latency,
+        planning,
+        reading,
+        reporting,
+        slimming,
+        solving,
+        stages,
+        training,
+    )
     from knapsack_prune.cli.app import app
 
     return app

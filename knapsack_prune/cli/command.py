@@ -29,11 +29,20 @@ PANELS = {
     "run": "Training",
     "execution": "Device and loading",
     "iterate": "Rounds and their distillation",
+    "stagewise": "Supernet and choices",
     "export": "Export",
     "latency": "Measuring",
 }
-NEGATIVES = {"channels_last": "--channels-first"}
-SHARED = {"seed", "repair_samples", "held_out_samples"}  # one flag for all sections
+NEGATIVES = {"channels_last": "--channels-first", "resume": "--no-resume"}
+SHARED = {
+    "seed",
+    "repair_samples",
+    "held_out_samples",
+    "force",
+    "resume",
+    "device",
+    "threads",
+}  # one flag for all sections
 
 ConfigFile = Annotated[
     Path | None,

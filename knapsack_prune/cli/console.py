@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, is_dataclass
-from typing import Annotated, Any
+from pathlib import Path
+from signal import SIGINT
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import (
     BarColumn,
     Progress,
@@ -19,7 +21,14 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.segment import Segment
 from rich.text import Text
+
+from knapsack_prune.errors import Interrupted
+from knapsack_prune.settings.base import FORCE
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
 
 # Tables that are piped into a file or a pager have no terminal to fit: give them room instead of folding
 # names.
@@ -34,10 +43,12 @@ def output() -> Console:
 AsJson = Annotated[bool, Parameter(name="--json", negative=(), help="Print the result as JSON.")]
 
 
-def print_json(result: Any) -> None:
-    """Print plain values, or a dataclass of them, to standard output: what --json gives."""
-    plain = asdict(result) if is_dataclass(result) and not isinstance(result, type) else result
-    print(json.dumps(plain, indent=1, allow_nan=False))
+Force = Annotated[bool, Parameter(negative=(), help=FORCE)]
+
+
+def print_json(result: BaseModel) -> None:
+    """Print a result to standard output, as its published schema says."""
+    print(json.dumps(result.model_dump(mode="json"), indent=1, allow_nan=False))
 
 
 def notes() -> Console:
@@ -46,12 +57,25 @@ def notes() -> Console:
 
 
 def _console(*, stderr: bool) -> Console:
-    console = Console(stderr=stderr, highlight=False, emoji=False)
+    console = SafeConsole(stderr=stderr, highlight=False, emoji=False)
     return (
         console
         if console.is_terminal
-        else Console(stderr=stderr, highlight=False, emoji=False, width=max(console.width, PIPED_WIDTH))
+        else SafeConsole(stderr=stderr, highlight=False, emoji=False, width=max(console.width, PIPED_WIDTH))
     )
+
+
+CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+
+class SafeConsole(Console):
+    """A console whose terminal no text can control: names in a file may hold anything."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """The segments of a renderable, with control characters of its text written out."""
+        for text, style, control in super().render(renderable, options):
+            plain = text if control else CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+            yield Segment(plain, style, control)
 
 
 class Steps:
@@ -80,6 +104,19 @@ class _Left(TimeRemainingColumn):
     def render(self, task: Task) -> Text:
         """`0:01:23 left`."""
         return Text("") if task.total is None else Text.assemble(super().render(task), " left")
+
+
+@contextmanager
+def resumable(output: Path) -> Iterator[None]:
+    """Say, where the block is interrupted, that the same command goes on."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        if isinstance(error, Interrupted) and "continues" in str(error):
+            raise
+        number = error.signal if isinstance(error, Interrupted) else SIGINT
+        kept = f"what is done is kept in {output}: the same command continues there"
+        raise Interrupted(kept, number) from error
 
 
 @contextmanager

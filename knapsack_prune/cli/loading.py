@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +13,15 @@ from torch import nn
 
 from knapsack_prune.cli.app import with_flags
 from knapsack_prune.cli.console import Steps, notes
-from knapsack_prune.data import calibration_loader, open_data
+from knapsack_prune.costs.threads import choose_threads
+from knapsack_prune.data import CalibrationLoader, ImageSource, calibration_loader, open_data
+from knapsack_prune.data.source import IMAGENET
 from knapsack_prune.errors import RequestError
 from knapsack_prune.graph.channel_graph import ChannelGraph
 from knapsack_prune.networks import DEFAULT_NETWORK, Network, load_network
-from knapsack_prune.planning.identity import parent_name
+from knapsack_prune.planning.identity import check_fingerprint, check_weights, parent_name
 from knapsack_prune.planning.plan_file import Plan
+from knapsack_prune.planning.plan_parts import DataPart
 from knapsack_prune.planning.preparation import prepare as trace_and_value
 from knapsack_prune.search.images import SearchImages, search_images
 from knapsack_prune.search.planner import require_images
@@ -32,7 +34,7 @@ from knapsack_prune.settings import (
 )
 from knapsack_prune.settings.importance import IMAGE_CRITERIA
 from knapsack_prune.settings.plan import PlanningSettings
-from knapsack_prune.slimming.slim import load_slim, slim
+from knapsack_prune.slimming.slim import load_slim, recorded_data, slim
 from knapsack_prune.values.losses import Batches
 from knapsack_prune.values.tables import ValueTables
 
@@ -45,31 +47,37 @@ class Prepared:
     graph: ChannelGraph
     values: ValueTables
     images: SearchImages | None
+    data: DataPart | None
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A plan, its parent, and the slim network to start from where a directory was given."""
+    """A plan, its parent, the slim network to start from where a directory was given, and its images' settings."""
 
     plan: Plan
     parent: Network
     start: nn.Module | None
+    data: DataPart | None
 
     def slim(self) -> nn.Module:
         """The slim network: the directory's, or the parent slimmed by the plan."""
         return slim(self.parent.model, self.plan) if self.start is None else self.start
 
 
-def load(settings: NetworkSettings, seed: int = 0) -> Network:
-    """Build a network and tell on standard error where its weights come from."""
+def load(settings: NetworkSettings, seed: int = 0, used: bool = True) -> Network:
+    """Build a network and tell on standard error where its weights come from, if they are `used`."""
     network = load_network(settings, seed=seed)
+    if not used:
+        return network
     style = "yellow" if "UNTRAINED" in network.note else "dim"
     notes().print(with_flags(f"{network.name}: {network.note}"), style=style, markup=False)
     return network
 
 
-def load_parent(settings: ParentSettings, plan: Plan) -> Network:
+def load_parent(settings: ParentSettings, plan: Plan, used: bool = True) -> Network:
     """Build a plan's parent: what the settings leave open is as the plan says, but code that nobody trusts.
+
+    Where its weights are not `used`, nothing is said of them.
 
     Raises:
         RequestError: the plan names Python code, or as of `load_network`.
@@ -85,7 +93,7 @@ def load_parent(settings: ParentSettings, plan: Plan) -> Network:
         if getattr(settings, field) is not None
     }
     # An untrained parent was initialised with the plan's seed.
-    return load(NetworkSettings(**{**told, **given}), plan.importance.seed)
+    return load(NetworkSettings(**{**told, **given}), plan.importance.seed, used)
 
 
 def load_architecture(settings: ParentSettings, plan: Plan, num_classes: int | None) -> nn.Module:
@@ -94,13 +102,16 @@ def load_architecture(settings: ParentSettings, plan: Plan, num_classes: int | N
     return load_network(name, input_shape=plan.model.input_shape, num_classes=num_classes).model
 
 
-def load_target(target: Path, settings: ParentSettings, parent_weights: bool = True) -> Subject:
+def load_target(
+    target: Path, settings: ParentSettings, parent_weights: bool = True, force: bool = False
+) -> Subject:
     """Load a plan, or the directory of a slim network, with its parent.
 
     Args:
         target: a plan file or a slim directory.
         settings: of the parent; the plan's where left out.
         parent_weights: whether a slim directory needs its parent's weights, or only its architecture.
+        force: other weights than the plan's are taken.
     """
     folder = target.is_dir()
     plan = Plan.load(target / "plan.json" if folder else target)
@@ -108,8 +119,44 @@ def load_target(target: Path, settings: ParentSettings, parent_weights: bool = T
     described = plan
     if folder and not parent_weights and settings.checkpoint is None and (settings.weights or came_from_file):
         described = plan.model_copy(update={"model": plan.model.model_copy(update={"weights": None})})
-    parent = load_parent(settings, described)
-    return Subject(plan, parent, load_slim(target, lambda: parent.model) if folder else None)
+    parent = load_parent(settings, described, used=parent_weights or not folder)
+    if parent_weights or not folder:
+        take_weights(parent, plan, force)
+    start = load_slim(target, lambda: parent.model) if folder else None
+    return Subject(plan, parent, start, (recorded_data(target) if folder else None) or plan.data)
+
+
+def take_weights(parent: Network, plan: Plan, force: bool) -> None:
+    """Compare a parent's weights with the plan's, and tell where others are taken; errors as of `check_weights`."""
+    check_fingerprint(parent.model, plan)
+    if told := check_weights(parent.model, plan, force):
+        notes().print(told, style="yellow", markup=False)
+
+
+def open_told(
+    data: DataSettings,
+    network: Network | str,
+    model: nn.Module | None = None,
+    recorded: DataPart | None = None,
+) -> ImageSource:
+    """Open a dataset, and tell by which numbers its images are normalised and whose these are; as `data.open_data`."""
+    source = open_data(data, network, model, recorded)
+    if data.mean is not None:
+        whose = "as given"
+    elif recorded is not None:
+        whose = "as recorded with the network"
+    elif source.normalisation == IMAGENET:
+        whose = "ImageNet's; others with --mean and --std"
+    else:
+        whose = "the dataset's" if source.name == "digits" else "the network's"
+    mean, std = (
+        ",".join(f"{number:.4g}" for number in numbers)
+        for numbers in (source.normalisation.mean, source.normalisation.std)
+    )
+    notes().print(
+        f"{source.name}: normalised by mean {mean} and std {std} ({whose}).", style="dim", markup=False
+    )
+    return source
 
 
 def prepare(
@@ -125,12 +172,24 @@ def prepare(
     """
     steps.enter("loading the network")
     network = load(network_settings, settings.seed)
+    device = _device(settings)
+    network.model.to(device)
+    opened: list[ImageSource] = []
+    drawn: list[CalibrationLoader] = []
+
+    def source() -> ImageSource:
+        if not opened:
+            opened.append(open_told(data, network))
+        return opened[0]
+
     at_hand = data.data is not None or network.name == DEFAULT_NETWORK
     criterion = settings.criterion(images=at_hand)
     images = None
     if isinstance(settings, PlanSettings) and settings.tries:
-        source = require_images(settings, open_data(data, network) if at_hand else None)
-        images = search_images(source, settings, network.input_shape)
+        given = require_images(settings, source() if at_hand else None)
+        images = search_images(given, settings, network.input_shape)
+        parts = (images.values, images.repair, images.held_out)
+        drawn.extend(part for part in parts if isinstance(part, CalibrationLoader))
 
     def batches() -> Batches | None:
         if images is not None:
@@ -147,16 +206,17 @@ def prepare(
                 f"`importance` {criterion} needs images: give `data` (an image folder, torch/cifar10 or "
                 "digits), or choose energy, l1, l2, bn_scale or random"
             )
-        source = open_data(data, network)
-        steps.enter(f"scoring on {source.name}", total=settings.samples)
-        return calibration_loader(
-            source, settings.samples, settings.seed, settings.batch_size, network.input_shape
+        steps.enter(f"scoring on {source().name}", total=settings.samples)
+        loader = calibration_loader(
+            source(), settings.samples, settings.seed, settings.batch_size, network.input_shape
         )
+        drawn.append(loader)
+        return loader
 
     with quiet_libraries():
         graph, values = trace_and_value(
             network.model,
-            torch.zeros(1, *network.input_shape),
+            torch.zeros(1, *network.input_shape, device=device),
             settings,
             criterion,
             data=batches,
@@ -171,33 +231,47 @@ def prepare(
             style="yellow",
             markup=False,
         )
-    return Prepared(network, graph, values, images)
+    return Prepared(network, graph, values, images, _data_part(data, opened, drawn))
 
 
-def set_threads(execution: DeviceSettings, network_name: str | None) -> None:
-    """Limit torch to the CPU threads that are asked for."""
-    threads = execution.cpu_threads(embedded=network_name in (None, DEFAULT_NETWORK))
+def _device(settings: PlanningSettings) -> torch.device:
+    """Where to value units; `RequestError` if there is no such device."""
+    there = torch.cuda.is_available()
+    if settings.device == "cuda" and not there:
+        raise RequestError("`device` is cuda, but torch finds 0 CUDA devices: use cpu or auto")
+    return torch.device("cuda" if there and settings.device != "cpu" else "cpu")
+
+
+def _data_part(
+    data: DataSettings, opened: Sequence[ImageSource], drawn: Sequence[CalibrationLoader]
+) -> DataPart | None:
+    """What a plan says of its images; those that could not be read are told."""
+    missing = [loader.left_out() for loader in drawn if loader.left_out().count]
+    for part in missing:
+        notes().print(part.sentence(), style="yellow", markup=False)
+    if opened:
+        return DataPart.of(opened[0], sum(part.count for part in missing))
+    if data.mean is not None and data.std is not None:
+        return DataPart(name=data.data, mean=data.mean, std=data.std)
+    return None
+
+
+def set_threads(execution: DeviceSettings, network: Network | str | None, batch: int = 1) -> None:
+    """Limit torch to the CPU threads that are asked for; otherwise to those that are worth using, which is told.
+
+    The embedded network always takes one thread: its images are too small to be shared out.
+    """
+    name = network.name if isinstance(network, Network) else network
+    threads = execution.threads
+    if threads is None and name in (None, DEFAULT_NETWORK):
+        threads = 1
+    elif threads is None:
+        measured = network if isinstance(network, Network) else None
+        shape = () if measured is None else measured.input_shape
+        threads, why = choose_threads(None if measured is None else measured.model, shape, batch)
+        notes().print(f"CPU threads: {threads} ({why}); others with --threads.", style="dim", markup=False)
     if threads:
         torch.set_num_threads(threads)
-
-
-def check_writable(path: Path, *, directory: bool = False) -> None:
-    """Refuse a place that cannot be written before the work is done, not after.
-
-    Raises:
-        RequestError: the path, or the first of its parents that exists, cannot be written.
-    """
-    if not directory and path.is_dir():
-        raise RequestError(f"cannot write {path}: it is a directory; give a file name with -o")
-    if directory and path.exists() and not path.is_dir():
-        raise RequestError(f"cannot write into {path}: it is a file; give a directory with -o")
-    existing = next(place for place in (path, *path.absolute().parents) if place.exists())
-    if existing != path and not existing.is_dir():
-        raise RequestError(
-            f"cannot write {path}: {existing} is not a directory; choose another place with -o"
-        )
-    if not os.access(existing, os.W_OK):
-        raise RequestError(f"cannot write {path}: no permission for {existing}; choose another place with -o")
 
 
 @contextmanager

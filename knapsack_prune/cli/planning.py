@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from knapsack_prune.cli.app import command_line
 from knapsack_prune.cli.command import command
 from knapsack_prune.cli.console import AsJson, Steps, notes, output, print_json, steps
-from knapsack_prune.cli.reading import summary
 from knapsack_prune.errors import RequestError
+from knapsack_prune.files import STANDARD_OUTPUT
 from knapsack_prune.settings import (
     AllocationSettings,
     DataSettings,
@@ -24,7 +25,9 @@ from knapsack_prune.settings import (
 if TYPE_CHECKING:
     from knapsack_prune.cli.loading import Prepared
     from knapsack_prune.costs.resource import Resource
-    from knapsack_prune.planning.planner import Planner
+    from knapsack_prune.planning.front import Front
+    from knapsack_prune.planning.planner import Planner, SolverReport
+    from knapsack_prune.report.sources import TraceStep
 
 
 @command
@@ -39,7 +42,8 @@ def plan(
     export_instance: Annotated[
         Path | None,
         Parameter(
-            help="Write the grouped knapsack itself, for `solve` and `bench` (.json, .json.gz, .json.xz)."
+            help="Write the grouped knapsack itself: for `solve` and `bench` (.json, .json.gz, .json.xz), as a "
+            "mixed-integer program (.mps), or as CP-SAT's protobuf (.pb, .pbtxt)."
         ),
     ] = None,
     as_json: AsJson = False,
@@ -48,16 +52,23 @@ def plan(
 
     Without --model, the trained digits network shipped with the package is planned.
     """
-    from knapsack_prune.cli.loading import check_writable, prepare, quiet_libraries
+    import solvers
+    from knapsack_prune.cli.loading import prepare, quiet_libraries
+    from knapsack_prune.cli.outputs import PlanSummary
     from knapsack_prune.cli.tables import show_plan
+    from knapsack_prune.outputs import check_output
     from knapsack_prune.planning.planner import plan_problem
     from knapsack_prune.planning.preparation import budget_limits, check_budgets
+    from knapsack_prune.report.sources import LOG, write_log
     from knapsack_prune.search.planner import find_plan
 
     check_budgets(plan.requested())
-    for path in (plan_output, export_instance):
-        if path is not None:
-            check_writable(path)
+    if plan_output == STANDARD_OUTPUT and as_json:
+        raise RequestError("`output` - and --json both write to standard output: leave one out")
+    if plan_output is not None:
+        check_output(plan_output, force=plan.force, same=lambda path: _same_request(path, plan, network))
+    if export_instance is not None:
+        check_output(export_instance, force=plan.force)
     with steps() as progress:
         prepared = prepare(network, plan, data, progress)
         resources = _price(prepared, plan.requested(), plan, progress)
@@ -67,8 +78,12 @@ def plan(
             problem = plan_problem(
                 prepared.graph, prepared.values, limits, plan, resources=resources, name=name
             )
-            problem.instance.save(export_instance)
-        planner = _planner(prepared, limits, resources, plan, progress)
+            if export_instance.suffix in (".mps", ".pb", ".pbtxt"):
+                solvers.export_model(problem.instance, export_instance)
+            else:
+                problem.instance.save(export_instance)
+        trace: list[TraceStep] = []
+        planner = _planner(prepared, limits, resources, plan, progress, trace)
         with quiet_libraries():
             made = find_plan(
                 planner,
@@ -79,12 +94,15 @@ def plan(
                 enter=progress.enter,
                 progress=progress.count,
             )
+    made = made.model_copy(update={"data": prepared.data})
     if plan_output is not None:
         made.save(plan_output)
+        if plan_output != STANDARD_OUTPUT:
+            write_log(plan_output.with_name(plan_output.name + LOG), command_line(), trace)
     if as_json:
-        print_json(summary(made))
+        print_json(PlanSummary.of(made))
     else:
-        show_plan(output(), made)
+        show_plan(notes() if plan_output == STANDARD_OUTPUT else output(), made)
     written = [str(path) for path in (plan_output, export_instance) if path is not None]
     told = (
         f"Written: {', '.join(written)}."
@@ -102,52 +120,82 @@ def sweep(
     data: DataSettings,
     directory: Annotated[
         Path | None,
-        Parameter(name=["--output", "-o"], help="Write every plan and front.csv into this directory."),
+        Parameter(
+            name=["--output", "-o"], help="Write every plan, front.csv and front.svg into this directory."
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Plan for many budgets from one tracing and one scoring: the front of importance against FLOPs.
 
-    A budget that cannot be met is told in its row; the others are planned.
+    A budget that cannot be met is told in its row; the others are planned. --time-limit is for all of them together.
     """
-    from knapsack_prune.cli.loading import check_writable, prepare
-    from knapsack_prune.cli.tables import FrontPoint, front_csv, show_front
-    from knapsack_prune.files import write_text
-    from knapsack_prune.planning.preparation import budget_limits
+    from knapsack_prune.cli import outputs
+    from knapsack_prune.cli.loading import prepare
+    from knapsack_prune.cli.tables import show_front
+    from knapsack_prune.outputs import check_output, locked, replaced
+    from knapsack_prune.planning.front import plan_front
 
     if directory is not None:
-        check_writable(directory, directory=True)
-    points: list[FrontPoint] = []
+        check_output(directory, directory=True, force=sweep.force)
     with steps() as progress:
         prepared = prepare(network, sweep, data, progress)
-        whole = prepared.values.whole
         resources = _price(prepared, {"flops": 1.0} | sweep.requested(), sweep, progress)
-        for budget in sweep.flops_budgets:
-            limits = budget_limits(prepared.graph, {"flops": budget} | sweep.requested(), resources)
-            progress.enter("solving")
-            try:
-                made = _planner(prepared, limits, resources, sweep, progress).best(prepared.values)
-            except RequestError as error:
-                points.append(FrontPoint(budget, limits["flops"], None, whole, str(error)))
-                continue
-            if directory is not None:
-                made.save(directory / f"plan-{budget:g}.json")
-            points.append(FrontPoint(budget, limits["flops"], made, whole, ""))
-    if all(point.plan is None for point in points):
-        raise RequestError(f"none of the {len(points)} budgets can be met: {points[-1].refusal}")
-    if as_json:
-        plans = (None if point.plan is None else summary(point.plan) for point in points)
-        print_json(
-            [
-                {"budget": point.budget, "limit": point.limit, "refusal": point.refusal or None, "plan": plan}
-                for point, plan in zip(points, plans, strict=True)
-            ]
+        progress.enter("solving", total=len(sweep.swept()))
+        front = plan_front(
+            prepared.graph,
+            prepared.values,
+            sweep,
+            resources,
+            name=prepared.network.name,
+            weights=prepared.network.weights,
+            report=_solving(progress),
+            progress=progress.count,
         )
-    else:
-        show_front(output(), points)
     if directory is not None:
-        write_text(directory / "front.csv", front_csv(points))
-        notes().print(f"Written: {directory}/front.csv and a plan per budget.", markup=False)
+        with locked(directory), replaced(directory) as waiting:
+            _save_front(front, waiting, directory.name)
+    if as_json:
+        print_json(outputs.front(front))
+    else:
+        show_front(output(), front)
+    if directory is not None:
+        notes().print(f"Written: {directory}/front.csv, front.svg and a plan per budget.", markup=False)
+
+
+def _save_front(front: Front, directory: Path, name: str) -> None:
+    from knapsack_prune.files import write_text
+    from knapsack_prune.report.front_plot import front_svg, standalone
+    from knapsack_prune.report.sources import COMMAND, write_log
+
+    front.save(directory)
+    met = [point for point in front.points if point.plan is not None]
+    kept = [point.plan.budgets[0].kept_fraction for point in met if point.plan]
+    worth = [point.plan.solver.value / point.whole for point in met if point.plan]
+    write_log(directory / COMMAND, command_line())
+    write_text(directory / "front.svg", standalone(front_svg([(name, kept, worth)])))
+
+
+def _same_request(path: Path, asked: PlanSettings, network: NetworkSettings) -> bool:
+    """Whether a file holds a plan that the same request made, so that nothing is lost where it is made again."""
+    from knapsack_prune.networks import DEFAULT_NETWORK
+    from knapsack_prune.planning.plan_file import Plan
+
+    try:
+        there = Plan.load(path)
+    except RequestError:
+        return False
+    limits = {
+        name: {part.limit for part in there.budgets if part.resource == name and budget in (part.limit, 1)}
+        or {int(budget * part.parent) for part in there.budgets if part.resource == name and budget <= 1}
+        for name, budget in asked.requested().items()
+    }
+    return (
+        there.model.name == (network.model or DEFAULT_NETWORK)
+        and asked.importance in (there.importance.criterion, "auto")
+        and (there.importance.seed, there.keep) == (asked.seed, asked.keep)
+        and {part.resource: {part.limit} for part in there.budgets} == limits
+    )
 
 
 def _price(
@@ -169,13 +217,22 @@ def _planner(
     resources: dict[str, Resource],
     settings: AllocationSettings,
     progress: Steps,
+    trace: list[TraceStep],
 ) -> Planner:
-    """Makes a command's plans, and tells of the solving."""
+    """Makes a command's plans, tells of the solving, and adds to its trace."""
     from knapsack_prune.planning.planner import Planner
 
-    def report(_seconds: float, value: int | None, bound: int | None) -> None:
+    network, report = prepared.network, _solving(progress, trace)
+    return Planner(prepared.graph, limits, settings, resources, network.name, network.weights, report)
+
+
+def _solving(progress: Steps, trace: list[TraceStep] | None = None) -> SolverReport:
+    """Tells the gap while the solver works."""
+
+    def report(seconds: float, value: int | None, bound: int | None) -> None:
+        if trace is not None:
+            trace.append((round(seconds, 4), value, bound))
         if value and bound is not None:
             progress.say(f"solving, gap {(bound - value) / value:.2g}")
 
-    network = prepared.network
-    return Planner(prepared.graph, limits, settings, resources, network.name, network.weights, report)
+    return report

@@ -26,12 +26,13 @@ def inspect(
     as_json: AsJson = False,
 ) -> None:
     """Show a plan: budgets, proof, groups, layers, and everything that is frozen with its reason."""
+    from knapsack_prune.cli.outputs import PlanSummary
     from knapsack_prune.cli.tables import show_plan
     from knapsack_prune.planning.plan_file import Plan
 
     plan = Plan.load(plan_file)
     if as_json:
-        print_json(summary(plan))
+        print_json(PlanSummary.of(plan))
     else:
         show_plan(output(), plan, layers=True)
 
@@ -45,6 +46,7 @@ def diff(
     as_json: AsJson = False,
 ) -> None:
     """Compare two plans of one network: costs, and per group what only one of them keeps."""
+    from knapsack_prune.cli.outputs import Difference
     from knapsack_prune.planning.plan_file import Plan
 
     one, other = Plan.load(first), Plan.load(second)
@@ -55,29 +57,9 @@ def diff(
         )
     rows = group_differences(one, other)
     if as_json:
-        print_json({"budgets": _budgets(one, other), "groups": rows})
+        print_json(Difference.model_validate({"budgets": _budgets(one, other), "groups": rows}))
     else:
         _show_differences(one, other, rows)
-
-
-def summary(plan: Plan) -> dict[str, Any]:
-    """A plan without its index lists: what a script asks of it."""
-    data: dict[str, Any] = plan.model_dump(
-        mode="json",
-        include={"schema_version", "model", "importance", "budgets", "solver", "layers", "frozen"},
-    )
-    data["groups"] = [
-        {
-            "name": group.name,
-            "kept_units": len(group.kept),
-            "units": group.size,
-            "kept_channels": len(group.kept) * group.channels,
-            "channels": group.size * group.channels,
-            "layers": list(group.layers),
-        }
-        for group in plan.groups
-    ]
-    return data
 
 
 def group_differences(one: Plan, other: Plan) -> list[dict[str, Any]]:
@@ -125,13 +107,12 @@ def _budgets(one: Plan, other: Plan) -> list[dict[str, Any]]:
 
 def _show_differences(one: Plan, other: Plan, rows: list[dict[str, Any]]) -> None:
     from rich.markup import escape
-    from rich.table import Table
 
-    from knapsack_prune.cli.tables import FLOPS_NOTE, percent
+    from knapsack_prune.cli.tables import FLOPS_NOTE, compact, percent
     from knapsack_prune.settings.budget import amount
 
     console = output()
-    table = Table(title="Planned", title_justify="left")
+    table = compact("Planned")
     for column in ("resource", "A", "A kept", "A removed", "B", "B kept", "B removed"):
         table.add_column(column, justify="left" if column == "resource" else "right")
     for entry in _budgets(one, other):
@@ -150,7 +131,7 @@ def _show_differences(one: Plan, other: Plan, rows: list[dict[str, Any]]) -> Non
     if not rows:
         console.print("Both plans keep the same units in every group.")
         return
-    table = Table(title="Groups that differ", title_justify="left")
+    table = compact("Groups that differ")
     table.add_column("group", overflow="fold")
     for column in ("units", "A keeps", "B keeps", "only A", "only B"):
         table.add_column(column, justify="right")

@@ -7,10 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
-from rich.table import Table
 
 from knapsack_prune.cli.console import print_json
+from knapsack_prune.cli.outputs import EnsembleEvaluation, Evaluation
+from knapsack_prune.cli.tables import compact
+from knapsack_prune.costs.timing import Timing
 from knapsack_prune.export.exporting import Exported
 from knapsack_prune.slimming.outcome import Outcome
 from knapsack_prune.slimming.repair import RepairReport
@@ -24,7 +27,7 @@ def show_result(
     if judged is not None:
         console.print(judged.sentence(), markup=False)
     accuracy, flops, parameters = record["accuracy"], record["flops"], record["parameters"]
-    table = Table(title=f"Accuracy on {record['test_images']} test images")
+    table = compact(f"Accuracy on {record['test_images']} test images")
     for column in ("", "top-1 %", "FLOPs (multiply-adds)", "parameters"):
         table.add_column(column, justify="right" if column else "left")
     table.add_row(
@@ -42,15 +45,16 @@ def show_result(
         f"{record['device']}.",
         markup=False,
     )
-    if record["unreadable"]:
-        console.print(record["unreadable"], style="yellow", markup=False)
+    for part, name in (("train", "unreadable"), ("test", "unreadable_test")):
+        if record[name]:
+            console.print(f"{part}: {record[name]}", style="yellow", markup=False)
     console.print(f"Written: {directory}", markup=False)
 
 
 def show_repair(console: Console, report: RepairReport) -> None:
     """How many layers were re-fitted, and what each fit did on images that it had not seen."""
     counts = Counter(layer.status for layer in report.layers)
-    table = Table(title="Repair: error on held-out images, of the target's variance", title_justify="left")
+    table = compact("Repair: error on held-out images, of the target's variance")
     for column in ("layer", "", "before", "after", "note"):
         table.add_column(column, justify="right" if column in ("before", "after") else "left")
     for layer in report.layers:
@@ -67,26 +71,27 @@ def show_repair(console: Console, report: RepairReport) -> None:
 def show_accuracy(console: Console, name: str, data: str, accuracy: Accuracy, as_json: bool) -> None:
     """Top-1, top-5 and cross-entropy."""
     if as_json:
-        record = {
-            "network": name,
-            "data": data,
-            "top1": accuracy.top1,
-            "top5": accuracy.top5,
-            "loss": accuracy.loss,
-            "images": accuracy.images,
-        }
-        print_json(record)
+        print_json(Evaluation(network=name, data=data, **accuracy.record()))
         return
     console.print(
         f"{name} on {accuracy.images} test images of {data}: top-1 {100 * accuracy.top1:.2f} %, "
         f"top-5 {100 * accuracy.top5:.2f} %, cross-entropy {accuracy.loss:.4f}",
         markup=False,
     )
+    _show_unreadable(console, accuracy)
+
+
+def _show_unreadable(console: Console, accuracy: Accuracy) -> None:
+    if accuracy.unreadable and accuracy.unreadable.count:
+        console.print(accuracy.unreadable.sentence(), style="yellow", markup=False)
 
 
 def show_exports(console: Console, result: Mapping[str, Sequence[Exported]]) -> None:
     """Size, agreement and time of every exported file."""
-    table = Table(title="Exports (milliseconds per batch on the CPU: median)")
+    threads = torch.get_num_threads()
+    table = compact(
+        f"Exports (milliseconds per batch on {threads} CPU threads: median, 10th to 90th percentile)"
+    )
     table.add_column("file")
     table.add_column("KiB", justify="right")
     table.add_column("largest difference", justify="right")
@@ -98,9 +103,13 @@ def show_exports(console: Console, result: Mapping[str, Sequence[Exported]]) -> 
         for entry in entries:
             times = []
             for batch in batches:
-                times += [f"{entry.timings[batch].median_ms:.3f}", f"{entry.pytorch[batch].median_ms:.3f}"]
+                times += [_spread(entry.timings[batch]), _spread(entry.pytorch[batch])]
             table.add_row(entry.path.name, f"{entry.bytes / 1024:.0f}", f"{entry.max_error:.1e}", *times)
     console.print(table)
+
+
+def _spread(timing: Timing) -> str:
+    return f"{timing.median_ms:.3f} ({timing.low_ms:.3f} to {timing.high_ms:.3f})"
 
 
 def show_run(console: Console, report: Mapping[str, Any]) -> None:
@@ -116,8 +125,9 @@ def show_run(console: Console, report: Mapping[str, Any]) -> None:
     ):
         for batch, timing in student["timings"].items():
             before = parent["timings"][batch]["median_ms"]
+            spread = f"({timing['low_ms']:.3f} to {timing['high_ms']:.3f})"
             console.print(
-                f"{student['format']}, batch {batch}: {timing['median_ms']:.3f} ms, parent {before:.3f} ms "
+                f"{student['format']}, batch {batch}: {timing['median_ms']:.3f} ms {spread}, parent {before:.3f} ms "
                 f"({before / timing['median_ms']:.2f} times as fast)",
                 markup=False,
             )
@@ -128,10 +138,9 @@ def show_ensemble(
 ) -> None:
     """Accuracy of the summed softmax and of each member, and pairwise disagreement."""
     if as_json:
-        record = {"ensemble": name, "data": data, **accuracy.record(names)}
-        print_json(record)
+        print_json(EnsembleEvaluation(ensemble=name, data=data, **accuracy.record(names)))
         return
-    table = Table(title=f"{name} on {accuracy.images} test images of {data}", title_justify="left")
+    table = compact(f"{name} on {accuracy.images} test images of {data}")
     table.add_column("member")
     table.add_column("top-1 %", justify="right")
     for member in names:
@@ -144,12 +153,13 @@ def show_ensemble(
         f"cross-entropy {accuracy.loss:.4f}",
         markup=False,
     )
+    _show_unreadable(console, accuracy)
 
 
 def show_iterated(console: Console, record: Mapping[str, Any], directory: Path) -> None:
     """A row per network: parent, snapshots, their ensemble, and the final one."""
     accuracy, parent = record["accuracy"], record["parent"]
-    table = Table(title=f"Accuracy on {record['test_images']} test images", title_justify="left")
+    table = compact(f"Accuracy on {record['test_images']} test images")
     for column in ("", "top-1 %", "FLOPs (multiply-adds)", "kept %", "removed %", "parameters"):
         table.add_column(column, justify="right" if column else "left")
 

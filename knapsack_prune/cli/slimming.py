@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 from knapsack_prune.cli.command import command
-from knapsack_prune.cli.console import AsJson, notes, output, print_json, steps
+from knapsack_prune.cli.console import AsJson, Force, notes, output, print_json, steps
 from knapsack_prune.cli.reading import PlanFile
 from knapsack_prune.errors import RequestError
 from knapsack_prune.settings import DataSettings, ParentSettings, RepairSettings, TimeSettings
@@ -36,41 +37,53 @@ def slim(
     repair: RepairSettings,
     network: ParentSettings,
     data: DataSettings,
+    force: Force = False,
 ) -> None:
     """Make the small network that a plan describes, check it against its parent, and repair it if asked to.
 
     The parent is rebuilt from what the plan says; options override it (a plan of a --checkpoint needs it
     again).
     """
-    from knapsack_prune.cli.loading import check_writable, load_parent, quiet_libraries
+    from knapsack_prune.cli.loading import load_parent, open_told, quiet_libraries, take_weights
     from knapsack_prune.cli.results import show_repair
-    from knapsack_prune.data import open_data
-    from knapsack_prune.planning.identity import check_fingerprint
+    from knapsack_prune.outputs import check_not_within, check_output, locked, replaced
     from knapsack_prune.planning.latency import timed_latency
     from knapsack_prune.planning.plan_file import Plan
+    from knapsack_prune.planning.plan_parts import DataPart
+    from knapsack_prune.slimming.outcome import REPAIR
     from knapsack_prune.slimming.repair import repair_on_source
-    from knapsack_prune.slimming.slim import save_slim
+    from knapsack_prune.slimming.slim import FILES, PLAN, holds_only, write_slim
     from knapsack_prune.slimming.slim import slim as make_slim
 
     plan = Plan.load(plan_file)
-    check_writable(directory, directory=True)
-    with steps() as progress:
+
+    def same(path: Path) -> bool:
+        """The same plan, slimmed and not trained."""
+        own = {*FILES, *([REPAIR] if repair.repair else [])}
+        said = (path / PLAN).read_text("utf-8") if (path / PLAN).is_file() else ""
+        return holds_only(path, own) and said == plan.to_json()
+
+    check_output(directory, directory=True, force=force, same=same)
+    if force:
+        check_not_within(directory, plan_file)
+    with locked(directory), steps() as progress:
         progress.enter("loading the network")
         parent = load_parent(network, plan)
-        check_fingerprint(parent.model, plan)
+        take_weights(parent, plan, force)
         progress.enter("slimming and checking")
         with quiet_libraries(), _holds(plan_file):
             small = make_slim(parent.model, plan)
-        repaired = None
+        repaired, source = None, None
         if repair.repair:
             progress.enter("repairing")
-            source = open_data(data, parent)
+            source = open_told(data, parent, recorded=plan.data)
             with quiet_libraries():
                 repaired = repair_on_source(parent.model, small, plan, source, repair)
         progress.enter("writing")
-        save_slim(small, plan, directory)
-        if repaired is not None:
-            repaired.write(directory)
+        with replaced(directory) as waiting:
+            write_slim(small, plan, waiting, None if source is None else DataPart.of(source))
+            if repaired is not None:
+                repaired.write(waiting)
     latency = plan.budget("latency")
     if latency is not None:
         with steps() as progress:
@@ -103,6 +116,7 @@ def verify(
     plan: TimeSettings,
     network: ParentSettings,
     data: DataSettings,
+    force: Force = False,
 ) -> None:
     """Check everything a plan says: network, groups, costs, importance, the proof (by solving again), slim output.
 
@@ -110,10 +124,11 @@ def verify(
     compared with is listed as taken on trust.
     """
     from rich.markup import escape
-    from rich.table import Table
 
     from knapsack_prune.cli.app import with_flags
     from knapsack_prune.cli.loading import load_parent, quiet_libraries
+    from knapsack_prune.cli.outputs import Verified
+    from knapsack_prune.cli.tables import compact
     from knapsack_prune.planning.plan_file import Plan
     from knapsack_prune.planning.verification import verify as verify_plan
 
@@ -125,7 +140,7 @@ def verify(
             verification = verify_plan(
                 doubted,
                 parent.model,
-                same_weights=parent.weights == doubted.model.weights,
+                same_weights=not force,
                 data=_images(doubted, parent, data),
                 table=latency_table,
                 quick=quick,
@@ -134,9 +149,9 @@ def verify(
                 enter=progress.enter,
             )
     if as_json:
-        print_json(verification)
+        print_json(Verified(**asdict(verification)))
         return
-    table = Table(title=f"{escape(str(plan_file))} holds", title_justify="left")
+    table = compact(f"{escape(str(plan_file))} holds")
     table.add_column("what")
     table.add_column("found", overflow="fold")
     for check in verification.checks:
@@ -147,13 +162,14 @@ def verify(
 
 def _images(plan: Plan, parent: Network, data: DataSettings) -> CalibrationLoader | None:
     """The images that a plan's importance was read from, if there are any and a source is given."""
-    from knapsack_prune.data import calibration_loader, open_data
+    from knapsack_prune.cli.loading import open_told
+    from knapsack_prune.data import calibration_loader
 
     said = plan.importance
     batch_size = (said.options or {}).get("batch_size")
     if data.data is None or not isinstance(batch_size, int):
         return None
-    source, shape = open_data(data, parent), plan.model.input_shape
+    source, shape = open_told(data, parent, recorded=plan.data), plan.model.input_shape
     return calibration_loader(source, said.samples, said.seed, batch_size, shape)
 
 

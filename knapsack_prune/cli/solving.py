@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
-from rich.console import Console
-from rich.table import Table
+from rich.markup import escape
 
 from knapsack_prune.cli.command import command
-from knapsack_prune.cli.console import AsJson, print_json
+from knapsack_prune.cli.console import AsJson, Force, notes, print_json, resumable
+from knapsack_prune.cli.console import output as results
 from knapsack_prune.settings import BenchSettings, SolveSettings
 
 if TYPE_CHECKING:
@@ -29,23 +29,33 @@ def solve(
         Path | None, Parameter(name=["--output", "-o"], help="Write the result here, as JSON.")
     ] = None,
     as_json: AsJson = False,
+    force: Force = False,
 ) -> None:
     """Solve an instance of a grouped knapsack and say what is proven."""
     import solvers
+    from knapsack_prune.cli.outputs import Solved
+    from knapsack_prune.files import STANDARD_OUTPUT, write_text
+    from knapsack_prune.outputs import check_output
 
+    if output is not None:
+        check_output(output, force=force)
     limits = solvers.Limits(solve.time_limit, solve.seed, solve.threads)
     problem = solvers.Instance.load(instance)
-    console = Console(stderr=True)
+    console = notes()
 
     def report(seconds: float, value: int | None, bound: int | None) -> None:
         status.update(f"{seconds:.1f} s: value {value if value is not None else '-'}, bound {bound}")
 
     with console.status("solving") as status:
         result = solvers.solve(problem, solve.solver, limits, None if as_json else report)
-    if output is not None:
+    if output is not None and output.suffix not in (".gz", ".xz"):
+        write_text(output, result.to_json())
+    elif output is not None:
         result.save(output)
-    if as_json:
-        print(result.to_json())
+    if output == STANDARD_OUTPUT:
+        pass
+    elif as_json:
+        print_json(Solved.model_validate_json(result.to_json()))
     else:
         _show(problem, result)
     if result.status is solvers.Status.INFEASIBLE:
@@ -53,9 +63,12 @@ def solve(
 
 
 def _show(problem: Instance, result: Result) -> None:
-    console = Console(highlight=False)
+    from knapsack_prune.cli.tables import compact
+
+    console = results()
     console.print(
-        f"{problem.name}: {len(problem.groups)} groups, {sum(g.levels.size for g in problem.groups)} levels"
+        f"{problem.name}: {len(problem.groups)} groups, {sum(g.levels.size for g in problem.groups)} levels",
+        markup=False,
     )
     console.print(f"status {result.status} by {result.solver} ({result.version}) in {result.seconds:.3f} s")
     if result.value is not None and result.bound is not None and result.gap is not None:
@@ -63,10 +76,12 @@ def _show(problem: Instance, result: Result) -> None:
     elif result.bound is not None:
         console.print(f"bound {result.bound}")
     if result.costs:
-        table = Table("resource", "cost", "budget", "used")
+        table = compact("Costs")
+        for column in ("resource", "cost", "budget", "used"):
+            table.add_column(column)
         for resource, cost in zip(problem.resources, result.costs, strict=True):
             table.add_row(
-                resource.name,
+                escape(resource.name),
                 str(cost),
                 str(resource.budget),
                 f"{100 * cost / max(1, resource.budget):.4f} %",
@@ -87,15 +102,15 @@ def bench(
     as_json: AsJson = False,
 ) -> None:
     """Run solvers on instances; killed half-way, the same command goes on where it was."""
-    from solvers.arena.runner import Campaign, find_instances, run_campaign
-    from solvers.arena.summary import draw, require_plots, write_summary
+    from knapsack_prune.cli.outputs import Benched, BenchRecord
+    from knapsack_prune.outputs import check_output, clear, locked
+    from solvers.arena.runner import LOG, Campaign, find_instances, run_campaign
+    from solvers.arena.summary import draw, write_summary
 
-    if plots:
-        require_plots()
     campaign = Campaign(
         find_instances(instances), bench.solvers, bench.time_limit, bench.seeds, bench.threads
     )
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console = notes()
 
     def report(done: int, total: int, record: Record) -> None:
         told = (
@@ -104,13 +119,23 @@ def bench(
         )
         run = f"{record.instance} {record.solver} seed {record.seed}"
         line = f"[{done}/{total}] {run}: {told}, {record.seconds:.2f} s"
-        console.print(line, markup=False)
+        console.print(line, markup=False, soft_wrap=True)
 
-    records = run_campaign(campaign, output, report)
-    summary = write_summary(records, output)
+    check_output(
+        output,
+        directory=True,
+        force=bench.force,
+        same=lambda path: bench.resume and (path / LOG).is_file(),
+    )
+    with resumable(output), locked(output):
+        if bench.force:
+            clear(output)
+        records = run_campaign(campaign, output, report)
+        summary = write_summary(records, output)
+        if plots:
+            draw(records, output)
     if as_json:
-        print_json({"directory": str(output), "records": [asdict(record) for record in records]})
+        ran = tuple(BenchRecord(**asdict(record)) for record in records)
+        print_json(Benched(directory=str(output), records=ran))
     else:
         print(summary)
-    if plots:
-        draw(records, output)

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import csv
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
-from io import StringIO
+from typing import TYPE_CHECKING
 
+from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from knapsack_prune.cli.app import with_flags
+from knapsack_prune.planning.group_rows import group_rows
 from knapsack_prune.planning.plan_file import Plan
 from knapsack_prune.planning.plan_parts import BudgetPart, FrozenPart, GroupPart, SearchPart, SolverPart
 from knapsack_prune.settings.budget import amount
+
+if TYPE_CHECKING:
+    from knapsack_prune.planning.front import Front
 
 FLOPS_NOTE = "FLOPs are fvcore's: one per multiply-add."
 EXAMPLES = 3
@@ -44,11 +47,14 @@ def show_plan(console: Console, plan: Plan, *, layers: bool = False) -> None:
     if plan.search is not None:
         console.print(search_table(plan.search))
     console.print(group_table(plan))
+    if plan.blocks:
+        gone = ", ".join(f"{part.module or 'the network'} ({part.groups[0]})" for part in plan.blocks)
+        console.print(Text(f"Residual blocks removed, their shortcut is left: {len(plan.blocks)}: {gone}."))
     if warning := narrow_groups(plan.groups):
         console.print(Text(with_flags(warning), style="yellow"))
     if layers:
         console.print(layer_table(plan))
-    console.print(frozen_table(plan.frozen, whole=layers))
+    console.print(frozen_table(plan, whole=layers))
     if plan.mixing:
         where = ", ".join(f"{part.module} ({part.operator})" for part in plan.mixing[:EXAMPLES])
         more = f" and {len(plan.mixing) - EXAMPLES} more" if len(plan.mixing) > EXAMPLES else ""
@@ -71,7 +77,7 @@ def proof(solver: SolverPart) -> str:
 
 def budget_table(budgets: Sequence[BudgetPart]) -> RenderableType:
     """Every budget with what is kept and what is removed."""
-    table = Table(title="Budgets", title_justify="left")
+    table = compact("Budgets")
     explained = any(part.worth_of_percent is not None for part in budgets)
     columns = ["resource", "parent", "limit", "planned", "kept", "removed"]
     for column in [*columns, "binds", "1 % more buys"] if explained else columns:
@@ -102,7 +108,7 @@ def told(part: BudgetPart) -> bool:
 def search_table(search: SearchPart) -> RenderableType:
     """What was predicted and what came out, for every plan that was tried out."""
     judged = f"on {search.held_out_images} held-out images"
-    table = Table(title=f"Tried out: loss ({search.loss}) predicted, and {judged}", title_justify="left")
+    table = compact(f"Tried out: loss ({search.loss}) predicted, and {judged}")
     for column in ("plan", "predicted", "repaired", "trained", "", "widths"):
         table.add_column(column, justify="right" if column[-2:] == "ed" else "left", overflow="fold")
 
@@ -132,7 +138,7 @@ def search_table(search: SearchPart) -> RenderableType:
 def narrow_groups(groups: Sequence[GroupPart]) -> str | None:
     """A warning of groups that keep under an eighth of their channels, with what to do; None if there are none."""
     narrow = sorted(
-        (part for part in groups if 8 * len(part.kept) < part.size), key=lambda part: len(part.kept)
+        (part for part in groups if 0 < 8 * len(part.kept) < part.size), key=lambda part: len(part.kept)
     )
     if not narrow:
         return None
@@ -145,43 +151,74 @@ def narrow_groups(groups: Sequence[GroupPart]) -> str | None:
     )
 
 
-def group_table(plan: Plan) -> Table:
-    """Per group: width before and after with a bar, FLOPs of the layers that write it, and the importance kept."""
-    table = Table(title="Groups: channels that go together", title_justify="left")
+STOPS = {
+    "whole": "all kept",
+    "removed": "block",
+    "limit": "limit",
+    "price": "price",
+    "room": "no room",
+    "unknown": "",
+}
+"""What stopped a group, in a word each; `stop_note` says what they mean."""
+
+
+def compact(title: str) -> Table:
+    """A table without frame, so that its columns fit in a terminal of 80 characters and read well in a file."""
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.padding = (0, 1, 0, 0)
+    return table
+
+
+def group_table(plan: Plan) -> RenderableType:
+    """Per group: width before and after with a bar, FLOPs of the layers that write it, value, and what stopped it."""
+    rows = group_rows(plan)
+    first = plan.budgets[0]
+    valued = any(row.value_kept is not None for row in rows)
+    explained = any(row.per_cost is not None for row in rows)
+    table = compact("Groups: channels that go together")
     table.add_column("group", overflow="fold")
     table.add_column("channels", justify="right", no_wrap=True)
     table.add_column("kept", no_wrap=True)
     table.add_column("FLOPs", justify="right", no_wrap=True)
-    valued = any(part.values for part in plan.groups)
     if valued:
         table.add_column("value", justify="right", no_wrap=True)
-    table.add_column("also in", overflow="fold")
-    layers = {part.name: part for part in plan.layers}
-    for part in plan.groups:
-        kept, share = len(part.kept), len(part.kept) / part.size
-        writing = [layers[name] for name in part.layers if name in layers]
-        before, after = (
-            sum(getattr(layer, key) for layer in writing) for key in ("flops_before", "flops_after")
-        )
-        others = [name for name in part.layers if name != part.name]
-        more = f" +{len(others) - 1}" if len(others) > 1 else ""
+    if explained:
+        table.add_column(f"next/{'FLOP' if first.resource == 'flops' else first.resource}", justify="right")
+        table.add_column("stop", no_wrap=True)
+    for row in rows:
         table.add_row(
-            escape(part.name),
-            f"{part.size * part.channels:,} -> {kept * part.channels:,}",
-            f"{bar(share)} {100 * share:3.0f} %",
-            f"{short(before)} -> {short(after)}",
-            *([_value_kept(part)] if valued else []),
-            escape("".join(others[:1]) + more),
+            escape(row.name),
+            f"{row.channels_before:,} -> {row.channels_after:,}",
+            f"{bar(row.share)} {100 * row.share:3.0f} %",
+            f"{short(row.flops_before)} -> {short(row.flops_after)}",
+            *(["" if row.value_kept is None else f"{100 * row.value_kept:.0f} %"] if valued else []),
+            *(["" if row.per_cost is None else f"{row.per_cost:.2e}", STOPS[row.stop]] if explained else []),
         )
-    return table
+    return Group(table, Text(stop_note(plan), style="dim")) if explained else table
 
 
-BAR = 8
+def stop_note(plan: Plan) -> str:
+    """What the last two columns of the groups mean, with the multipliers that they are compared with."""
+    prices = ", ".join(
+        f"{part.multiplier:.2e} per {'FLOP' if part.resource == 'flops' else part.resource}"
+        for part in plan.budgets
+        if part.multiplier is not None
+    )
+    said = "next: what the next width adds, in value per unit of cost"
+    if not prices:
+        return f"{said}."
+    return (
+        f"{said}; the multiplier of the budget is {prices}. price: it adds less than that; no room: more, but it does "
+        "not fit any more; limit: nothing wider is allowed."
+    )
+
+
+BAR = 6
 """Characters of a whole bar."""
 
 
 def bar(share: float) -> str:
-    """A share of one as a bar; what is not nothing has at least one character."""
+    """A bar; what is more than nothing has at least one character."""
     filled = min(BAR, max(int(share > 0), round(BAR * share)))
     return "█" * filled + "·" * (BAR - filled)
 
@@ -194,18 +231,9 @@ def short(number: int) -> str:
     return str(number)
 
 
-def _value_kept(part: GroupPart) -> str:
-    """The recorded value of what is kept: as a share of the whole group's, from the least that could be kept."""
-    if not part.values:
-        return ""
-    least = min(0.0, *part.values)
-    whole = part.values[-1] - least
-    return f"{100 * (part.values[len(part.kept) - 1] - least) / whole:.0f} %" if whole > 0 else ""
-
-
 def layer_table(plan: Plan) -> Table:
     """Per layer, its widths and FLOPs before and after."""
-    table = Table(title="Layers", title_justify="left")
+    table = compact("Layers")
     table.add_column("layer", overflow="fold")
     for column in ("in", "out", "FLOPs before", "FLOPs after", "kept"):
         table.add_column(column, justify="right")
@@ -221,18 +249,25 @@ def layer_table(plan: Plan) -> Table:
     return table
 
 
-def frozen_table(frozen: Sequence[FrozenPart], *, whole: bool) -> RenderableType:
-    """Channels that no plan removes; one row per reason, or with `whole` one per group."""
+def frozen_table(plan: Plan, *, whole: bool) -> RenderableType:
+    """Channels that no plan removes; one row per reason, or with `whole` one per group.
+
+    A layer whose outputs are frozen still gets cheaper with its inputs: beside what it costs stands what cannot go.
+    """
+    frozen = plan.frozen
+    cost = {layer.name: layer.flops_before for layer in plan.layers}
+    parent = sum(cost.values())
     if not frozen:
         return Text("Nothing is frozen: every channel can be pruned.")
     by_reason: dict[str, list[FrozenPart]] = defaultdict(list)
     for part in frozen:
         by_reason[part.reason].append(part)
     rows = [[part] for part in frozen] if whole else list(by_reason.values())
-    table = Table(title="Frozen: channels that no plan removes", title_justify="left")
+    table = compact("Frozen: channels that no plan removes")
     table.add_column("reason", overflow="fold")
     table.add_column("channels", justify="right")
-    table.add_column("share of FLOPs", justify="right")
+    table.add_column("layers' FLOPs", justify="right")
+    table.add_column("fixed by it", justify="right")
     table.add_column("where", overflow="fold")
     for parts in rows:
         names = ", ".join(part.name for part in parts[:EXAMPLES])
@@ -240,6 +275,7 @@ def frozen_table(frozen: Sequence[FrozenPart], *, whole: bool) -> RenderableType
         table.add_row(
             escape(parts[0].reason),
             f"{sum(part.size for part in parts):,}",
+            percent(sum(cost.get(name, 0) for name in {part.name for part in parts}) / max(1, parent)),
             percent(sum(part.flops_share for part in parts)),
             escape(names + more),
         )
@@ -251,25 +287,9 @@ def percent(fraction: float, digits: int = 2) -> str:
     return f"{100 * fraction:.{digits}f} %"
 
 
-@dataclass(frozen=True, slots=True)
-class FrontPoint:
-    """One budget of a sweep: its plan, or why there is none. `whole` is the parent's importance."""
-
-    budget: float | int
-    limit: int
-    plan: Plan | None
-    whole: float
-    refusal: str
-
-
-def plans(points: Sequence[FrontPoint]) -> list[Plan]:
-    """The plans of a sweep."""
-    return [point.plan for point in points if point.plan is not None]
-
-
-def show_front(console: Console, points: Sequence[FrontPoint]) -> None:
+def show_front(console: Console, front: Front) -> None:
     """Print a sweep: cost and importance kept per budget."""
-    table = Table(title="Front: importance kept under each FLOPs budget", title_justify="left")
+    table = compact("Front: importance kept under each FLOPs budget")
     for column in (
         "budget",
         "limit",
@@ -282,10 +302,10 @@ def show_front(console: Console, points: Sequence[FrontPoint]) -> None:
         "seconds",
     ):
         table.add_column(column, justify="left" if column == "status" else "right")
-    others = list(dict.fromkeys(part.resource for plan in plans(points) for part in plan.budgets[1:]))
+    others = list(dict.fromkeys(part.resource for plan in front.plans for part in plan.budgets[1:]))
     for resource in others:
         table.add_column(f"{resource} kept", justify="right")
-    for point in points:
+    for point in front.points:
         name = f"{point.budget:g}" if isinstance(point.budget, float) else f"{point.budget:,}"
         if point.plan is None:
             table.add_row(name, f"{point.limit:,}", *[""] * 4, "NO PLAN", "", "", *[""] * len(others))
@@ -306,28 +326,5 @@ def show_front(console: Console, points: Sequence[FrontPoint]) -> None:
         )
     console.print(table)
     console.print(Text(FLOPS_NOTE, style="dim"))
-    for reason in dict.fromkeys(point.refusal for point in points if point.plan is None):
+    for reason in dict.fromkeys(point.refusal for point in front.points if point.plan is None):
         console.print(Text(reason))
-
-
-def front_csv(points: Sequence[FrontPoint]) -> str:
-    """A sweep as CSV, one line per budget; a budget that cannot be met has only its limit and status."""
-    text = StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    costs = ("budget", "limit", "parent", "planned", "kept_fraction", "removed_fraction")
-    worth = ("value", "bound", "gap", "importance_fraction", "status")
-    others = list(dict.fromkeys(part.resource for plan in plans(points) for part in plan.budgets[1:]))
-    added = [f"{resource}_{key}" for resource in others for key in ("limit", "parent", "planned")]
-    writer.writerow([*costs, *worth, *added])
-    for point in points:
-        if point.plan is None:
-            writer.writerow((point.budget, point.limit, *[""] * 8, "NO_PLAN", *[""] * len(added)))
-            continue
-        more = {
-            other.resource: (other.limit, other.parent, other.planned) for other in point.plan.budgets[1:]
-        }
-        part, solver = point.plan.budgets[0], point.plan.solver
-        cost = (part.limit, part.parent, part.planned, part.kept_fraction, part.removed_fraction)
-        value = (solver.value, solver.bound, solver.gap, solver.value / point.whole, solver.status)
-        writer.writerow([point.budget, *cost, *value, *(n for resource in others for n in more[resource])])
-    return text.getvalue()

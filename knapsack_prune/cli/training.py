@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
+from knapsack_prune.cli.app import command_line
 from knapsack_prune.cli.command import command
-from knapsack_prune.cli.console import AsJson, notes, output, print_json
+from knapsack_prune.cli.console import AsJson, Force, notes, output, print_json, resumable
 from knapsack_prune.settings import (
     DataSettings,
     DeviceSettings,
@@ -58,15 +60,24 @@ def finetune(
     A network that `slim` or `finetune` wrote is trained as it is; one that is cut here from a plan is repaired first.
     Run it under `torchrun` or `accelerate launch` to train on several GPUs.
     """
-    from knapsack_prune.cli.loading import load_target, set_threads
+    from knapsack_prune.cli.loading import load_target, open_told, set_threads
+    from knapsack_prune.cli.outputs import Finetuned
     from knapsack_prune.cli.results import show_result
-    from knapsack_prune.data import open_data
+    from knapsack_prune.outputs import check_not_within, check_output
     from knapsack_prune.slimming.outcome import read_outcome
     from knapsack_prune.training.finetune import finetune as train
+    from knapsack_prune.training.run_directory import RECORD
 
-    subject = load_target(target, network)
-    set_threads(execution, subject.parent.name)
-    source = open_data(data, subject.parent)
+    check_output(
+        directory,
+        directory=True,
+        force=execution.force,
+        same=lambda path: execution.resume and (path / RECORD).is_file(),
+    )
+    check_not_within(directory, target)
+    subject = load_target(target, network, force=execution.force)
+    set_threads(execution, subject.parent, finetune.batch_size)
+    source = open_told(data, subject.parent, recorded=subject.data)
     result = train(
         subject.parent.model,
         subject.plan,
@@ -78,8 +89,9 @@ def finetune(
         repair=repair,
         log=lambda line: notes().print(line, markup=False),
     )
+    _log_command(directory)
     if as_json:
-        print_json(result.record)
+        print_json(Finetuned(**result.record))
     else:
         cut_here = target.is_file()
         show_result(output(), result.record, directory, read_outcome(directory if cut_here else target))
@@ -101,16 +113,22 @@ def iterate(
 
     Interrupted, the same command continues where it was.
     """
-    from knapsack_prune.cli.loading import check_writable, load, quiet_libraries, set_threads
+    from knapsack_prune.cli.loading import load, open_told, quiet_libraries, set_threads
     from knapsack_prune.cli.results import show_iterated
-    from knapsack_prune.data import open_data
     from knapsack_prune.iterate.method import iterate as whole_method
+    from knapsack_prune.outputs import check_output
+    from knapsack_prune.training.run_directory import RECORD
 
-    check_writable(directory, directory=True)
+    check_output(
+        directory,
+        directory=True,
+        force=execution.force,
+        same=lambda path: execution.resume and (path / RECORD).is_file(),
+    )
     parent = load(network, iterate.seed)
-    set_threads(execution, parent.name)
-    source = open_data(data, parent)
-    with quiet_libraries():
+    set_threads(execution, parent, iterate.batch_size)
+    source = open_told(data, parent)
+    with quiet_libraries(), resumable(directory):
         record = whole_method(
             parent,
             source,
@@ -120,6 +138,7 @@ def iterate(
             repair=repair,
             log=lambda line: notes().print(line, markup=False),
         )
+    _log_command(directory)
     show_iterated(output(), record, directory)
 
 
@@ -133,12 +152,14 @@ def evaluate(
     data: DataSettings,
     execution: DeviceSettings,
     as_json: AsJson = False,
+    force: Force = False,
 ) -> None:
     """Accuracy on the test images: of a slim network, of an ensemble, or of any network by --model."""
-    from knapsack_prune.cli.loading import load, load_architecture, load_target, set_threads
+    from knapsack_prune.cli.loading import load, load_architecture, load_target, open_told, set_threads
     from knapsack_prune.cli.results import show_accuracy, show_ensemble
-    from knapsack_prune.data import open_data
+    from knapsack_prune.slimming.slim import recorded_data
     from knapsack_prune.training.ensemble import open_ensemble
+    from knapsack_prune.training.ensemble.manifest import Manifest
     from knapsack_prune.training.session import Session
 
     settings = TrainingSettings.of(finetune, held_out=0.0)
@@ -146,20 +167,23 @@ def evaluate(
     if target is not None and (target / "ensemble.json").is_file():
         ensemble = open_ensemble(target, lambda plan, classes: load_architecture(network, plan, classes))
         set_threads(execution, ensemble.members[0].plan.model.name)
-        source = open_data(data, ensemble.members[0].plan.model.name, ensemble.members[0].network)
+        first = ensemble.members[0]
+        recorded = recorded_data(target / Manifest.load(target).members[0].directory)
+        source = open_told(data, first.plan.model.name, first.network, recorded)
         ensemble.require(source)
         session = Session(source, ensemble.input_shape, settings, how, test_only=True)
         accuracy = session.accuracy(*ensemble.networks)
         show_ensemble(output(), str(target), source.name, ensemble.names, accuracy, as_json)
         return
+    recorded = None
     if target is None:
         parent = load(network)
         model, name = parent.model, parent.name
     else:
-        subject = load_target(target, network, parent_weights=False)
-        parent, model, name = subject.parent, subject.slim(), str(target)
-    set_threads(execution, parent.name)
-    source = open_data(data, parent)
+        subject = load_target(target, network, parent_weights=False, force=force)
+        parent, model, name, recorded = subject.parent, subject.slim(), str(target), subject.data
+    set_threads(execution, parent, finetune.batch_size)
+    source = open_told(data, parent, recorded=recorded)
     session = Session(source, parent.input_shape, settings, how, test_only=True)
     show_accuracy(output(), name, source.name, session.accuracy(model), as_json)
 
@@ -173,21 +197,28 @@ def export(
     export: ExportSettings,
     network: ParentSettings,
     compare: Annotated[bool, Parameter(help="Also export and time the parent of a slim network.")] = False,
+    force: Force = False,
 ) -> None:
     """Export to ONNX and torch.export with a dynamic batch, check against PyTorch's output, and time it."""
-    from knapsack_prune.cli.loading import check_writable, load, load_target
+    from knapsack_prune.cli.loading import load, load_target, set_threads
     from knapsack_prune.cli.results import show_exports
     from knapsack_prune.export.exporting import export_all
+    from knapsack_prune.outputs import check_not_within, check_output, locked, replaced
 
-    check_writable(directory, directory=True)
+    check_output(directory, directory=True, force=force)
+    if target is not None:
+        check_not_within(directory, target)
     if target is None:
         parent = load(network)
         networks = {"model": parent.model}
     else:
-        subject = load_target(target, network, parent_weights=False)
+        subject = load_target(target, network, parent_weights=False, force=force)
         parent = subject.parent
         networks = {"model": subject.slim()} | ({"parent": parent.model} if compare else {})
-    show_exports(output(), export_all(networks, parent.input_shape, directory, export))
+    set_threads(DeviceSettings(threads=export.threads), parent, max(export.batch))
+    with locked(directory), replaced(directory) as waiting:
+        exported = export_all(networks, parent.input_shape, waiting, export)
+    show_exports(output(), exported)
     notes().print(f"Written: {directory}", markup=False)
 
 
@@ -217,12 +248,19 @@ def run(
 
     Interrupted, the same command continues where it was.
     """
-    from knapsack_prune.cli.loading import check_writable, quiet_libraries, set_threads
+    from knapsack_prune.cli.loading import quiet_libraries, set_threads
     from knapsack_prune.cli.results import show_result, show_run
+    from knapsack_prune.outputs import check_output
     from knapsack_prune.pipeline.run import Run
     from knapsack_prune.slimming.outcome import read_outcome
+    from knapsack_prune.training.run_directory import RECORD
 
-    check_writable(directory, directory=True)
+    check_output(
+        directory,
+        directory=True,
+        force=execution.force,
+        same=lambda path: execution.resume and (path / RECORD).is_file(),
+    )
     told = notes()
     if network.model is None:
         told.print(
@@ -238,9 +276,18 @@ def run(
         execution=execution,
         export=export,
     )
-    with quiet_libraries():
+    with quiet_libraries(), resumable(directory):
         result = Run(
             settings, directory, lambda step, what: told.print(f"{step}: {what}", markup=False)
         ).execute()
+    _log_command(directory)
     show_result(output(), result.report["result"], directory, read_outcome(directory / "slim"))
     show_run(output(), result.report)
+
+
+def _log_command(directory: Path) -> None:
+    """Note beside a result what was typed; of several processes, one does."""
+    from knapsack_prune.report.sources import COMMAND, write_log
+
+    if os.environ.get("RANK", "0") == "0":
+        write_log(directory / COMMAND, command_line())

@@ -81,7 +81,7 @@ class _Flat(nn.Module):
 
     def __init__(self, model: nn.Module, example: Example) -> None:
         super().__init__()
-        self.model = model
+        self.model = model.get_submodule(example.submodule)
         self._leaves, self._spec = tree_flatten((example.args, dict(example.kwargs)))
         self.tensors = tuple(leaf for leaf in self._leaves if isinstance(leaf, Tensor))
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from scipy.optimize import nnls
 
-from knapsack_prune.costs.latency_table import Grid, Interpolated, LatencyTable, WidthForm
+from knapsack_prune.costs.latency_table import PRODUCTS, Grid, Interpolated, LatencyTable, WidthForm
 from knapsack_prune.costs.resource import PricedNetwork, Resource
 from knapsack_prune.errors import RequestError
 from knapsack_prune.graph.channel_graph import ChannelGraph, CostTerm, Form, TabulatedTerm
@@ -31,12 +32,14 @@ def latency(network: PricedNetwork) -> Resource:
     if table.end_to_end is None:
         raise RequestError("the latency table is not complete: run latency-table again, it continues")
     sizes = {group.name: index for index, group in enumerate(graph.groups)}
-    scale = table.end_to_end.factor * PICOSECONDS
-    terms: list[CostTerm | TabulatedTerm] = [
-        CostTerm("", "calls", round(table.end_to_end.constant * PICOSECONDS), ())
-    ]
+    end = table.end_to_end
+    terms: list[CostTerm | TabulatedTerm] = [CostTerm("", "calls", round(end.constant * PICOSECONDS), ())]
     fitted = 0
+    blocks = {block.layers[0]: block.groups[0] for block in graph.blocks}
     for entry in table.operators:
+        fused = end.others is not None and entry.operator not in PRODUCTS
+        scale = (end.others if fused and end.others is not None else end.factor) * PICOSECONDS
+        present = None if entry.block is None else blocks.get(entry.block)
         forms = tuple(_form(width, sizes, table) for width in entry.widths)
         grid = table.grids[entry.grid]
         over = {group for form in forms for group, _ in form.weights}
@@ -46,19 +49,22 @@ def latency(network: PricedNetwork) -> Resource:
                 if forms
                 else grid.times() * scale
             )
-            terms.append(CostTerm(entry.layer, entry.operator, int(cost), ()))
+            terms.append(CostTerm(entry.layer, entry.operator, int(cost), (), present))
         elif len(over) <= GROUPS_PER_TABLE:
             terms.append(
-                TabulatedTerm(entry.layer, entry.operator, forms, Interpolated(grid, scale), grid.widths)
+                TabulatedTerm(
+                    entry.layer, entry.operator, forms, Interpolated(grid, scale), grid.widths, present
+                )
             )
         else:
             fitted += 1
-            terms += _polynomial(entry.layer, entry.operator, forms, grid, scale)
+            polynomial = _polynomial(entry.layer, entry.operator, forms, grid, scale)
+            terms += [replace(term, present=present) for term in polynomial]
     where = f"{table.conditions.name}, batch {table.conditions.batch}"
     note = f"predicted from times on {where}"
     if fitted:
         note += f"; {fitted} operators read more than two groups: a fitted polynomial prices them"
-    parent = round(table.end_to_end.parent * PICOSECONDS)
+    parent = round(end.parent * PICOSECONDS)
     return Resource("latency", "picoseconds", parent, (tuple(terms),), note, table.conditions)
 
 
@@ -75,7 +81,7 @@ def _form(width: WidthForm, groups: Mapping[str, int], table: LatencyTable) -> F
 
 def _polynomial(
     layer: str, operator: str, forms: tuple[Form, ...], grid: Grid, scale: float
-) -> list[CostTerm | TabulatedTerm]:
+) -> list[CostTerm]:
     """`a + b x + c y + d x y` with whole coefficients of at least 0, fitted to a grid by least squares."""
     times = (grid.times() * scale).ravel()
     points = np.array(np.meshgrid(*grid.widths, indexing="ij")).reshape(len(forms), -1)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from difflib import SequenceMatcher
 from fractions import Fraction
 from typing import Any
 
@@ -136,6 +138,40 @@ def operator_calls(network: PricedNetwork, example: Example) -> list[OperatorCal
     candidates = [(form, np.array([form.at(row) for row in counts])) for form in network.graph.widths]
     known: dict[bytes, Form | None] = {}
     return [_template(calls, candidates, known, network.graph.sizes) for calls in zip(*runs, strict=True)]
+
+
+def calls_of_blocks(
+    network: PricedNetwork, example: Example, calls: Sequence[OperatorCall]
+) -> list[str | None]:
+    """Per call, the first layer of the residual block with which it goes; None where it stays without any of them.
+
+    The network is run without each block in turn: what is missing then, is the block's.
+    """
+    graph = network.graph
+    whole = [_kind(call) for call in _record(network.narrow(graph.sizes), example)]
+    gone: dict[tuple[str, str, int], str] = {}
+    for block in graph.blocks:
+        counts = [0 if index in block.groups else size for index, size in enumerate(graph.sizes)]
+        left = [_kind(call) for call in _record(network.narrow(counts), example)]
+        for tag, start, end, _, _ in SequenceMatcher(None, whole, left, autojunk=False).get_opcodes():
+            if tag in ("delete", "replace"):
+                gone |= dict.fromkeys(_numbered(whole)[start:end], block.layers[0])
+    return [gone.get(key) for key in _numbered([(call.layer, call.name.rstrip("_")) for call in calls])]
+
+
+def _kind(call: _Recorded) -> tuple[str, str]:
+    """The module and the operator, whether it writes in place or not."""
+    return call.layer, str(call.operator._schema.name).removeprefix("aten::").rstrip("_")
+
+
+def _numbered(kinds: Sequence[tuple[str, str]]) -> list[tuple[str, str, int]]:
+    """Every call with how many of its kind came before."""
+    seen: dict[tuple[str, str], int] = defaultdict(int)
+    numbered = []
+    for kind in kinds:
+        numbered.append((*kind, seen[kind]))
+        seen[kind] += 1
+    return numbered
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +15,7 @@ from knapsack_prune.data.images import (
     Unreadable,
     UnreadableCount,
     UnreadableImageError,
+    no_image_of_class,
 )
 from knapsack_prune.data.preparation import Preparation
 from knapsack_prune.data.sampling import balanced_subset
@@ -26,7 +28,8 @@ from knapsack_prune.errors import RequestError
 class CalibrationLoader:
     """Batches of (images float32 (n, c, h, w), labels int64 (n,)), the same in every pass.
 
-    Unreadable images are left out and counted in `unreadable` as they are met.
+    Unreadable images are left out and counted in `unreadable` as they are met; a class of which no image at all can be
+    read is an error.
     """
 
     images: ImageSet
@@ -52,6 +55,20 @@ class CalibrationLoader:
                 yield self.preparation.normalise(torch.stack(images)), torch.tensor(labels)
         if total and not seen:
             raise RequestError(f"none of the images can be read: {self.unreadable.summary().sentence()}")
+        self._require_classes()
+
+    def _require_classes(self) -> None:
+        """Where all images of a class that were drawn are unreadable, one of the others must be readable."""
+        missing = set(self.unreadable.indices)
+        seen = {int(label) for at, label in enumerate(self.images.labels) if at not in missing}
+        whole = self.images.base if isinstance(self.images, ImageSubset) else self.images
+        for index in missing:
+            label = self.images.labels[index]
+            if int(label) in seen:
+                continue
+            others = (whole.labels == label).nonzero().flatten().tolist()
+            if not any(_readable(whole, other) for other in others):
+                raise no_image_of_class(self.images, index)
 
     def left_out(self) -> Unreadable:
         """The unreadable images met so far."""
@@ -83,9 +100,25 @@ def calibration_loader(
         raise RequestError(f"{samples} samples in batches of {batch_size}: both must be at least 1")
     opened = open_source(source) if isinstance(source, str) else source
     subset = ImageSubset(opened.train, balanced_subset(opened.train.labels, samples, seed, skip))
-    shape = tuple(opened.train.read(0).shape) if input_shape is None else input_shape
+    shape = _first_shape(opened.train) if input_shape is None else input_shape
     preparation = Preparation.to_shape(shape, opened.normalisation)
     return CalibrationLoader(subset, preparation, batch_size, UnreadableCount(subset))
+
+
+def _readable(images: ImageSet, index: int) -> bool:
+    try:
+        images.read(index)
+    except UnreadableImageError:
+        return False
+    return True
+
+
+def _first_shape(images: ImageSet) -> tuple[int, ...]:
+    """Shape of the first image that can be read."""
+    for index in range(len(images.labels)):
+        with suppress(UnreadableImageError):
+            return tuple(images.read(index).shape)
+    raise RequestError(f"none of {len(images.labels)} images can be read, for example {images.describe(0)}")
 
 
 @dataclass(frozen=True)

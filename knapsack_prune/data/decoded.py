@@ -39,6 +39,7 @@ class DecodedImages:
     pixels: Tensor
     labels: Tensor
     unreadable: Unreadable
+    missing: tuple[int, ...] = ()
 
 
 def decode(
@@ -88,7 +89,7 @@ def decode(
             labels[index] = -1
     if not readable.any():
         raise RequestError(f"no image can be read: {missing.summary().sentence()}")
-    return DecodedImages(pixels.to(device), labels.to(device), missing.summary())
+    return DecodedImages(pixels.to(device), labels.to(device), missing.summary(), missing.indices)
 
 
 def _require_memory(needed: int, device: torch.device) -> None:
@@ -173,6 +174,6 @@ class DecodedEvaluation:
             part = slice(start, start + self.batch_size)
             yield self.preparation.normalise(pixels[part].permute(0, 3, 1, 2)), labels[part]
 
-    def unreadable(self) -> Unreadable:
-        """The unreadable images."""
-        return self.decoded.unreadable
+    def missing(self) -> tuple[int, ...]:
+        """Indices of the unreadable images."""
+        return self.decoded.missing

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,7 +15,15 @@ from torch import Tensor
 from knapsack_prune.errors import RequestError
 
 MODES = {1: "L", 3: "RGB"}
-READ_ERRORS = (OSError, SyntaxError, ValueError)  # what Pillow raises on broken files, by format
+
+MOST_PIXELS = 2**25
+"""Of a decoded image: a larger one is decoded at a reduced scale where its format can, else reduced once decoded."""
+
+MOST_DECODED = 180_000_000
+"""Pixels of an image that is decoded at all; what holds more counts as unreadable."""
+
+SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
+RANGES = {"I": "32-bit integers", "F": "floating-point numbers"}
 
 
 class UnreadableImageError(Exception):
@@ -57,13 +67,11 @@ class FileImages:
     labels: Tensor
 
     def read(self, index: int) -> Tensor:
-        from PIL import Image
-
+        path = self.paths[index]
         try:
-            with Image.open(self.paths[index]) as image:
-                return pixels(image.convert("RGB"))
-        except READ_ERRORS as error:
-            raise UnreadableImageError(f"{self.paths[index]}: {error}") from error
+            return pixels(_decoded(path))
+        except Exception as error:  # a damaged or hostile file may make a decoder raise anything
+            raise UnreadableImageError(f"{path}: {error}") from error
 
     def describe(self, index: int) -> str:
         return str(self.paths[index])
@@ -80,7 +88,7 @@ class DatasetImages:
         try:
             image = self.dataset[index][0]
             return pixels(image if image.mode in MODES.values() else image.convert("RGB"))
-        except READ_ERRORS as error:
+        except Exception as error:
             raise UnreadableImageError(f"{self.describe(index)}: {error}") from error
 
     def describe(self, index: int) -> str:
@@ -103,6 +111,37 @@ class ImageSubset:
 
     def describe(self, index: int) -> str:
         return self.base.describe(int(self.indices[index]))
+
+
+def _decoded(path: Path) -> Any:
+    """An image file as a PIL image of mode RGB, of no more than about `MOST_PIXELS`."""
+    import warnings
+
+    from PIL import Image
+
+    if not path.is_file():
+        raise ValueError("it is no regular file")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of large images, which are bounded here, and of odd metadata
+        with Image.open(path) as image:
+            width, height = image.size
+            if width * height > MOST_DECODED:
+                raise ValueError(
+                    f"{width} x {height} pixels are more than the {MOST_DECODED:,} that are decoded"
+                )
+            scale = math.ceil(math.sqrt(width * height / MOST_PIXELS))
+            if scale > 1:
+                image.draft("RGB", (width // scale, height // scale))
+            if image.mode in RANGES:
+                raise ValueError(f"its pixels are {RANGES[image.mode]}, of a range that it does not tell")
+            if image.mode in SIXTEEN_BIT:
+                # Pillow would cut off all but the darkest of 256 shades.
+                shades = np.asarray(image).astype(np.uint16) >> 8
+                found = Image.fromarray(shades.astype(np.uint8)).convert("RGB")
+            else:
+                found = image.convert("RGB")
+    left = math.ceil(math.sqrt(found.width * found.height / MOST_PIXELS))
+    return found.reduce(left) if left > 1 else found
 
 
 def pixels(image: Any) -> Tensor:
@@ -142,6 +181,21 @@ def no_image_of_class(images: ImageSet, index: int) -> RequestError:
     )
 
 
+def require_every_class(images: ImageSet, unreadable: Sequence[int]) -> None:
+    """`RequestError` if no image of some class is readable.
+
+    Args:
+        images: labelled images.
+        unreadable: indices of those that cannot be read.
+    """
+    readable = torch.ones(len(images.labels), dtype=torch.bool)
+    readable[list(unreadable)] = False
+    left = set(images.labels[readable].tolist())
+    for index in unreadable:
+        if int(images.labels[index]) not in left:
+            raise no_image_of_class(images, index)
+
+
 @dataclass(frozen=True)
 class Unreadable:
     """Images that could not be decoded: how many of how many, and the first few by name."""
@@ -149,6 +203,12 @@ class Unreadable:
     count: int
     total: int
     examples: tuple[str, ...]
+
+    @classmethod
+    def of(cls, images: ImageSet, indices: Iterable[int]) -> Unreadable:
+        """Those of a set at some indices."""
+        found = sorted(indices)
+        return cls(len(found), len(images.labels), tuple(images.describe(index) for index in found[:5]))
 
     def sentence(self) -> str:
         """One line for the user; empty when there is none."""
@@ -169,6 +229,10 @@ class UnreadableCount:
     def add(self, index: int) -> None:
         self._indices.add(index)
 
+    @property
+    def indices(self) -> tuple[int, ...]:
+        """Of the images so far, in order."""
+        return tuple(sorted(self._indices))
+
     def summary(self) -> Unreadable:
-        examples = tuple(self._images.describe(i) for i in sorted(self._indices)[:5])
-        return Unreadable(len(self._indices), len(self._images.labels), examples)
+        return Unreadable.of(self._images, self._indices)

@@ -55,6 +55,17 @@ class ImageSource:
     mirror: bool
     validation: ImageSet | None = None
 
+    def __post_init__(self) -> None:
+        for name, part in (("train", self.train), ("validation", self.validation), ("test", self.test)):
+            if part is None or not len(part.labels):
+                continue
+            low, high = int(part.labels.min()), int(part.labels.max())
+            if part.labels.is_floating_point() or low < 0 or high >= len(self.classes):
+                raise RequestError(
+                    f"{self.name}: labels of its {name} images are {part.labels.dtype} in {low} to {high}; they "
+                    f"must be whole numbers from 0 to {len(self.classes) - 1}, its classes"
+                )
+
     def test_images(self) -> ImageSet:
         """The test images; `RequestError` where the source has none."""
         if self.test is None:
@@ -91,7 +102,7 @@ def from_tensors(
     mirror: bool = True,
 ) -> ImageSource:
     """A source of images in memory; each part is (uint8 (n, c, h, w), int64 labels (n,))."""
-    count = int(train[1].max()) + 1
+    count = max(int(part[1].max()) for part in (train, test) if part is not None) + 1
     held = None if test is None else TensorImages(*test)
     classes = tuple(str(i) for i in range(count))
     return ImageSource(name, classes, TensorImages(*train), held, normalisation, mirror)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import nn
@@ -55,18 +55,26 @@ def open_source(
     return source if normalisation is None else replace(source, normalisation=normalisation)
 
 
-def open_data(settings: DataSettings, network: Network | str, model: nn.Module | None = None) -> ImageSource:
+def open_data(
+    settings: DataSettings,
+    network: Network | str,
+    model: nn.Module | None = None,
+    recorded: Recorded | None = None,
+) -> ImageSource:
     """Open the dataset that settings name for a network; the digits stand in for it at the embedded default.
 
     Args:
         settings: which images, and their normalisation.
         network: the network, whose classes must be the dataset's; or only its name, with `model`.
         model: who tells the normalisation it was trained with; the network's by default.
+        recorded: what a plan or a slim network says of its images; it stands for what the settings leave open.
 
     Raises:
         RequestError: no dataset, or one with another number of classes.
     """
     name = network if isinstance(network, str) else network.name
+    if recorded is not None:
+        settings = DataSettings.of(settings, **_open(settings, recorded))
     if settings.data is None and name != DEFAULT_NETWORK:
         raise RequestError(
             f"no `data` is given for {name}: give an image folder, torch/cifar10 or digits; only {DEFAULT_NETWORK} "
@@ -79,6 +87,25 @@ def open_data(settings: DataSettings, network: Network | str, model: nn.Module |
     if network.num_classes is not None:
         require_classes(source, network.num_classes)
     return source
+
+
+class Recorded(Protocol):
+    """A dataset by name, and the mean and deviation by which it was normalised."""
+
+    @property
+    def name(self) -> str | None: ...
+
+    @property
+    def mean(self) -> tuple[float, ...]: ...
+
+    @property
+    def std(self) -> tuple[float, ...]: ...
+
+
+def _open(settings: DataSettings, recorded: Recorded) -> dict[str, Any]:
+    """What the settings leave open, as recorded."""
+    found: dict[str, Any] = {} if settings.data is not None else {"data": recorded.name}
+    return found if settings.mean is not None else {**found, "mean": recorded.mean, "std": recorded.std}
 
 
 def _digits() -> ImageSource:

@@ -146,8 +146,8 @@ class _Loader:
             # A worker's exception arrives with its traceback as text; the message is its last line.
             raise RequestError(str(error).rstrip().splitlines()[-1].split("RequestError: ")[-1]) from None
 
-    def unreadable(self) -> Unreadable:
-        return self._missing.summary()
+    def missing(self) -> UnreadableCount:
+        return self._missing
 
 
 class StreamedBatches:
@@ -188,7 +188,7 @@ class StreamedBatches:
 
     def unreadable(self) -> Unreadable:
         """The unreadable images met so far, by this process."""
-        return self._loader.unreadable()
+        return self._loader.missing().summary()
 
 
 class StreamedEvaluation:
@@ -207,9 +207,9 @@ class StreamedEvaluation:
         for images, labels in self._loader.run(self._batches):
             yield self._preparation.normalise(images), labels
 
-    def unreadable(self) -> Unreadable:
-        """The unreadable images met so far, by this process."""
-        return self._loader.unreadable()
+    def missing(self) -> tuple[int, ...]:
+        """Indices of the unreadable images met so far, by this process."""
+        return self._loader.missing().indices
 
 
 def scales(images: ImageSet, preparation: Preparation, augmentation: AugmentationSettings) -> bool:

@@ -89,8 +89,9 @@ def export_network(
         ) from error
     run = load(path)
     with torch.no_grad():
-        worst = max(_difference(network, run, images(batch)) for batch in CHECKED_BATCHES)
-        if not worst <= TOLERANCE:
+        differences = [_difference(network, run, images(batch)) for batch in CHECKED_BATCHES]
+        worst = max(differences)
+        if not all(difference <= TOLERANCE for difference in differences):
             path.unlink()
             raise RequestError(
                 f"the {format} file's output differs from PyTorch's by {worst:.1e}, above {TOLERANCE:.0e}: "

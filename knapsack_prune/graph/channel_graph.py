@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:  # reading a plan needs no torch
+    from knapsack_prune.graph.module_program import RewrittenModule
     from knapsack_prune.networks.example import Example
 
 IntArray = npt.NDArray[np.int64]
@@ -49,15 +50,20 @@ class CostTerm:
         operator: fvcore's name of the operator, or the parameter's name for parameter counts.
         coefficient: a positive integer.
         factors: none (a constant), one or two forms.
+        present: where the operator is part of a residual block and costs something at any widths: a group that keeps
+            no unit exactly where the block is removed, and the operator with it.
     """
 
     layer: str
     operator: str
     coefficient: int
     factors: tuple[Form, ...]
+    present: int | None = None
 
     def at(self, counts: Sequence[int]) -> int:
         """The cost when group `g` keeps `counts[g]` units."""
+        if self.present is not None and not counts[self.present]:
+            return 0
         product = self.coefficient
         for factor in self.factors:
             product *= factor.at(counts)
@@ -74,6 +80,7 @@ class TabulatedTerm:
         forms: the kept elements of the one or two dimensions that vary.
         cost: the operator's cost as a function of the forms' values, which may be arrays that broadcast.
         grid: per form, the widths at which the cost is known, where it is known at some only.
+        present: as of `CostTerm`.
     """
 
     layer: str
@@ -81,9 +88,12 @@ class TabulatedTerm:
     forms: tuple[Form, ...]
     cost: Callable[..., Any]
     grid: tuple[tuple[int, ...], ...] = ()
+    present: int | None = None
 
     def at(self, counts: Sequence[int]) -> int:
         """The cost when group `g` keeps `counts[g]` units."""
+        if self.present is not None and not counts[self.present]:
+            return 0
         return int(self.cost(*(form.at(counts) for form in self.forms)))
 
 
@@ -211,6 +221,26 @@ class CrossChannelReduction:
 
 
 @dataclass(frozen=True)
+class ResidualBlock:
+    """A branch that is added to what it read, so that without it the network has its shortcut alone.
+
+    Attributes:
+        module: the module whose code adds the branch; empty for the network itself.
+        groups: indices of the groups that lie within the branch alone: they keep units together, or none.
+        parameters: names of all parameters of the branch.
+    """
+
+    module: str
+    groups: tuple[int, ...]
+    parameters: tuple[str, ...]
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The modules that hold the parameters."""
+        return tuple(dict.fromkeys(name.rpartition(".")[0] for name in self.parameters))
+
+
+@dataclass(frozen=True)
 class Layer:
     """A module with weights or counted operators.
 
@@ -245,8 +275,11 @@ class ChannelGraph:
         reductions: operators that normalise across channels: there the slim network is not the masked parent,
             since means and variances run over the kept channels only.
         sized: modules with an operator whose integer arguments count removable channels.
+        rewritten: modules that run a program instead of their own code, which cannot follow other widths.
         stages: the features in which stages end (see `tracing.stages`), in execution order.
+        blocks: residual blocks that can be removed whole, in execution order.
         keep: the globs of layers that were pinned.
+        weights_digest: SHA-256 of the weights; None of a network without values (on the meta device).
     """
 
     fingerprint: str
@@ -262,8 +295,11 @@ class ChannelGraph:
     full_width: tuple[ModuleChannels, ...] = ()
     reductions: tuple[CrossChannelReduction, ...] = ()
     sized: tuple[str, ...] = ()
+    rewritten: tuple[RewrittenModule, ...] = ()
     stages: tuple[ModuleChannels, ...] = ()
+    blocks: tuple[ResidualBlock, ...] = ()
     keep: tuple[str, ...] = ()
+    weights_digest: str | None = None
 
     @property
     def input_shape(self) -> tuple[int, ...]:

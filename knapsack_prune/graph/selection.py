@@ -9,7 +9,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from knapsack_prune.errors import RequestError
-from knapsack_prune.graph.channel_graph import ChannelGraph, CrossChannelReduction, IntArray, Role
+from knapsack_prune.graph.channel_graph import (
+    ChannelGraph,
+    CrossChannelReduction,
+    IntArray,
+    ResidualBlock,
+    Role,
+)
+from knapsack_prune.graph.module_program import ModuleProgram
 
 Axis = tuple[str, int]
 """Name of a parameter or buffer, and one of its dimensions."""
@@ -62,6 +69,8 @@ class Selection:
         full_width: modules that run at the parent's width, with the channels that stay around them.
         stages: the features in which stages end.
         reductions: operators that reduce over channels of which some go.
+        rewritten: programs of modules whose own code cannot follow.
+        blocks: residual blocks that go whole.
     """
 
     removed: tuple[RemovedIndices, ...]
@@ -69,6 +78,8 @@ class Selection:
     full_width: tuple[KeptChannels, ...] = ()
     stages: tuple[KeptChannels, ...] = ()
     reductions: tuple[CrossChannelReduction, ...] = ()
+    rewritten: tuple[ModuleProgram, ...] = ()
+    blocks: tuple[ResidualBlock, ...] = ()
 
     def removed_indices(self, *roles: Role) -> dict[Axis, IntArray]:
         """Per parameter axis that loses something (in one of `roles`, if any are given): what goes, sorted."""
@@ -143,4 +154,23 @@ def select(graph: ChannelGraph, kept: Sequence[IntArray]) -> Selection:
         full_width=full_width,
         stages=stages,
         reductions=tuple(part for part in graph.reductions if pruned.intersection(part.groups)),
+        rewritten=tuple(part.at(keep) for part in graph.rewritten),
+        blocks=removed_blocks(graph, [len(units) for units in kept]),
     )
+
+
+def removed_blocks(graph: ChannelGraph, counts: Sequence[int]) -> tuple[ResidualBlock, ...]:
+    """The residual blocks that are removed when group `g` keeps `counts[g]` units.
+
+    Raises:
+        RequestError: a group keeps nothing, and no block goes with it.
+    """
+    blocks = tuple(block for block in graph.blocks if all(counts[group] == 0 for group in block.groups))
+    gone = {group for block in blocks for group in block.groups}
+    for index, group in enumerate(graph.groups):
+        if counts[index] == 0 and index not in gone:
+            raise RequestError(
+                f"group {group.name} keeps 0 of {group.size} units: only a residual block goes whole, with all its "
+                f"groups; keep at least 1"
+            )
+    return blocks

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from knapsack_prune.files import read_json, write_json
 from knapsack_prune.iterate.rounds import RESULTS, Log, Rounds, Snapshot, forget_checkpoints, result_files
 from knapsack_prune.networks import DEFAULT_NETWORK, Network
 from knapsack_prune.networks.fingerprint import weights_digest
+from knapsack_prune.outputs import locked
 from knapsack_prune.settings import ExecutionSettings, IterateSettings, RepairSettings, TrainingSettings
 from knapsack_prune.training.ensemble.members import open_ensemble
 from knapsack_prune.training.finetune import finetune
@@ -23,7 +26,7 @@ FINAL = "final"
 def iterate(
     network: Network,
     source: ImageSource,
-    output: Path,
+    output: str | Path,
     settings: IterateSettings | None = None,
     execution: ExecutionSettings | None = None,
     *,
@@ -50,23 +53,48 @@ def iterate(
 
     Raises:
         RequestError: whatever of the request cannot be met, or a directory of another request.
-        KeyboardInterrupt: after Ctrl-C, once a checkpoint is written.
+        Interrupted: after Ctrl-C or SIGTERM, once a checkpoint is written.
     """
-    begun = time.perf_counter()
+    begun, output = time.perf_counter(), Path(output)
     if network.num_classes is not None:
         require_classes(source, network.num_classes)
     settings = IterateSettings.of(settings, **given)
     epochs = settings.epochs_of(embedded=network.name == DEFAULT_NETWORK)
     retrain, distillation = settings.retraining(epochs), settings.distillation(epochs)
-    execution = ExecutionSettings.of(execution, resume=True)
+    given_execution = execution or ExecutionSettings()
+    # What is resumed or replaced is the whole, and never a single round of it.
+    execution = ExecutionSettings.of(given_execution, resume=True, force=False)
     session = Session(source, network.input_shape, retrain, execution)
     repair = repair or RepairSettings()
-    asked = request(network, settings, repair)
-    directory = session.run_directory(output, asked, retrain, RESULTS)
+    directory = replace(
+        session.run_directory(output, request(network, settings, repair), retrain, RESULTS),
+        resume=given_execution.resume,
+        force=given_execution.force,
+    )
     rounds = Rounds(network, source, directory, settings, retrain, session, log, repair=repair)
-    if not directory.is_claimed():
-        rounds.begin()  # what is refused leaves the directory free for a better request
-        directory.claim()
+    with locked(output) if session.accelerator.is_main_process else nullcontext():
+        if directory.force:
+            directory.claim()
+            rounds.begin()
+        elif not directory.is_claimed():
+            rounds.begin()  # what is refused leaves the directory free for a better request
+            directory.claim()
+        return _iterated(network, source, output, settings, distillation, session, rounds, log, begun)
+
+
+def _iterated(
+    network: Network,
+    source: ImageSource,
+    output: Path,
+    settings: IterateSettings,
+    distillation: TrainingSettings,
+    session: Session,
+    rounds: Rounds,
+    log: Log,
+    begun: float,
+) -> dict[str, Any]:
+    """The method itself, in a directory that no other process writes to; arguments as of `iterate`."""
+    directory = rounds.directory
     snapshots = rounds.run()
     ensemble = open_ensemble(output, lambda plan, classes: network.model)
     log(f"evaluating {len(ensemble.members)} members together")
@@ -80,6 +108,14 @@ def iterate(
         if session.accelerator.is_main_process:
             forget_checkpoints(output / FINAL)
     final = read_json(output / FINAL / "result.json")
+    chosen = "last round" if final["epoch"] is None else "distilled"
+    if not session.held_out_images:
+        log("nothing is held out (`held_out` 0): the distilled network is handed over, whatever it is worth")
+    elif chosen == "last round":
+        log(
+            f"distilling did not make the last round's network better on {session.held_out_images} held-out images: "
+            "that one is handed over"
+        )
     record = {
         "accuracy": {
             "parent": final["accuracy"]["parent"],
@@ -88,6 +124,8 @@ def iterate(
             "final": final["accuracy"]["after"],
         },
         "ensemble": together.record(ensemble.names),
+        "chosen": chosen,
+        "held_out_images": session.held_out_images,
         "budgets": list(rounds.budgets),
         "flops": [one.record["flops"]["student"] for one in snapshots],
         "parameters": [one.record["parameters"]["student"] for one in snapshots],

@@ -14,21 +14,23 @@ from torch import nn
 from knapsack_prune.costs.counting import total
 from knapsack_prune.data import ImageSource, calibration_loader
 from knapsack_prune.data.seeds import derive_seed
+from knapsack_prune.errors import RequestError
 from knapsack_prune.files import read_json, write_json
 from knapsack_prune.iterate.budgets import geometric_budgets
-from knapsack_prune.iterate.survivors import surviving_graph
+from knapsack_prune.iterate.survivors import all_groups, surviving_graph
 from knapsack_prune.iterate.widen import widen
 from knapsack_prune.networks import Network
 from knapsack_prune.planning.constraints import Levels, fixed_levels
 from knapsack_prune.planning.identity import kept_units
 from knapsack_prune.planning.plan_file import Plan
+from knapsack_prune.planning.plan_parts import DataPart
 from knapsack_prune.planning.planner import plan_from_values
 from knapsack_prune.planning.preparation import budget_limits, trace_checked
 from knapsack_prune.settings import ImportanceSettings, RepairSettings, TrainingSettings
 from knapsack_prune.settings.importance import IMAGE_CRITERIA
 from knapsack_prune.settings.iterate import PruningSettings
 from knapsack_prune.slimming.repair import repair_on_source
-from knapsack_prune.slimming.slim import load_slim, save_slim, slim
+from knapsack_prune.slimming.slim import load_slim, slim, write_slim
 from knapsack_prune.training.ensemble.manifest import Manifest, MemberEntry
 from knapsack_prune.training.finetune import finetune
 from knapsack_prune.training.run_directory import RECORD, RunDirectory
@@ -146,7 +148,7 @@ class Rounds:
         else:
             self.directory.begin(f"round-{number}")
             begun = folder / "start"
-            if main and not (begun / "config.json").is_file():
+            if main and not self._is_whole(begun):
                 self._start(number, before)
             self._session.accelerator.wait_for_everyone()
             plan = Plan.load(begun / "plan.json")
@@ -158,7 +160,17 @@ class Rounds:
             seed = derive_seed(self._retrain.seed, 7, number) % 2**31
             start = self._repaired(begun, before)
             settings = TrainingSettings.of(self._retrain, seed=seed)
-            finetune(parent, plan, self._source, folder, settings, start=start, session=self._session)
+            finetune(
+                parent,
+                plan,
+                self._source,
+                folder,
+                settings,
+                start=start,
+                session=self._session,
+                choose=False,
+                log=self._log,
+            )
             self.directory.finish(f"round-{number}", result_files(folder))
             if main:
                 forget_checkpoints(folder)
@@ -167,10 +179,22 @@ class Rounds:
         record = read_json(folder / "result.json")
         return Snapshot(f"round-{number}", folder, plan, network, record)
 
+    def _is_whole(self, begun: Path) -> bool:
+        """Whether a round's start is there, as it was written; a damaged one is made again, and that is said."""
+        if not (begun / "config.json").is_file():
+            return False
+        try:
+            load_slim(begun, lambda: self._network.model)
+        except RequestError as error:
+            self._log(f"{error}: it is made again")
+            (begun / "repair.json").unlink(missing_ok=True)
+            return False
+        return True
+
     def _start(self, number: int, before: Snapshot | None) -> None:
         """Prune, and keep the result on disk: whoever continues finds the very same plan."""
         plan, start = self._prune(number, before)
-        save_slim(start, plan, self._output / "rounds" / str(number) / "start")
+        write_slim(start, plan, self._output / "rounds" / str(number) / "start")
 
     def _repaired(self, begun: Path, before: Snapshot | None) -> nn.Module:
         """The round's start, fitted to what the network of the round before computes; by all processes together."""
@@ -184,7 +208,7 @@ class Rounds:
         device = self._session.accelerator.device
         repaired = repair_on_source(whole, start, plan, self._source, self._repair, self._log, device)
         if self._session.accelerator.is_main_process:
-            save_slim(start, plan, begun)
+            write_slim(start, plan, begun)
             write_json(done, {} if repaired is None else repaired.record())
         self._session.accelerator.wait_for_everyone()
         return start
@@ -210,11 +234,13 @@ class Rounds:
             batch, shape = ImportanceSettings.of(pruning).batch_size, self._network.input_shape
             data = calibration_loader(self._source, pruning.samples, seed, batch, shape)
         given: dict[str, Any] = {"data": data, "seed": seed, "normalize": pruning.normalize}
+        given["block_removal"] = pruning.allow_block_removal
         if before is None:
             return estimate_values(self._graph, self._network.model, criterion, **given)
         units = kept_units(self._graph, before.plan)
         alive = surviving_graph(self._graph, units)
-        return estimate_values(alive, before.network, criterion, **given).of_units(units, number)
+        values = estimate_values(alive, before.network, criterion, **given)
+        return all_groups(values, units).of_units(units, number)
 
     def _plan(self, values: ValueTables | Scores, limit: int, levels: Levels | None = None) -> Plan:
         return plan_from_values(
@@ -234,7 +260,8 @@ class Rounds:
             model = self._network.model
             everything = total(self._graph.flops, self._graph.sizes)
             scores = score(self._graph, model, "l1")
-            save_slim(model, self._plan(scores, everything, fixed_levels({})), folder)
+            plan = self._plan(scores, everything, fixed_levels({}))
+            write_slim(model, plan, folder, DataPart.of(self._source))
         self._session.accelerator.wait_for_everyone()
 
     def _manifest(self, snapshots: list[Snapshot]) -> Manifest:

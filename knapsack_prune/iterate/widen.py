@@ -33,9 +33,17 @@ def widen(small: nn.Module, parent: nn.Module, plan: Plan, silent: bool = False)
     sources = {**dict(small.named_parameters()), **dict(small.named_buffers())}
     kept = plan.selection().kept_indices(tensor_shapes(parent))
     wrapped = [part.module for part in plan.full_width if len(part.kept) < part.size]
+    gone = {name for block in plan.blocks for name in block.parameters}
+    own = {name.rpartition(".")[0] for name in gone}
     with torch.no_grad():
         for name, target in targets.items():
+            if name in gone:
+                if silent:
+                    target.zero_()
+                continue
             source = sources.get(_slim_name(name, wrapped))
+            if source is None and name.rpartition(".")[0] in own:
+                continue  # a buffer of a removed block
             grid = [
                 torch.from_numpy(kept.get((name, dim), np.arange(size))).to(target.device)
                 for dim, size in enumerate(target.shape)

@@ -16,6 +16,8 @@ from knapsack_prune.errors import RequestError
 from knapsack_prune.graph.selection import DependentAttribute, Selection
 from knapsack_prune.narrowing.attention import replacement
 from knapsack_prune.narrowing.full_width import FullWidth
+from knapsack_prune.narrowing.rewritten import run_program
+from knapsack_prune.narrowing.shortcuts import remove_blocks
 from knapsack_prune.networks.modes import evaluating
 
 
@@ -60,7 +62,15 @@ def narrow_copy(model: nn.Module, selection: Selection, *, empty: bool = False) 
     _set_widths(small, model)
     _set_attributes(small, selection.attributes)
     _replace_modules(small, model, selection)
-    return small
+    modules = dict(small.named_modules())
+    for program in selection.rewritten:
+        if program.module not in modules:
+            raise RequestError(
+                f"the plan rewrites module {program.module!r}, which this network does not have; use the network that "
+                f"the plan was made for"
+            )
+        run_program(modules[program.module], program)
+    return remove_blocks(small, selection.blocks)
 
 
 def _compute_weights(small: nn.Module) -> None:
@@ -82,14 +92,18 @@ def _tensors(model: nn.Module) -> dict[str, Tensor]:
 def _replace_modules(small: nn.Module, model: nn.Module, selection: Selection) -> None:
     parents = dict(model.named_modules())
     replaced: dict[str, nn.Module] = {}
+    rewritten = {program.module for program in selection.rewritten}
+    gone = {name for block in selection.blocks for name in block.parameters}
     for name, module in small.named_modules():
         parent = parents[name]
+        if name in rewritten or gone.issuperset(f"{name}.{own}" for own, _ in module.named_parameters()):
+            continue  # it runs a program, or its block goes whole
         if any(a.shape != b.shape for a, b in zip(module.parameters(), parent.parameters(), strict=True)):
             other = replacement(module, parent)
             if other is not None:
                 replaced[name] = other
     for part in selection.full_width:
-        if len(part.kept) < part.size:
+        if 0 < len(part.kept) < part.size:
             inner = small.get_submodule(part.module)
             replaced[part.module] = FullWidth(inner, part.dim, part.size, part.kept)
     for name, module in replaced.items():

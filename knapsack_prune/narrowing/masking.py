@@ -25,15 +25,19 @@ def masked(model: nn.Module, selection: Selection) -> Iterator[None]:
     parameters = dict(model.named_parameters())
     own = {**parameters, **dict(model.named_buffers())}
     gone = [(own[name], dim, indices) for (name, dim), indices in selection.removed_indices("in").items()]
+    silent = [name for block in selection.blocks for name in block.parameters]
     with ExitStack() as stack:
         stack.enter_context(zeroed((tensor, dim, torch.from_numpy(indices)) for tensor, dim, indices in gone))
+        stack.enter_context(zeroed(whole(parameters[name]) for name in silent))
         for full in selection.full_width:
             mask = torch.zeros(full.size)
             mask[list(full.kept)] = 1
             stack.enter_context(input_masked(model.get_submodule(full.module), full.dim, mask))
         if selection.reductions:
             kept = selection.kept_indices(tensor_shapes(model)).items()
-            norms = {name: indices for (name, _), indices in kept if name in parameters}
+            norms = {
+                name: indices for (name, _), indices in kept if name in parameters and name not in silent
+            }
             stack.enter_context(
                 _KeptNorms(
                     {
@@ -44,6 +48,12 @@ def masked(model: nn.Module, selection: Selection) -> Iterator[None]:
                 )
             )
         yield
+
+
+def whole(tensor: Tensor) -> tuple[Tensor, int, Tensor]:
+    """All of a tensor, for `zeroed`."""
+    data = tensor.data if tensor.dim() else tensor.data.view(1)
+    return data, 0, torch.arange(len(data))
 
 
 Zeroed = tuple[Tensor, int, Tensor, Tensor]

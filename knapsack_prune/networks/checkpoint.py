@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,17 @@ def load_checkpoint(model: nn.Module, path: Path, ignored: tuple[str, ...] = ())
     if missing or unexpected or mismatched:
         raise RequestError(_misfit(path, len(expected), missing, unexpected, mismatched))
     model.load_state_dict(state, strict=False)
+    check_finite(model, f"checkpoint {path}")
+
+
+def check_finite(model: nn.Module, source: str) -> None:
+    """Raise a `RequestError` if a parameter holds NaN or infinity; `source` is what the message calls the weights."""
+    wrong = [name for name, value in model.named_parameters() if not bool(torch.isfinite(value).all())]
+    if wrong:
+        raise RequestError(
+            f"{source}: {wrong[0]} holds NaN or infinity ({len(wrong)} tensors do); weights must be finite: take those "
+            "of an earlier epoch"
+        )
 
 
 def _misfit(path: Path, total: int, missing: list[str], unexpected: list[str], mismatched: list[str]) -> str:
@@ -112,6 +124,7 @@ def _read_safetensors(path: Path) -> Mapping[str, Any]:
 
 
 def _read_torch(path: Path) -> Mapping[str, Any]:
+    _check_archive(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -130,6 +143,20 @@ def _read_torch(path: Path) -> Mapping[str, Any]:
             "save model.state_dict()"
         )
     return content
+
+
+def _check_archive(path: Path) -> None:
+    """Refuse an archive that grows when it is read: torch compresses nothing."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        content = sum(entry.file_size for entry in archive.infolist())
+    size = path.stat().st_size
+    if content > 2 * size + 2**20:
+        raise RequestError(
+            f"checkpoint {path} has {size:,} bytes and would grow to {content:,}: torch.save writes no such file; "
+            "save the weights again"
+        )
 
 
 def _unwrap(content: Mapping[str, Any]) -> dict[str, Tensor]:

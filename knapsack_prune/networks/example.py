@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 from knapsack_prune.errors import RequestError
 from knapsack_prune.networks.modes import evaluating
@@ -21,10 +21,12 @@ class Example:
     Attributes:
         args: positional arguments.
         kwargs: keyword arguments.
+        submodule: the name of the part that is called instead of the whole network; empty for the whole.
     """
 
     args: tuple[Any, ...] = ()
     kwargs: Mapping[str, Any] = field(default_factory=dict)
+    submodule: str = ""
 
     @classmethod
     def of(cls, value: Any) -> Example:
@@ -46,15 +48,49 @@ class Example:
         return cls((torch.zeros(batch, *input_shape),))
 
     def run(self, model: nn.Module) -> Any:
-        """What the network returns."""
-        return model(*self.args, **self.kwargs)
+        """What the network, or its part, returns."""
+        return model.get_submodule(self.submodule)(*self.args, **self.kwargs)
+
+    def within(self, model: nn.Module, submodule: str) -> Example:
+        """The call that a part of the network gets, the first one, when the network is called with this example.
+
+        Raises:
+            RequestError: there is no such part, it is not called, or the network refuses the example.
+        """
+        if not submodule:
+            return self
+        names = [name for name, _ in model.named_modules() if name]
+        if submodule not in names:
+            raise RequestError(
+                f"`submodule` {submodule!r} is none of the network's {len(names)} modules; there are for example "
+                f"{', '.join(names[:5])}"
+            )
+        calls: list[Example] = []
+
+        def note(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            calls.append(Example(args, kwargs).map(lambda leaf: leaf.detach().clone()))
+
+        handle = model.get_submodule(submodule).register_forward_pre_hook(note, with_kwargs=True)
+        try:
+            check_example(model, self)
+        finally:
+            handle.remove()
+        if not calls:
+            raise RequestError(
+                f"`submodule` {submodule!r} is not called when the network runs on the example: name another part"
+            )
+        return replace(calls[0], submodule=submodule)
+
+    def exported(self, model: nn.Module) -> nn.Module:
+        """What torch.export is given: the network; or its part alone, under its own name."""
+        return _Part(model, self.submodule) if self.submodule else model
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Example:
         """The same call with every tensor changed."""
         args, kwargs = tree_map(
             lambda leaf: change(leaf) if isinstance(leaf, Tensor) else leaf, (self.args, dict(self.kwargs))
         )
-        return Example(args, kwargs)
+        return Example(args, kwargs, self.submodule)
 
     def like(self, model: nn.Module) -> Example:
         """The same call for a network of another device and floating-point type."""
@@ -81,6 +117,35 @@ class Example:
     def batch(self) -> int:
         """Size of the first tensor's first dimension; 1 where there is none."""
         return len(self.tensors[0]) if self.tensors and self.tensors[0].dim() else 1
+
+    @property
+    def count(self) -> int:
+        """How many examples are in it: images where the first argument is a list of them, else the batch."""
+        first = next(iter((*self.args, *self.kwargs.values())), None)
+        several = (
+            isinstance(first, (list, tuple)) and first and all(isinstance(item, Tensor) for item in first)
+        )
+        return len(first) if several and first is not None else self.batch
+
+    def rows(self, part: slice) -> Example:
+        """The same call with some of the examples."""
+        args, kwargs = _rows((self.args, dict(self.kwargs)), self.count, part)
+        return Example(tuple(args), kwargs, self.submodule)
+
+    @staticmethod
+    def joined(parts: Sequence[Example]) -> Example:
+        """The examples of several calls in one; what has no entry for each example is as in the first."""
+        flat = [tree_flatten((part.args, dict(part.kwargs))) for part in parts]
+        leaves = []
+        for first, *others in zip(*(found[0] for found in flat), strict=True):
+            counted = isinstance(first, Tensor) and first.dim() and len(first) == parts[0].count
+            leaves.append(torch.cat([first, *others]) if counted else first)
+        args, kwargs = tree_unflatten(leaves, flat[0][1])
+        return Example(args, kwargs, parts[0].submodule)
+
+    def to(self, device: torch.device) -> Example:
+        """The same call with tensors on a device."""
+        return self.map(lambda leaf: leaf.to(device))
 
     def batched(self, size: int) -> Example:
         """The same call for `size` examples: every tensor with as many rows as the batch repeats them."""
@@ -117,6 +182,36 @@ class Example:
 
         named = [f"{name}: {told(value)}" for name, value in self.kwargs.items()]
         return "; ".join([*(told(value) for value in self.args), *named]) or "nothing"
+
+
+def _rows(value: Any, count: int, part: slice) -> Any:
+    """Some of `count` examples, wherever a tensor or a list of tensors has one entry for each."""
+    if isinstance(value, Tensor):
+        return value[part] if value.dim() and len(value) == count else value
+    if isinstance(value, Mapping):
+        return {name: _rows(item, count, part) for name, item in value.items()}
+    if type(value) not in (list, tuple):
+        return value
+    if len(value) == count and all(isinstance(item, (Tensor, Mapping)) for item in value):
+        return value[part]
+    return type(value)(_rows(item, count, part) for item in value)
+
+
+class _Part(nn.Module):
+    """A part of a network in empty modules, so that whatever is in it has the name that it has in the network."""
+
+    def __init__(self, model: nn.Module, name: str) -> None:
+        super().__init__()
+        self._name = name
+        holder: nn.Module = self
+        *path, leaf = name.split(".")
+        for step in path:
+            holder.add_module(step, nn.Module())
+            holder = holder.get_submodule(step)
+        holder.add_module(leaf, model.get_submodule(name))
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.get_submodule(self._name)(*args, **kwargs)
 
 
 def device_and_type(model: nn.Module) -> tuple[torch.device, torch.dtype]:

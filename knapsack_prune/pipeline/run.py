@@ -16,15 +16,18 @@ from knapsack_prune.data import ImageSource, open_data
 from knapsack_prune.errors import RequestError
 from knapsack_prune.files import file_digest, read_json, write_json
 from knapsack_prune.networks import Network, load_network
+from knapsack_prune.outputs import locked
 from knapsack_prune.planning.plan_file import Plan
 from knapsack_prune.settings import ExecutionSettings, ExportSettings, RunSettings
 from knapsack_prune.settings.importance import IMAGE_CRITERIA
 from knapsack_prune.slimming.outcome import read_outcome
 from knapsack_prune.slimming.repair import repair_on_source
-from knapsack_prune.slimming.slim import load_slim, save_slim, slim
+from knapsack_prune.slimming.slim import load_slim, slim, write_slim
 from knapsack_prune.training.run_directory import RunDirectory
 
 FORMAT = 2  # of the directory; a change makes every step run again
+TRAINED = ("trained/result.json", "trained/checkpoints/step-*")
+"""What only a run that has trained leaves."""
 Log = Callable[[str, str], None]
 
 
@@ -51,8 +54,15 @@ class Run:
         self._config = config
         self._directory = directory
         self._log = log
-        self._execution = ExecutionSettings.of(config.execution, resume=True)
-        self._steps = RunDirectory(directory, {"format": FORMAT}, results=())
+        # What is resumed or replaced is the whole directory, and never a single step of it.
+        self._execution = ExecutionSettings.of(config.execution, resume=True, force=False)
+        self._steps = RunDirectory(
+            directory,
+            {"format": FORMAT},
+            TRAINED,
+            resume=config.execution.resume,
+            force=config.execution.force,
+        )
         self._skipped: list[str] = []
         self._parent: Network | None = None
         self._source: ImageSource | None = None
@@ -61,9 +71,14 @@ class Run:
         """Do every step that is not valid any more.
 
         Raises:
-            RequestError: a step's request is wrong or cannot be met.
-            KeyboardInterrupt: after Ctrl-C; the same call continues where it was.
+            RequestError: a step's request is wrong or cannot be met, or a network that was trained for another request
+                would be lost.
+            Interrupted: after Ctrl-C or SIGTERM; the same call continues where it was.
         """
+        with locked(self._directory):
+            return self._execute()
+
+    def _execute(self) -> RunResult:
         config, folder = self._config, self._directory
         export = self._formats()
         self._steps.claim()
@@ -72,10 +87,18 @@ class Run:
             "data": config.data.record(),
             "plan": config.plan.record(),
         }
+        training = {**config.finetune.record(), "cache": config.execution.cache}
+        wanted = {**made_from, "repair": config.repair.record(), "finetune": training}
+        trained = [path for pattern in TRAINED for path in folder.glob(pattern)]
+        if trained and self._steps.made_otherwise("finetune", wanted):
+            raise RequestError(
+                f"{min(trained)} was made for another request and would be lost: choose another directory with "
+                "`output`, or replace all of it with `force`"
+            )
         self._step("plan", made_from, self._plan)
         made_from["repair"] = config.repair.record()
         self._step("slim", made_from, self._slim)
-        made_from["finetune"] = {**config.finetune.record(), "cache": config.execution.cache}
+        made_from["finetune"] = training
         self._step("finetune", made_from, self._finetune)
         self._step("evaluate", made_from, self._evaluate)
         report: dict[str, Any] = {
@@ -173,6 +196,7 @@ class Run:
             self._config.finetune,
             self._execution,
             start=None if self._config.finetune.mask else self._loaded("slim"),
+            log=partial(self._log, "finetune"),
         )
         return [folder / name for name in ("model.safetensors", "plan.json", "config.json", "result.json")]
 
@@ -211,5 +235,5 @@ class Run:
 
 
 def _saved(network: nn.Module, plan: Plan, folder: Path) -> list[Path]:
-    save_slim(network, plan, folder)
+    write_slim(network, plan, folder)
     return [folder / name for name in ("model.safetensors", "plan.json", "config.json")]

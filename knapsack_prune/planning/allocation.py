@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -54,14 +54,16 @@ def allocate(
     settings: SolverSettings,
     seed: int,
     report: Callable[[float, int | None, int | None], None] | None = None,
+    start: Sequence[int] | None = None,
 ) -> Allocation:
-    """Solve the problem and name the units that stay.
+    """Solve the problem and name the units that stay; `start` are units per group of a plan nearby, to begin with.
 
     Raises:
         RequestError: the budgets cannot be met (the message tells the smallest feasible ones), the solver found
             nothing in its time, or there is no such solver or limit.
     """
-    result = _solve(problem.instance, settings.solver, settings.time_limit, seed, report)
+    near = None if start is None else problem.choice(start)
+    result = _solve(problem.instance, settings.solver, settings.time_limit, seed, report, near)
     return _allocations(values, problem, (result,), settings, seed)[0]
 
 
@@ -138,6 +140,11 @@ def _allocations(
     instance, first = problem.instance, results[0]
     if first.status is solvers.Status.INFEASIBLE:
         raise InfeasibleBudgets(_infeasible(instance, settings.solver, seed))
+    if first.choice is not None and not problem.consistent(first.choice):
+        # Only part of a block goes: what is proved is that nothing better, so nothing whole, is within the budgets.
+        if first.status is solvers.Status.OPTIMAL:
+            raise InfeasibleBudgets(_infeasible(instance, settings.solver, seed))
+        first = replace(first, status=solvers.Status.NO_SOLUTION_FOUND)
     if first.status is solvers.Status.NO_SOLUTION_FOUND:
         raise RequestError(
             f"solver {settings.solver!r} found no plan in {first.seconds:.1f} s; raise `time_limit` or use "
@@ -145,6 +152,8 @@ def _allocations(
         )
     found = []
     for result in results:
+        if not problem.consistent(result.choice or ()):
+            break  # nothing whole is left
         assert first.bound is not None and result.value is not None
         # What is proved of a later one alone leaves out what is near the earlier ones: the first bound holds for all.
         proved = result.value == first.bound
@@ -236,9 +245,10 @@ def _solve(
     seconds: float,
     seed: int,
     report: Callable[[float, int | None, int | None], None] | None = None,
+    start: Sequence[int] | None = None,
 ) -> solvers.Result:
     try:
-        return solvers.solve(instance, solver, solvers.Limits(seconds=seconds, seed=seed), report)
+        return solvers.solve(instance, solver, solvers.Limits(seconds=seconds, seed=seed), report, start)
     except solvers.SolverError as error:
         raise RequestError(str(error)) from error
 
@@ -280,9 +290,12 @@ def _contradiction(instance: solvers.Instance, solver: str, seed: int) -> str:
 
     def feasible(factor: float) -> bool:
         raised = [replace_budget(part, math.floor(part.budget * factor)) for part in instance.resources]
-        larger = solvers.Instance(instance.name, instance.groups, raised, value_scale=instance.value_scale)
-        status = _solve(larger, solver, CONTRADICTION_SECONDS, seed).status
-        return status in (solvers.Status.OPTIMAL, solvers.Status.FEASIBLE)
+        larger = solvers.Instance(
+            instance.name, instance.groups, raised, instance.value_scale, instance.pair_values
+        )
+        found = _solve(larger, solver, CONTRADICTION_SECONDS, seed)
+        # A value under 0 is that of a block of which only a part goes.
+        return found.value is not None and found.value >= min(0, instance.trivial_bound())
 
     names = " and ".join(dict.fromkeys(map(_base, instance.resources)))
     low, high = 1.0, 2.0

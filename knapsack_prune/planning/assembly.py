@@ -9,12 +9,14 @@ from knapsack_prune.costs.resource import Resource
 from knapsack_prune.graph.channel_graph import ChannelGraph, Group, IntArray
 from knapsack_prune.planning.allocation import Allocation
 from knapsack_prune.planning.constraints import allowed_levels
+from knapsack_prune.planning.next_widths import next_widths
 from knapsack_prune.planning.plan_file import Plan
-from knapsack_prune.planning.plan_parts import BudgetPart, ImportancePart, ModelPart
+from knapsack_prune.planning.plan_parts import BudgetPart, ImportancePart, ModelPart, NextWidthPart
 from knapsack_prune.planning.problem import Problem
 from knapsack_prune.planning.structure import structure
 from knapsack_prune.settings import WidthConstraints
 from knapsack_prune.settings.importance import WEIGHT_CRITERIA
+from knapsack_prune.values.stage_tables import StageValues
 from knapsack_prune.values.tables import GroupValues, Provenance, ValueTables
 
 LEAST_WORTH = 1e-7
@@ -46,22 +48,31 @@ def assemble(
         worth: per resource, the share of all values that one more percent of its budget would buy.
     """
     parts = structure(graph, allocation.kept, round_to)
-    # Scores of weights are made again in no time; whatever else was valued is written down.
+    # Scores of weights are made again in no time; whatever else was valued group by group is written down.
     again = values.provenance.method in WEIGHT_CRITERIA and values.provenance.round is None
-    groups = zip(parts.pop("groups"), graph.groups, values.groups, problem.allowed, strict=True)
+    again |= isinstance(values, StageValues)
+    # The next choice of a stage changes several of its groups.
+    wider: Sequence[NextWidthPart | None] = [None] * len(graph.groups)
+    if not isinstance(values, StageValues):
+        wider = next_widths(problem, values, allocation.counts, {name: resources[name] for name in limits})
+    groups = zip(parts.pop("groups"), graph.groups, values.groups, problem.allowed, wider, strict=True)
     return Plan.model_validate(
         {
             "schema_version": 1,
             "model": model,
             "importance": importance_part(values, allocation.counts),
             "budgets": tuple(
-                _budget(resources[resource], limit, allocation.counts, (worth or {}).get(resource))
+                _budget(
+                    resources[resource], limit, allocation.counts, (worth or {}).get(resource), values.whole
+                )
                 for resource, limit in limits.items()
             ),
             "solver": allocation.solver,
             "groups": tuple(
-                part.model_copy(update=_chosen(group, round_to, allowed, valued, recorded=not again))
-                for part, group, valued, allowed in groups
+                part.model_copy(
+                    update=_chosen(group, round_to, allowed, valued, recorded=not again) | {"next": following}
+                )
+                for part, group, valued, allowed, following in groups
             ),
             "keep": graph.keep,
             "ties": tuple(tuple(graph.groups[index].name for index in tied) for tied in problem.tied),
@@ -88,7 +99,9 @@ def importance_part(values: ValueTables, counts: Sequence[int]) -> ImportancePar
     )
 
 
-def _budget(resource: Resource, limit: int, counts: Sequence[int], worth: float | None) -> BudgetPart:
+def _budget(
+    resource: Resource, limit: int, counts: Sequence[int], worth: float | None, whole: float
+) -> BudgetPart:
     parent, planned = resource.parent, resource.cost(counts)
     return BudgetPart(
         resource=resource.name,
@@ -100,9 +113,15 @@ def _budget(resource: Resource, limit: int, counts: Sequence[int], worth: float 
         removed_fraction=1 - planned / parent,
         binds=None if worth is None else worth > LEAST_WORTH,
         worth_of_percent=worth,
+        multiplier=multiplier(worth, whole, limit),
         note=resource.note or None,
         conditions=resource.conditions,
     )
+
+
+def multiplier(worth: float | None, whole: float, limit: int) -> float | None:
+    """The value of one more unit of a resource, from the share of all values that one percent of its limit buys."""
+    return None if worth is None or limit < 100 else worth * whole / (limit // 100)
 
 
 def _options(provenance: Provenance) -> dict[str, str | int | float | bool] | None:
@@ -120,4 +139,5 @@ def _chosen(
         "levels": None if multiples.tolist() == allowed.tolist() else tuple(allowed.tolist()),
         "order": tuple(values.order.tolist()) if recorded else None,
         "values": tuple(values.values.tolist()) if recorded else None,
+        "none": values.none if recorded and not allowed[0] else None,
     }

@@ -98,8 +98,11 @@ def constrained_levels(
     for index in itertools.chain(*tied_groups(graph, widths.tie)):
         steps.pop(graph.groups[index].name, None)  # steps of different groups have no common fraction
     bounds = _bounds(graph, [parse_limit(text) for text in widths.limit])
+    removable = _removable(graph, widths)
 
     def levels(group: Group) -> IntArray:
+        if not group.size:
+            return np.zeros(1, dtype=np.int64)  # an earlier round has removed its block
         counts = on_step = base(group)
         if group.name in steps:
             on_step = counts[np.isin(counts, steps[group.name]) | (counts == counts[-1])]
@@ -110,9 +113,22 @@ def constrained_levels(
             within = counts[(counts >= low) & (counts <= high)]
         if not within.size:
             raise RequestError(_collision(group, on_step, (low, low_why), (high, high_why), widths, by_steps))
-        return within
+        return np.append(0, within) if group.name in removable and not low else within
 
     return levels
+
+
+def _removable(graph: ChannelGraph, widths: WidthConstraints) -> set[str]:
+    """The groups that may keep nothing since their block can go: not those that keep the fraction of others."""
+    if not widths.allow_block_removal:
+        return set()
+    if not graph.blocks:
+        raise RequestError(
+            "`allow_block_removal`: this network has 0 residual blocks that can be removed: branches with channels of "
+            "their own that are added to what they read; leave it out"
+        )
+    tied = set(itertools.chain(*tied_groups(graph, widths.tie)))
+    return {graph.groups[index].name for block in graph.blocks for index in block.groups if index not in tied}
 
 
 def check_layers(graph: ChannelGraph, widths: WidthConstraints) -> None:

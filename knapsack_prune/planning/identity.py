@@ -7,7 +7,7 @@ from torch import nn
 
 from knapsack_prune.errors import RequestError
 from knapsack_prune.graph.channel_graph import ChannelGraph, IntArray
-from knapsack_prune.networks.fingerprint import fingerprint
+from knapsack_prune.networks.fingerprint import fingerprint, weights_digest
 from knapsack_prune.planning.plan_file import Plan
 from knapsack_prune.settings.network import names_code
 
@@ -37,6 +37,36 @@ def check_fingerprint(model: nn.Module, plan: Plan) -> None:
             f"the plan's own network, or plan this one"
         )
     _check_sizes(model, plan)
+
+
+def check_weights(model: nn.Module, plan: Plan, force: bool = False) -> str:
+    """Make sure that a network has the weights that a plan was made with.
+
+    Args:
+        model: the parent.
+        plan: what is to be applied to it.
+        force: other weights are taken.
+
+    Returns:
+        A sentence where other weights are taken; else nothing.
+
+    Raises:
+        RequestError: the weights are others.
+    """
+    own = f"sha256:{weights_digest(model)}"
+    if plan.model.weights_digest in (None, own):
+        return ""
+    told = (
+        f"the plan was made with other weights of {plan.model.name}: {_short(plan.model.weights_digest)} "
+        f"({plan.model.weights or 'untrained'}), these are {_short(own)}"
+    )
+    if force:
+        return f"{told}; they are taken all the same"
+    raise RequestError(f"{told}. Give those (`checkpoint`, `weights`), plan these, or take them with `force`")
+
+
+def _short(digest: str | None) -> str:
+    return f"{(digest or '')[:19]}…"
 
 
 def _check_sizes(model: nn.Module, plan: Plan) -> None:

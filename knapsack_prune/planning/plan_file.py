@@ -11,12 +11,14 @@ from pydantic import Field, ValidationError, model_validator
 
 from knapsack_prune.errors import RequestError
 from knapsack_prune.files import parse_json, read_text, write_text
-from knapsack_prune.graph.channel_graph import CrossChannelReduction
+from knapsack_prune.graph.channel_graph import CrossChannelReduction, ResidualBlock
 from knapsack_prune.graph.selection import DependentAttribute, KeptChannels, RemovedIndices, Selection
 from knapsack_prune.planning.input_parts import Part
 from knapsack_prune.planning.plan_parts import (
     AttributePart,
+    BlockPart,
     BudgetPart,
+    DataPart,
     FrozenPart,
     FullWidthPart,
     GroupPart,
@@ -24,6 +26,7 @@ from knapsack_prune.planning.plan_parts import (
     LayerPart,
     MixingPart,
     ModelPart,
+    RewrittenPart,
     SearchPart,
     SolverPart,
     StagePart,
@@ -33,14 +36,18 @@ SCHEMA_VERSION = 1
 
 OMITTED = (
     *("round", "loss", "predicted_loss", "images", "options"),
-    *("binds", "worth_of_percent", "note", "conditions"),
-    *("levels", "order", "values"),
+    *("binds", "worth_of_percent", "multiplier", "note", "conditions"),
+    *("levels", "order", "values", "none", "next"),
     *("offset", "step", "block", "indices"),
 )
 """Keys of `importance`, budgets, groups and slices that are written only where they have a value."""
 
-RARE = ("keep", "ties", "search")
+RARE = ("rewritten", "blocks", "data", "keep", "ties", "search")
 """Keys of the plan that are written only where there is something to say."""
+
+
+MOST = 2**15
+"""Groups, layers or other parts of a plan: what lists more is no plan of a network."""
 
 
 class Plan(Part):
@@ -49,18 +56,21 @@ class Plan(Part):
     schema_version: Literal[1]
     model: ModelPart
     importance: ImportancePart
-    budgets: Annotated[tuple[BudgetPart, ...], Field(min_length=1)]
+    budgets: Annotated[tuple[BudgetPart, ...], Field(min_length=1, max_length=100, fail_fast=True)]
     solver: SolverPart
-    groups: Annotated[tuple[GroupPart, ...], Field(min_length=1)]
-    layers: tuple[LayerPart, ...]
-    frozen: tuple[FrozenPart, ...]
-    attributes: tuple[AttributePart, ...] = ()
-    full_width: tuple[FullWidthPart, ...] = ()
-    mixing: tuple[MixingPart, ...] = ()
-    stages: tuple[StagePart, ...] = ()
-    keep: tuple[str, ...] = ()
-    ties: tuple[tuple[str, ...], ...] = ()
+    groups: Annotated[tuple[GroupPart, ...], Field(min_length=1, max_length=MOST, fail_fast=True)]
+    layers: Annotated[tuple[LayerPart, ...], Field(max_length=MOST, fail_fast=True)]
+    frozen: Annotated[tuple[FrozenPart, ...], Field(max_length=MOST, fail_fast=True)]
+    attributes: Annotated[tuple[AttributePart, ...], Field(max_length=MOST, fail_fast=True)] = ()
+    full_width: Annotated[tuple[FullWidthPart, ...], Field(max_length=MOST, fail_fast=True)] = ()
+    mixing: Annotated[tuple[MixingPart, ...], Field(max_length=MOST, fail_fast=True)] = ()
+    stages: Annotated[tuple[StagePart, ...], Field(max_length=MOST, fail_fast=True)] = ()
+    rewritten: Annotated[tuple[RewrittenPart, ...], Field(max_length=MOST, fail_fast=True)] = ()
+    blocks: Annotated[tuple[BlockPart, ...], Field(max_length=MOST, fail_fast=True)] = ()
+    keep: Annotated[tuple[str, ...], Field(max_length=MOST, fail_fast=True)] = ()
+    ties: Annotated[tuple[tuple[str, ...], ...], Field(max_length=MOST, fail_fast=True)] = ()
     search: SearchPart | None = None
+    data: DataPart | None = None
 
     @model_validator(mode="after")
     def _searched(self) -> Self:
@@ -77,6 +87,12 @@ class Plan(Part):
             raise ValueError("two groups have the same name")
         if unknown := {name for tied in self.ties for name in tied} - set(names):
             raise ValueError(f"ties: there is no group {min(unknown)}")
+        gone = {name for block in self.blocks for name in block.groups}
+        empty = {group.name for group in self.groups if not group.kept}
+        if gone != empty:
+            raise ValueError(
+                f"group {min(gone ^ empty)}: a group keeps no unit exactly where `blocks` removes its residual block"
+            )
         return self
 
     def budget(self, resource: str) -> BudgetPart | None:
@@ -103,14 +119,20 @@ class Plan(Part):
             full_width=tuple(KeptChannels(**part.model_dump()) for part in self.full_width),
             stages=tuple(KeptChannels(part.module, part.dim, part.of, part.kept) for part in self.stages),
             reductions=tuple(CrossChannelReduction(part.module, part.operator, ()) for part in self.mixing),
+            rewritten=tuple(part.program() for part in self.rewritten),
+            blocks=tuple(ResidualBlock(part.module, (), part.parameters) for part in self.blocks),
         )
 
     def to_json(self) -> str:
         """The plan as JSON text: the same plan gives the same bytes."""
         data = self.model_dump(mode="json", exclude={key for key in RARE if not getattr(self, key)})
         slices = (part for group in data["groups"] for part in group["slices"])
-        if data["model"]["inputs"] is None:
-            del data["model"]["inputs"]
+        for node in (node for part in data.get("rewritten", ()) for node in part["nodes"]):
+            for key in [key for key in ("args", "kwargs") if not node[key]]:
+                del node[key]
+        for key in ("inputs", "submodule", "weights_digest"):
+            if data["model"][key] is None:
+                del data["model"][key]
         for part in (data["importance"], *data["budgets"], *data["groups"], *slices):
             for key in [key for key in OMITTED if part.get(key, 0) is None]:
                 del part[key]

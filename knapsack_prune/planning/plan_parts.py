@@ -3,36 +3,44 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import Field, JsonValue, model_validator
 
 from knapsack_prune.costs.latency_table import Conditions
 from knapsack_prune.graph.channel_graph import IntArray
+from knapsack_prune.graph.module_program import ModuleProgram, ProgramNode
 from knapsack_prune.planning.input_parts import Count, InputsPart, Part, rebuilt
 
 if TYPE_CHECKING:
+    from knapsack_prune.data.source import ImageSource
     from knapsack_prune.networks.example import Example
 
 
 Positive = Annotated[int, Field(ge=1)]
+Size = Annotated[int, Field(ge=1, le=2**24)]
+"""Of a group: more units than any layer has are refused before anything of such a size is made."""
 
 LARGEST_INPUT = 2**26
 """Elements of one input, at most: a plan cannot make a network run on more than that."""
 
 
 class ModelPart(Part):
-    """The parent: name and weights as given, `fingerprint` of the architecture.
+    """The parent: name and weights as given, `fingerprint` of the architecture, `weights_digest` of its weights.
 
     `input_shape` is that of the first tensor without the batch; where that does not say everything, `inputs` does.
+    `submodule` is the part that was planned, if not the whole network: input and FLOPs are its own.
     """
 
     name: str
     weights: str | None
     input_shape: tuple[Positive, ...]
     fingerprint: Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
+    weights_digest: Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")] | None = None
     inputs: InputsPart | None = None
+    submodule: str | None = None
 
     @model_validator(mode="after")
     def _size(self) -> Self:
@@ -45,7 +53,33 @@ class ModelPart(Part):
         """What the network is called with, made anew; errors as of `input_parts.rebuilt`."""
         from knapsack_prune.networks.example import Example
 
-        return Example.zeros(self.input_shape) if self.inputs is None else rebuilt(self.inputs)
+        example = Example.zeros(self.input_shape) if self.inputs is None else rebuilt(self.inputs)
+        return replace(example, submodule=self.submodule or "")
+
+
+class DataPart(Part):
+    """The images that the network was given: their source (None where only their normalisation is known), and mean and
+    deviation per channel, of pixels in [0, 1], by which they were normalised.
+
+    `unreadable` of those that were drawn for scoring could not be read.
+    """
+
+    name: str | None
+    mean: Annotated[tuple[float, ...], Field(min_length=1)]
+    std: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)]
+    unreadable: Count = 0
+
+    @model_validator(mode="after")
+    def _as_many(self) -> Self:
+        if len(self.mean) != len(self.std):
+            raise ValueError(f"mean has {len(self.mean)} numbers and std {len(self.std)}")
+        return self
+
+    @classmethod
+    def of(cls, source: ImageSource, unreadable: int = 0) -> Self:
+        """What to remember of a source."""
+        mean, std = source.normalisation.mean, source.normalisation.std
+        return cls(name=source.name, mean=mean, std=std, unreadable=unreadable)
 
 
 class ImportancePart(Part):
@@ -70,8 +104,9 @@ class BudgetPart(Part):
     """One resource: the parent's cost, the limit, and what the plan costs; fractions are of the parent.
 
     `binds` says whether more could be kept under a larger limit, `worth_of_percent` how much more under one that is a
-    percent larger, as a share of all importance (by the Lagrangian bound); `note` what to know of the numbers;
-    `conditions` what times were measured under.
+    percent larger, as a share of all importance (by the Lagrangian bound), and `multiplier` the same per unit of the
+    resource, in the criterion's own unit; `note` what to know of the numbers; `conditions` what times were measured
+    under.
     """
 
     resource: str
@@ -83,6 +118,7 @@ class BudgetPart(Part):
     removed_fraction: float
     binds: bool | None = None
     worth_of_percent: float | None = None
+    multiplier: float | None = None
     note: str | None = None
     conditions: Conditions | None = None
 
@@ -141,7 +177,10 @@ class SlicePart(Part):
     offset: Count | None = None
     step: Positive | None = None
     block: Positive | None = None
-    indices: tuple[tuple[Count, ...], ...] | None = None
+    indices: (
+        Annotated[tuple[Annotated[tuple[Count, ...], Field(fail_fast=True)], ...], Field(fail_fast=True)]
+        | None
+    ) = None
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:
@@ -160,33 +199,51 @@ class SlicePart(Part):
         return self.offset + units[:, None] * self.step + np.arange(self.block)
 
 
+class NextWidthPart(Part):
+    """The next allowed width of a group, all others as they are: its `units`, and what it adds in value and in costs.
+
+    Groups that keep the same fraction move together, and each tells what all of them add.
+    """
+
+    units: Positive
+    value: float
+    costs: dict[str, int]
+
+
 class GroupPart(Part):
     """One group: `kept` are sorted unit indices in the parent, of `size`; a unit is `channels` channels wide.
 
     `levels` are the numbers of units that were allowed, where they are not the multiples of `round_to`. Where values
     are not scores of the parent's weights, `order` are its units, the most valuable first, and `values[n - 1]` is what
-    keeping n of them is worth: `kept` are the first of `order`.
+    keeping n of them is worth: `kept` are the first of `order`. `none` is what keeping no unit is worth, where its
+    residual block can be removed; `next` is missing where nothing wider is allowed.
     """
 
     name: str
-    size: Positive
-    channels: Positive
-    kept: Annotated[tuple[Count, ...], Field(min_length=1)]
+    size: Size
+    channels: Size
+    kept: Annotated[tuple[Count, ...], Field(fail_fast=True)]
     round_to: Positive
     layers: tuple[str, ...]
-    slices: Annotated[tuple[SlicePart, ...], Field(min_length=1)]
-    levels: tuple[Positive, ...] | None = None
-    order: tuple[Count, ...] | None = None
-    values: tuple[float, ...] | None = None
+    slices: Annotated[tuple[SlicePart, ...], Field(min_length=1, fail_fast=True)]
+    levels: tuple[Count, ...] | None = None
+    order: Annotated[tuple[Count, ...], Field(fail_fast=True)] | None = None
+    values: Annotated[tuple[float, ...], Field(fail_fast=True)] | None = None
+    none: float | None = None
+    next: NextWidthPart | None = None
 
     @model_validator(mode="after")
     def _indices(self) -> Self:
+        if self.next is not None and not len(self.kept) < self.next.units <= self.size:
+            raise ValueError(
+                f"group {self.name}: next has {self.next.units} units, {len(self.kept)} of {self.size} are kept"
+            )
         for before, after in zip(self.kept, self.kept[1:], strict=False):
             if after == before:
                 raise ValueError(f"group {self.name}: index {after} of kept is listed twice")
             if after < before:
                 raise ValueError(f"group {self.name}: kept is not sorted ({before} before {after})")
-        if self.kept[-1] >= self.size:
+        if self.kept[-1:] >= (self.size,):
             raise ValueError(
                 f"group {self.name}: index {self.kept[-1]} of kept is out of range, the size is {self.size}"
             )
@@ -203,6 +260,8 @@ class GroupPart(Part):
             len(set(self.order)) != len(self.order) or max(self.order, default=0) >= self.size
         ):
             raise ValueError(f"group {self.name}: order lists a unit twice, or one that is not there")
+        if self.none is not None and self.values is None:
+            raise ValueError(f"group {self.name}: none has a value, other numbers of units have not")
         if (self.order is None) != (self.values is None):
             raise ValueError(f"group {self.name}: of order and values one is missing")
         if len(self.order or ()) != len(self.values or ()):
@@ -219,8 +278,16 @@ class GroupPart(Part):
         return self
 
 
+class BlockPart(Part):
+    """A residual block that is removed whole: the `module` that adds it, the groups and parameters that go with it."""
+
+    module: str
+    groups: Annotated[tuple[str, ...], Field(min_length=1)]
+    parameters: Annotated[tuple[str, ...], Field(min_length=1)]
+
+
 class LayerPart(Part):
-    """One module: widths before and after, FLOPs before and after."""
+    """One module: widths before and after, FLOPs before and after; no width where its block is removed."""
 
     name: str
     kept_in: Count
@@ -259,6 +326,38 @@ class FullWidthPart(Part):
     kept: tuple[Count, ...]
 
 
+class ProgramNodePart(Part):
+    """One step of a rewritten module, see `graph.module_program`."""
+
+    name: str
+    kind: Literal["operator", "parameter", "module"]
+    target: str
+    args: tuple[JsonValue, ...] = ()
+    kwargs: dict[str, JsonValue] | None = None
+
+
+class RewrittenPart(Part):
+    """A module whose code cannot follow other widths: it runs these operators instead, see `graph.module_program`."""
+
+    module: str
+    inputs: tuple[str, ...]
+    batch: tuple[Count, Count, Positive] | None
+    nodes: tuple[ProgramNodePart, ...]
+    output: JsonValue
+
+    @classmethod
+    def of(cls, program: ModuleProgram) -> Self:
+        """A program, written down."""
+        return cls.model_validate(asdict(program))
+
+    def program(self) -> ModuleProgram:
+        """The program that is written down."""
+        nodes = tuple(
+            ProgramNode(node.name, node.kind, node.target, node.args, node.kwargs) for node in self.nodes
+        )
+        return ModuleProgram(self.module, self.inputs, self.batch, nodes, self.output)
+
+
 class MixingPart(Part):
     """An operator that normalises across channels that the plan prunes: there slim and masked network differ."""
 
@@ -295,7 +394,7 @@ class CandidatePart(Part):
     predicted_loss: float | None
     repaired_loss: float
     trained_loss: float | None
-    widths: tuple[Positive, ...]
+    widths: tuple[Count, ...]
 
     @property
     def outcome(self) -> float:
@@ -313,7 +412,7 @@ class RoundPart(Part):
     predicted_loss: float
     repaired_loss: float
     accepted: bool
-    widths: tuple[Positive, ...]
+    widths: tuple[Count, ...]
 
 
 class SearchPart(Part):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,7 +45,13 @@ class Planner:
     weights: str | None = None
     report: SolverReport | None = None
 
-    def best(self, values: ValueTables, levels: Levels | None = None, explain: bool = False) -> Plan:
+    def best(
+        self,
+        values: ValueTables,
+        levels: Levels | None = None,
+        explain: bool = False,
+        start: Sequence[int] | None = None,
+    ) -> Plan:
         """The plan that keeps the most importance; see `plan_from_values`."""
         return plan_from_values(
             self.graph,
@@ -58,6 +64,7 @@ class Planner:
             weights=self.weights,
             explain=explain,
             report=self.report,
+            start=start,
         )
 
     def several(
@@ -70,7 +77,7 @@ class Planner:
         )
         found = allocate_best(values, problem, settings, settings.seed, count, distance, self.report)
         worth = worth_of_more(problem, settings.time_limit, settings.seed)
-        model = _model_part(self.graph, self.name, self.weights)
+        model = model_part(self.graph, self.name, self.weights)
         multiple = settings.multiple
         return tuple(
             (
@@ -95,6 +102,7 @@ def plan_from_values(
     weights: str | None = None,
     explain: bool = False,
     report: SolverReport | None = None,
+    start: Sequence[int] | None = None,
     **given: Any,
 ) -> Plan:
     """The plan for a network that is traced and valued already.
@@ -109,14 +117,17 @@ def plan_from_values(
         name, weights: of the network, for the plan.
         explain: find out which budgets bind, and what more of each would buy; this solves two relaxations a budget.
         report: called with seconds, value and bound as the solver improves them.
+        start: units kept per group by a plan of a budget nearby, to begin with.
         given: fields of `AllocationSettings` by name, instead of the settings' own.
     """
     settings = AllocationSettings.of(settings, **given)
-    tables = additive_tables(graph, values) if isinstance(values, Scores) else values
+    tables = values
+    if isinstance(tables, Scores):
+        tables = additive_tables(graph, tables, block_removal=settings.allow_block_removal)
     resources = graph_resources(graph, limits) if resources is None else resources
     problem = plan_problem(graph, tables, limits, settings, resources=resources, levels=levels, name=name)
     try:
-        allocation = allocate(tables, problem, settings, settings.seed, report)
+        allocation = allocate(tables, problem, settings, settings.seed, report, start)
     except InfeasibleBudgets as error:
         if levels is not None:
             raise
@@ -124,18 +135,20 @@ def plan_from_values(
             _with_collisions(str(error), graph, tables, limits, settings, resources)
         ) from error
     worth = worth_of_more(problem, settings.time_limit, settings.seed) if explain else {}
-    model = _model_part(graph, name, weights)
+    model = model_part(graph, name, weights)
     return assemble(graph, tables, problem, allocation, limits, resources, settings.multiple, model, worth)
 
 
-def _model_part(graph: ChannelGraph, name: str, weights: str | None) -> ModelPart:
+def model_part(graph: ChannelGraph, name: str, weights: str | None) -> ModelPart:
     example = graph.example
     return ModelPart(
         name=name,
         weights=weights,
         input_shape=example.input_shape,
         fingerprint=graph.fingerprint,
+        weights_digest=graph.weights_digest,
         inputs=described(example),
+        submodule=example.submodule or None,
     )
 
 

@@ -47,17 +47,22 @@ def trace_checked(
     return counted_as_fvcore(graph, model)
 
 
-def counted_as_fvcore(graph: ChannelGraph, model: nn.Module) -> ChannelGraph:
+def counted_as_fvcore(graph: ChannelGraph, model: nn.Module, rewrite: Sequence[str] = ()) -> ChannelGraph:
     """The traced network, with fvcore's count as a constant where the rules count something else.
 
     The channels in such a count stay, and the plan says so.
+
+    Args:
+        graph: the traced network.
+        model: the parent.
+        rewrite: as of `trace`.
 
     Raises:
         RequestError: fvcore cannot count the network, or nothing is left to prune.
     """
     miscounted = differing_counts(graph, model)
     if miscounted:
-        graph = trace(model, graph.example, keep=graph.keep, miscounted=miscounted)
+        graph = trace(model, graph.example, keep=graph.keep, rewrite=rewrite, miscounted=miscounted)
         check_prunable(graph, model)
     check_polynomial(graph, model)
     return graph
@@ -99,6 +104,7 @@ def prepare(
         seed=settings.seed,
         normalize=settings.normalize,
         pair_values=settings.pair_values,
+        block_removal=settings.allow_block_removal,
         values=settings.values,
         progress=progress,
     )

@@ -13,25 +13,35 @@ from torch import nn
 
 from knapsack_prune.costs.counting import total
 from knapsack_prune.errors import RequestError
-from knapsack_prune.graph.channel_graph import ChannelGraph, Form, Group, IntArray, Slice, TabulatedTerm
+from knapsack_prune.graph.channel_graph import (
+    ChannelGraph,
+    Form,
+    Group,
+    IntArray,
+    ResidualBlock,
+    Slice,
+    TabulatedTerm,
+)
 from knapsack_prune.graph.selection import select
 from knapsack_prune.planning.identity import check_fingerprint, kept_units
 from knapsack_prune.planning.input_parts import Part
 from knapsack_prune.planning.plan_file import Plan
 from knapsack_prune.planning.plan_parts import (
     AttributePart,
+    BlockPart,
     FrozenPart,
     FullWidthPart,
     GroupPart,
     LayerPart,
     MixingPart,
+    RewrittenPart,
     SlicePart,
     StagePart,
 )
 from knapsack_prune.planning.preparation import counted_as_fvcore
 from knapsack_prune.tracing.trial import trace
 
-CHOSEN = {"round_to", "levels", "order", "values"}
+CHOSEN = {"round_to", "levels", "order", "values", "none", "next"}
 """Keys of a group that follow from the request and the values, not from the network."""
 
 
@@ -50,7 +60,7 @@ def structure(
         "groups": tuple(
             _group(group, units, round_to) for group, units in zip(graph.groups, kept, strict=True)
         ),
-        "layers": _layers(graph, [len(units) for units in kept]),
+        "layers": _layers(graph, [len(units) for units in kept], selection.blocks),
         "frozen": tuple(
             FrozenPart(
                 name=frozen.name,
@@ -68,6 +78,15 @@ def structure(
         "stages": tuple(
             StagePart(module=part.module, dim=part.dim, of=part.size, kept=part.kept)
             for part in selection.stages
+        ),
+        "rewritten": tuple(map(RewrittenPart.of, selection.rewritten)),
+        "blocks": tuple(
+            BlockPart(
+                module=block.module,
+                groups=tuple(graph.groups[index].name for index in block.groups),
+                parameters=block.parameters,
+            )
+            for block in selection.blocks
         ),
     }
 
@@ -87,11 +106,13 @@ def check_structure(model: nn.Module, plan: Plan) -> ChannelGraph:
             first such key.
     """
     check_fingerprint(model, plan)
-    graph = trace(model, plan.model.example(), keep=plan.keep)
+    graph = trace(
+        model, plan.model.example(), keep=plan.keep, rewrite=[part.module for part in plan.rewritten]
+    )
     difference = _structure_difference(graph, plan)
     if difference and plan.groups:
         # Where fvcore counts an operator in a way of its own, the plan was made with its channels frozen.
-        graph = counted_as_fvcore(graph, model)
+        graph = counted_as_fvcore(graph, model, rewrite=[part.module for part in plan.rewritten])
         difference = _structure_difference(graph, plan)
     if difference:
         raise RequestError(f"{difference}; the plan was changed or is of another network: make it again")
@@ -162,7 +183,9 @@ def _runs(part: Slice) -> list[SlicePart]:
     return [SlicePart.model_validate({**where, "indices": positions.tolist()})]
 
 
-def _layers(graph: ChannelGraph, counts: Sequence[int]) -> tuple[LayerPart, ...]:
+def _layers(
+    graph: ChannelGraph, counts: Sequence[int], removed: Sequence[ResidualBlock]
+) -> tuple[LayerPart, ...]:
     before: dict[str, int] = defaultdict(int)
     after: dict[str, int] = defaultdict(int)
     forms: dict[str, tuple[Form, Form]] = {}
@@ -173,12 +196,13 @@ def _layers(graph: ChannelGraph, counts: Sequence[int]) -> tuple[LayerPart, ...]
         if factors:
             forms.setdefault(term.layer, (factors[0], factors[-1]))
     forms.update({layer.name: (layer.kept_in, layer.kept_out) for layer in graph.layers})
+    there = forms.keys() - {name for block in removed for name in block.layers}
     return tuple(
         LayerPart(
             name=name,
-            kept_in=forms[name][0].at(counts) if name in forms else 0,
+            kept_in=forms[name][0].at(counts) if name in there else 0,
             of_in=forms[name][0].at(graph.sizes) if name in forms else 0,
-            kept_out=forms[name][1].at(counts) if name in forms else 0,
+            kept_out=forms[name][1].at(counts) if name in there else 0,
             of_out=forms[name][1].at(graph.sizes) if name in forms else 0,
             flops_before=before[name],
             flops_after=after[name],

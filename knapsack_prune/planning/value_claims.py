@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -9,11 +10,13 @@ import numpy as np
 from knapsack_prune.costs.resource import Resource
 from knapsack_prune.graph.channel_graph import Group, IntArray
 from knapsack_prune.planning.allocation import best_value, worth_of_more
-from knapsack_prune.planning.assembly import LEAST_WORTH, importance_part
+from knapsack_prune.planning.assembly import LEAST_WORTH, importance_part, multiplier
 from knapsack_prune.planning.claims import BrokenPlanError, Check, Subject
 from knapsack_prune.planning.constraints import Levels, allowed_levels
+from knapsack_prune.planning.next_widths import next_widths
 from knapsack_prune.planning.plan_file import Plan
-from knapsack_prune.planning.problem import build_problem
+from knapsack_prune.planning.plan_parts import GroupPart
+from knapsack_prune.planning.problem import Problem, build_problem
 from knapsack_prune.settings import WidthConstraints
 from knapsack_prune.settings.importance import IMAGE_CRITERIA, WEIGHT_CRITERIA
 from knapsack_prune.values.estimate import estimate_values
@@ -31,13 +34,15 @@ def check_values(subject: Subject) -> list[Check]:
         raise BrokenPlanError(f"values are recorded for {len(valued)} of {len(subject.plan.groups)} groups")
     chosen, worth = [], 0.0
     for group in valued:
-        count, values = len(group.kept), group.values or ()
+        count, tables = len(group.kept), _recorded(group)
         if sorted((group.order or ())[:count]) != list(group.kept):
             raise BrokenPlanError(
                 f"group {group.name} does not keep its {count} most important units in the recorded order"
             )
-        chosen.append(values[count - 1])
-        worth += chosen[-1] - min(0.0, *values)
+        if not count and group.none is None:
+            raise BrokenPlanError(f"group {group.name} keeps no unit, and no value is recorded for that")
+        chosen.append(float(tables.at(np.array(count))))
+        worth += chosen[-1] - tables.least
     if not _close(worth, solver.value):
         raise BrokenPlanError(
             f"the importance kept is {worth:.6g} by the recorded values, the plan says {solver.value:.6g}"
@@ -50,6 +55,12 @@ def check_values(subject: Subject) -> list[Check]:
     return [Check("recorded values", f"add up to the objective, {solver.value:.6g}{loss}")]
 
 
+def _recorded(part: GroupPart) -> GroupValues:
+    """The values that a plan records of a group."""
+    order, values = np.array(part.order, dtype=np.int64), np.array(part.values, dtype=np.float64)
+    return GroupValues(order, values, part.none)
+
+
 def _close(found: float, said: float) -> bool:
     return abs(found - said) <= 1e-6 * max(1.0, abs(said))
 
@@ -59,18 +70,20 @@ def made_again(subject: Subject) -> ValueTables:
     said = subject.plan.importance
     data = subject.data if said.criterion in IMAGE_CRITERIA else None
     return estimate_values(
-        subject.graph, subject.model, said.criterion, data=data, seed=said.seed, normalize=said.normalize
+        subject.graph,
+        subject.model,
+        said.criterion,
+        data=data,
+        seed=said.seed,
+        normalize=said.normalize,
+        block_removal=any(0 in (group.levels or ()) for group in subject.plan.groups),
     )
 
 
 def recorded_tables(subject: Subject) -> ValueTables | None:
     """The values that the plan records; None where there are none."""
     parts, said = subject.plan.groups, subject.plan.importance
-    groups = [
-        GroupValues(np.array(part.order, dtype=np.int64), np.array(part.values, dtype=np.float64))
-        for part in parts
-        if part.order and part.values
-    ]
+    groups = [_recorded(part) for part in parts if part.order and part.values]
     if not groups:
         return None
     return value_tables(subject.graph, groups, Provenance(said.criterion, said.samples, said.seed, said.loss))
@@ -83,7 +96,7 @@ def check_importance(subject: Subject, tables: ValueTables, recorded: ValueTable
     for group, valued, units in zip(subject.graph.groups, tables.groups, subject.kept, strict=True):
         if valued.kept(len(units)).tolist() != units.tolist():
             raise BrokenPlanError(f"group {group.name} does not keep its {len(units)} most important units")
-        importance += float(valued.values[len(units) - 1]) - min(0.0, float(valued.values.min()))
+        importance += float(valued.at(np.array(len(units)))) - valued.least
     if abs(importance - solver.value) > tolerance * max(1.0, importance):
         raise BrokenPlanError(f"the importance kept is {importance:.6g}, the plan says {solver.value:.6g}")
     for group, valued, written in zip(
@@ -93,6 +106,7 @@ def check_importance(subject: Subject, tables: ValueTables, recorded: ValueTable
         if (
             valued.values.shape != written.values.shape
             or float(np.abs(valued.values - written.values).max()) > scale
+            or (written.none is not None and abs(written.none - (valued.none or 0.0)) > scale)
             or (tolerance < 1e-5 and valued.order.tolist() != written.order.tolist())
         ):
             raise BrokenPlanError(
@@ -131,6 +145,41 @@ def unsolvable(subject: Subject, tables: ValueTables | None, resources: Mapping[
     return None
 
 
+def stated_problem(subject: Subject, tables: ValueTables, resources: Mapping[str, Resource]) -> Problem:
+    """The problem that the plan says it answers."""
+    plan = subject.plan
+    index = {group.name: at for at, group in enumerate(subject.graph.groups)}
+    return build_problem(
+        subject.graph,
+        tables,
+        {part.resource: part.limit for part in plan.budgets},
+        resources=resources,
+        levels=_levels(plan),
+        tied=[tuple(index[name] for name in tied) for tied in plan.ties],
+        name=plan.model.name,
+    )
+
+
+def check_next_widths(
+    subject: Subject, tables: ValueTables, resources: Mapping[str, Resource], *, exact: bool
+) -> None:
+    """What the plan says of the next width of every group, in value and in costs."""
+    problem = stated_problem(subject, tables, resources)
+    own = next_widths(problem, tables, subject.counts, resources)
+    scale = (_tolerance(subject) if exact else 1e-6) * max(1.0, abs(subject.plan.solver.value))
+    for part, wider in zip(subject.plan.groups, own, strict=True):
+        said = part.next
+        if said is None and wider is None:
+            continue
+        same = (
+            said is not None and wider is not None and (said.units, said.costs) == (wider.units, wider.costs)
+        )
+        if said is None or wider is None or not same or abs(said.value - wider.value) > scale:
+            raise BrokenPlanError(
+                f"group {part.name}: next is {said}, by the network and its values it is {wider}"
+            )
+
+
 def check_proof(
     subject: Subject, tables: ValueTables, resources: Mapping[str, Resource], seconds: float, *, exact: bool
 ) -> tuple[Check, bool]:
@@ -140,17 +189,7 @@ def check_proof(
         The check, and whether it confirms.
     """
     plan, solver = subject.plan, subject.plan.solver
-    limits = {part.resource: part.limit for part in plan.budgets}
-    index = {group.name: at for at, group in enumerate(subject.graph.groups)}
-    problem = build_problem(
-        subject.graph,
-        tables,
-        limits,
-        resources=resources,
-        levels=_levels(plan),
-        tied=[tuple(index[name] for name in tied) for tied in plan.ties],
-        name=plan.model.name,
-    )
+    problem = stated_problem(subject, tables, resources)
     for part, allowed in zip(plan.groups, problem.allowed, strict=True):
         if len(part.kept) not in allowed:
             raise BrokenPlanError(
@@ -166,7 +205,7 @@ def check_proof(
     if bound > solver.bound + slack:
         open_ = f"solved again for {seconds:g} s, {bound:.6g} is not ruled out: neither confirmed nor refuted"
         return Check("proof", f"{open_}; more with `time_limit`"), False
-    _check_worth(plan, worth_of_more(problem, seconds, solver.seed))
+    _check_worth(plan, worth_of_more(problem, seconds, solver.seed), tables.whole)
     return Check("proof", f"{solver.status}: solved again, no allowed plan keeps more than {bound:.6g}"), True
 
 
@@ -183,14 +222,21 @@ def _levels(plan: Plan) -> Levels:
     return levels
 
 
-def _check_worth(plan: Plan, worth: Mapping[str, float]) -> None:
-    """What one more percent of each budget buys, where the plan says it."""
+def _check_worth(plan: Plan, worth: Mapping[str, float], whole: float) -> None:
+    """What one more percent of each budget buys, where the plan says it; `whole` is what all units are worth."""
     for budget in plan.budgets:
         said, own = budget.worth_of_percent, worth.get(budget.resource)
         if own is None or (said is None and budget.binds is None):
             continue
         if said is None or abs(said - own) > 1e-6 + 0.05 * own:
             raise BrokenPlanError(f"{budget.resource}: one more percent buys {own:.3g}, the plan says {said}")
+        price = multiplier(said, whole, budget.limit)
+        if (price is None) != (budget.multiplier is None) or not math.isclose(
+            price or 0.0, budget.multiplier or 0.0, rel_tol=1e-3, abs_tol=1e-300
+        ):
+            raise BrokenPlanError(
+                f"{budget.resource}: the multiplier is {price} by `worth_of_percent`, the plan says {budget.multiplier}"
+            )
         if budget.binds != (said > LEAST_WORTH):
             raise BrokenPlanError(
                 f"{budget.resource}: binds is {budget.binds}, one more percent buys {own:.3g}"

@@ -16,12 +16,13 @@ from knapsack_prune.errors import RequestError
 from knapsack_prune.narrowing.copying import narrow_copy
 from knapsack_prune.narrowing.equivalence import EquivalenceError, check_equivalence
 from knapsack_prune.planning.claims import BrokenPlanError, Check, Subject
-from knapsack_prune.planning.identity import check_fingerprint, kept_units
+from knapsack_prune.planning.identity import check_fingerprint, check_weights, kept_units
 from knapsack_prune.planning.plan_file import Plan
 from knapsack_prune.planning.pricing import price_network
 from knapsack_prune.planning.structure import check_structure
 from knapsack_prune.planning.value_claims import (
     check_importance,
+    check_next_widths,
     check_proof,
     check_values,
     made_again,
@@ -51,12 +52,16 @@ LABELS = ("model.name", "model.weights", "importance.seed")
 SOLVER_LABELS = ("solver.name", "solver.version", "solver.seconds", "solver.seed")
 REQUEST = ("budgets.*.limit", "groups.*.round_to", "groups.*.levels", "ties")
 """What was asked for: the proof is about that, and nothing tells whether it is what the user meant."""
-PROOF = ("solver.status", "solver.bound", "solver.gap", "budgets.*.binds", "budgets.*.worth_of_percent")
+PROOF = (
+    *("solver.status", "solver.bound", "solver.gap"),
+    *("budgets.*.binds", "budgets.*.worth_of_percent", "budgets.*.multiplier"),
+)
+NEXT = "groups.*.next"
 VALUES = (
     *("importance.criterion", "importance.samples", "importance.normalize", "importance.round"),
     *("importance.loss", "importance.images", "importance.options"),
 )
-RECORDED = ("groups.*.order", "groups.*.values")
+RECORDED = ("groups.*.order", "groups.*.values", "groups.*.none")
 SUMMED = ("solver.value", "importance.predicted_loss", "groups.*.kept")
 
 
@@ -77,7 +82,8 @@ def verify(
     Args:
         plan: what is doubted.
         model: the parent; left as it was.
-        same_weights: the parent has the weights that the plan was made with; otherwise importance is not recomputed.
+        same_weights: the parent is to have the weights that the plan was made with; otherwise importance is not
+            recomputed.
         data: the batches that values were made with, to make them anew; without them, those that the plan records are
             only checked against each other.
         table: the latency table that the plan was made with; without it latency is not recomputed.
@@ -88,15 +94,22 @@ def verify(
 
     Raises:
         BrokenPlanError: a claim does not hold; the message names the first one.
-        RequestError: the plan is of another network.
+        RequestError: the plan is of another network, or of other weights.
     """
     check_fingerprint(model, plan)
+    if same_weights:
+        check_weights(model, plan)
     enter("tracing")
-    trusted = [*LABELS, *SOLVER_LABELS, *REQUEST, *(["search"] if plan.search else [])]
+    rare = [key for key in ("search", "data") if getattr(plan, key)]
+    trusted = [*LABELS, *SOLVER_LABELS, *REQUEST, *rare]
     try:
         graph = check_structure(model, plan)
         subject = Subject(plan, model, graph, kept_units(graph, plan), same_weights, data, table)
         checks = [Check("fingerprint", plan.model.fingerprint), _check_groups(subject)]
+        if same_weights and plan.model.weights_digest is not None:
+            checks.append(Check("weights", plan.model.weights_digest))
+        else:
+            trusted.append("model.weights_digest")
         resources = _priced(subject)
         checks += _check_costs(subject, resources)
         for missing in {budget.resource for budget in plan.budgets} - resources.keys():
@@ -115,6 +128,10 @@ def verify(
             checks.append(Check("importance", f"not recomputed: {why}"))
             trusted += [*VALUES, *(SUMMED if recorded is None else RECORDED)]
         missing_why = unsolvable(subject, tables, resources)
+        if tables is None or missing_why is not None:
+            trusted.append(NEXT)
+        else:
+            check_next_widths(subject, tables, resources, exact=why is None)
         if quick or tables is None or missing_why is not None:
             checks.append(
                 Check("proof", f"not solved again: {missing_why or 'it was not asked for (`quick`)'}")

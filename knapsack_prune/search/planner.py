@@ -11,7 +11,7 @@ from knapsack_prune.data import ImageSource, calibration_loader
 from knapsack_prune.errors import RequestError
 from knapsack_prune.networks.example import Example
 from knapsack_prune.planning.plan_file import Plan
-from knapsack_prune.planning.plan_parts import SearchPart
+from knapsack_prune.planning.plan_parts import DataPart, SearchPart
 from knapsack_prune.planning.planner import Planner
 from knapsack_prune.planning.preparation import budget_limits, check_budgets, prepare
 from knapsack_prune.planning.pricing import price_network
@@ -21,7 +21,7 @@ from knapsack_prune.search.rounds import improve
 from knapsack_prune.search.trials import Trials
 from knapsack_prune.settings import PlanSettings
 from knapsack_prune.settings.importance import IMAGE_CRITERIA, LOSS_MODELS
-from knapsack_prune.values.losses import Batches, Loss
+from knapsack_prune.values.losses import Batches, Loss, TaskLoss, as_loss
 from knapsack_prune.values.tables import ValueTables
 
 
@@ -30,8 +30,9 @@ def plan(
     example: Any,
     settings: PlanSettings | None = None,
     *,
+    submodule: str = "",
     data: ImageSource | Batches | None = None,
-    loss: Loss | None = None,
+    loss: Loss | TaskLoss | None = None,
     name: str | None = None,
     weights: str | None = None,
     **given: Any,
@@ -43,11 +44,14 @@ def plan(
         example: what the network is called with: a tensor, a tuple of arguments, a mapping of keyword arguments, or
             an `Example`. Costs are those of this call.
         settings: what is asked for; at least one budget.
+        submodule: the name of a part to plan instead of the whole network. FLOPs are the part's, parameters the
+            network's; `slim` gives the whole network with the part slimmed.
         data: a dataset, of which the settings say how many images are read; or batches, all of which are, more than
             once. For the criteria and value models that read images, and for `candidates` and `rounds`.
         loss: what a cut costs, for `measured`, `reconstruction` and `joint_fisher`, and by which plans that are tried
-            out are judged: a function of output, the parent's output and the batch to the mean loss; by default the
-            divergence (KL) to the parent's class scores.
+            out are judged: a function of output and target, or of output, the parent's output and the batch, to the
+            mean loss; by default the divergence (KL) to the parent's class scores. For criteria that take a gradient,
+            what it is of; by default the cross-entropy.
         name: the parent's name in the plan; the class name by default.
         weights: where its weights come from, for the plan.
         given: fields of `PlanSettings` by name, as in `flops_budget=0.3, importance="l1"`.
@@ -55,7 +59,7 @@ def plan(
     Raises:
         RequestError: the request is wrong or cannot be met; the message says the remedy.
     """
-    asked, example = PlanSettings.of(settings, **given), Example.of(example)
+    asked, example = PlanSettings.of(settings, **given), Example.of(example).within(model, submodule)
     check_budgets(asked.requested())
     criterion = asked.criterion(images=data is not None)
     images = None
@@ -66,12 +70,14 @@ def plan(
         batches = images.values
     elif isinstance(data, ImageSource) and criterion in IMAGE_CRITERIA:
         batches = calibration_loader(data, asked.samples, asked.seed, asked.batch_size, example.input_shape)
-    valued_by = None if loss is not None and asked.tries and criterion not in LOSS_MODELS else loss
+    judge = None if loss is None else as_loss(loss, example)
+    valued_by = None if loss is not None and asked.tries and criterion not in LOSS_MODELS else judge
     graph, values = prepare(model, example, asked, criterion, data=lambda: batches, loss=valued_by)
     resources = price_network(graph, model, asked.requested(), table=asked.latency_table, force=asked.force)
     limits = budget_limits(graph, asked.requested(), resources)
     planner = Planner(graph, limits, asked, resources, name or type(model).__name__, weights)
-    return find_plan(planner, model, values, asked, images, loss=loss)
+    found = find_plan(planner, model, values, asked, images, loss=judge)
+    return found.model_copy(update={"data": DataPart.of(data)}) if isinstance(data, ImageSource) else found
 
 
 def require_images(settings: PlanSettings, data: ImageSource | Batches | None) -> ImageSource | Batches:

@@ -34,5 +34,6 @@ from knapsack_prune.settings.solver import BenchSettings as BenchSettings
 from knapsack_prune.settings.solver import SolverSettings as SolverSettings
 from knapsack_prune.settings.solver import SolveSettings as SolveSettings
 from knapsack_prune.settings.solver import TimeSettings as TimeSettings
+from knapsack_prune.settings.stagewise import StagewiseSettings as StagewiseSettings
 from knapsack_prune.settings.training import EvaluationSettings as EvaluationSettings
 from knapsack_prune.settings.training import TrainingSettings as TrainingSettings

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from difflib import get_close_matches
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 import annotated_types as limits
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -13,6 +13,13 @@ from pydantic.fields import FieldInfo
 from knapsack_prune.errors import RequestError
 
 INT_LIMIT = 2**31  # what fits in 31 bits can be passed on to every library
+
+Device = Literal["auto", "cpu", "cuda"]
+
+FORCE = (
+    "Replace all that the output holds; and take weights, or a latency table, that are not those of the plan or the "
+    "device, and say so."
+)
 
 Seed = Annotated[int, Field(ge=0, lt=INT_LIMIT, description="Of everything random.")]
 

@@ -65,6 +65,10 @@ def parse_budget(text: str) -> float | int:
     return int(absolute)
 
 
+MOST_POINTS = 1000
+"""Budgets of one sweep, at most."""
+
+
 def parse_time(text: str) -> float | int:
     """As `parse_budget`, for a time: an absolute one has the unit s, ms or us, and comes out in picoseconds.
 
@@ -139,6 +143,30 @@ def _read(value: object, resource: str = "") -> object:
 
 
 def read_budgets(value: object) -> object:
-    """Budgets from a comma-separated text or a list."""
+    """Budgets from a comma-separated text or a list; a part FIRST:LAST:STEP is a range with both ends."""
     parts = split(value)
-    return tuple(read_budget(part) for part in parts) if isinstance(parts, list | tuple) else parts
+    if not isinstance(parts, list | tuple):
+        return parts
+    budgets: list[object] = []
+    for part in parts:
+        budgets += _range(part) if isinstance(part, str) and ":" in part else [read_budget(part)]
+    return tuple(budgets)
+
+
+def _range(text: str) -> list[object]:
+    """The budgets of FIRST:LAST:STEP."""
+    ends = [read_budget(part) for part in text.split(":")]
+    if len(ends) != 3 or not all(isinstance(end, int | float) for end in ends):
+        raise ValueError(f"budgets {text!r}: a range is FIRST:LAST:STEP, as in 0.1:0.9:0.05")
+    first, last, step = ((Decimal(str(end)), isinstance(end, int) and end > 1) for end in ends)
+    if len({absolute for _, absolute in (first, last, step)}) > 1:
+        raise ValueError(
+            f"budgets {text!r}: give three fractions, as in 0.1:0.9:0.05, or three absolute numbers"
+        )
+    count = int((last[0] - first[0]) / step[0]) + 1
+    if not 1 <= count <= MOST_POINTS:
+        raise ValueError(
+            f"budgets {text!r} are {max(0, count):,}: FIRST is at most LAST, and there are at most {MOST_POINTS:,}"
+        )
+    numbers = (first[0] + step[0] * index for index in range(count))
+    return [int(number) if first[1] else float(number) for number in numbers]

@@ -7,8 +7,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from knapsack_prune.settings.base import INT_LIMIT, Settings, split
+from knapsack_prune.settings.base import FORCE, INT_LIMIT, Settings, split
 from knapsack_prune.settings.budget import (
+    MOST_POINTS,
     RESOURCES,
     read_budget,
     read_budgets,
@@ -22,6 +23,8 @@ FLOPS_BUDGET = Field(
     "absolute number, as in 1.2G."
 )
 
+
+SWEPT = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 NAMED = {
     "flops_budget": "flops",
@@ -66,9 +69,7 @@ class ResourceBudgets(Settings):
     latency_table: Annotated[
         Path | None, Field(description="Measured times, as latency-table wrote them.")
     ] = None
-    force: Annotated[
-        bool, Field(description="Take a latency table of another device, type or network; the plan says so.")
-    ] = False
+    force: Annotated[bool, Field(description=FORCE)] = False
 
     @model_validator(mode="after")
     def _once(self) -> Self:
@@ -111,9 +112,21 @@ class SweepBudgets(ResourceBudgets):
         BeforeValidator(read_budgets),
         Field(
             min_length=1,
-            description="FLOPs kept at most, each as the budget of a plan, separated by commas.",
+            description="FLOPs kept at most, each as the budget of a plan, separated by commas; 0.1:0.9:0.05 is every "
+            "one from 0.1 to 0.9 in steps of 0.05.",
         ),
-    ] = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+    ] = SWEPT
+    points: Annotated[
+        int | None,
+        Field(
+            ge=2,
+            le=MOST_POINTS,
+            description="So many budgets instead, evenly spread: 20 are 0.05, 0.1, … 1 of the parent's FLOPs.",
+        ),
+    ] = None
+    nested: Annotated[
+        bool, Field(description="A plan keeps only units that the plan of every larger budget keeps too.")
+    ] = False
 
     @model_validator(mode="after")
     def _swept(self) -> Self:
@@ -121,7 +134,17 @@ class SweepBudgets(ResourceBudgets):
             raise ValueError(
                 f"flops {self.budgets['flops']} is given with `budgets`, but a sweep varies it: give `flops_budgets`"
             )
+        if self.points is not None and self.flops_budgets != SWEPT:
+            raise ValueError(
+                f"`points` {self.points} and `flops_budgets` both say which budgets: give one of them"
+            )
         return self
+
+    def swept(self) -> tuple[float | int, ...]:
+        """The FLOPs budgets."""
+        if self.points is None:
+            return self.flops_budgets
+        return tuple(round(number / self.points, 6) for number in range(1, self.points + 1))
 
 
 def read_multiple(value: object) -> object:
@@ -141,8 +164,8 @@ def read_multiple(value: object) -> object:
     return number
 
 
-class WidthConstraints(Settings):
-    """Which widths are allowed."""
+class GroupConstraints(Settings):
+    """Which widths of a group are allowed."""
 
     round_to: Annotated[
         int | Literal["auto"] | None,
@@ -162,14 +185,6 @@ class WidthConstraints(Settings):
             description="Layers whose output channels all stay, such as 'layer4.*'; may be given several times."
         ),
     ] = ()
-    tie: Annotated[
-        tuple[str, ...],
-        BeforeValidator(split),
-        Field(
-            description="Layers that all keep the same fraction of their output channels, as in 'layer*.conv1'; may be "
-            "given several times."
-        ),
-    ] = ()
     limit: Annotated[
         tuple[str, ...],
         BeforeValidator(split),
@@ -184,3 +199,23 @@ class WidthConstraints(Settings):
     def multiple(self) -> int:
         """What kept channels are multiples of; 1 where the latency table says which widths are allowed."""
         return self.round_to if isinstance(self.round_to, int) else 1
+
+
+class WidthConstraints(GroupConstraints):
+    """Which widths are allowed, and which go together."""
+
+    tie: Annotated[
+        tuple[str, ...],
+        BeforeValidator(split),
+        Field(
+            description="Layers that all keep the same fraction of their output channels, as in 'layer*.conv1'; may be "
+            "given several times."
+        ),
+    ] = ()
+    allow_block_removal: Annotated[
+        bool,
+        Field(
+            description="Residual blocks may be removed whole, so that their shortcut is left; with importance "
+            "measured or one that adds up scores."
+        ),
+    ] = False

@@ -8,13 +8,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from knapsack_prune.settings.base import INT_LIMIT, Settings
+from knapsack_prune.settings.base import FORCE, INT_LIMIT, Device, Settings
 
 
 class DeviceSettings(Settings):
     """Where to run, and how images get there."""
 
-    device: Annotated[Literal["auto", "cpu", "cuda"], Field(description="Where to train.")] = "auto"
+    device: Annotated[Device, Field(description="Where to train.")] = "auto"
     cache: Annotated[
         Literal["auto", "none", "device"],
         Field(
@@ -36,7 +36,7 @@ class DeviceSettings(Settings):
             ge=0,
             lt=INT_LIMIT,
             description="CPU threads per process; 0 leaves torch's choice. By default 1 for the embedded network, "
-            "whose images are too small to be worth sharing out, else 0.",
+            "else as many as cores are free and, for small networks, worth the while by a short measurement.",
         ),
     ] = None
 
@@ -49,20 +49,33 @@ class DeviceSettings(Settings):
         """Whether bars are shown."""
         return sys.stderr.isatty() if self.progress is None else self.progress
 
-    def cpu_threads(self, embedded: bool) -> int:
-        """CPU threads, for the embedded default network or another; 0 leaves torch's choice."""
-        return int(embedded) if self.threads is None else self.threads
-
     @property
     def loading_processes(self) -> int:
         """Processes that read images."""
-        return min(8, os.cpu_count() or 1) if self.workers is None else self.workers
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return min(8, cores) if self.workers is None else self.workers
 
 
-class ExecutionSettings(DeviceSettings):
+class ResumeSettings(Settings):
+    """What becomes of an earlier part of the same run."""
+
+    resume: Annotated[
+        bool,
+        Field(
+            description="Continue an earlier part of the same run in the output. Without it, that is refused."
+        ),
+    ] = True
+
+
+class OutputSettings(ResumeSettings):
+    """What becomes of whatever an output holds."""
+
+    force: Annotated[bool, Field(description=FORCE)] = False
+
+
+class ExecutionSettings(DeviceSettings, OutputSettings):
     """How a training run is carried out."""
 
-    resume: Annotated[bool, Field(description="Continue the run in the output directory.")] = False
     checkpoint_every: Annotated[
         int,
         Field(

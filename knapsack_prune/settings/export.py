@@ -24,4 +24,12 @@ class ExportSettings(Settings):
         BeforeValidator(split),
         Field(description="Batch sizes to time."),
     ] = (1, 32)
+    threads: Annotated[
+        int | None,
+        Field(
+            ge=0,
+            lt=INT_LIMIT,
+            description="CPU threads that are timed; 0 leaves torch's choice. By default those that are free.",
+        ),
+    ] = None
     seconds: Annotated[float, Field(gt=0, description="How long to time each batch size.")] = 0.5

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from knapsack_prune.errors import RequestError
+from knapsack_prune.files import read_text
 from knapsack_prune.settings.base import Settings
 from knapsack_prune.settings.network import names_code
 from knapsack_prune.settings.run import RunSettings
 
 DEFAULTS = RunSettings()
+MOST_BYTES = 2**20
 
 
 def read_settings(path: Path, *, model: str | None = None) -> RunSettings:
@@ -54,20 +56,20 @@ def parse_settings(content: Any, source: str, *, model: str | None = None) -> Ru
 
 
 def _parsed(path: Path) -> Any:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise RequestError(f"{path} cannot be read ({error}): give a TOML or YAML file") from error
+    text = read_text(path, MOST_BYTES)
     if path.suffix == ".toml":
         try:
             return tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
+        except (ValueError, RecursionError) as error:  # TOMLDecodeError is a ValueError
             raise RequestError(f"{path} is not TOML: {error}") from error
     if path.suffix in (".yaml", ".yml"):
         import yaml
 
         try:
+            if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
+                # A few lines of aliases of aliases stand for more than any memory holds.
+                raise RequestError(f"{path}: aliases (*name) are not read: write the value out")
             return yaml.safe_load(text) or {}
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
             raise RequestError(f"{path} is not YAML: {str(error).splitlines()[0]}") from error
     raise RequestError(f"{path} ends in {path.suffix!r}: settings are written in .toml, .yaml or .yml")

@@ -75,6 +75,15 @@ class DistillationSettings(Settings):
     distill: Distill = "none"
     gamma: Gamma = 1.0
     scale_features: ScaleFeatures = True
+    held_out: Annotated[
+        float,
+        Field(
+            ge=0,
+            lt=1,
+            description="Part of train kept aside to choose between the last round and the epochs of its distillation, "
+            "unless the source has a validation part; 0 takes the last epoch.",
+        ),
+    ] = 0.1
     exclude_start: Annotated[
         bool, Field(description="The last snapshot, from which the student starts, does not teach.")
     ] = False
@@ -96,7 +105,7 @@ class IterateSettings(
         return self.epochs or (EMBEDDED_EPOCHS if embedded else EPOCHS)
 
     def retraining(self, epochs: int) -> TrainingSettings:
-        """Training of a round, on labels alone; the last epoch counts, so that nothing is held out."""
+        """Training of a round, on labels alone; the last epoch counts."""
         return self._one_cycle(
             epochs=epochs,
             optimizer="sgd",
@@ -132,5 +141,12 @@ class IterateSettings(
             for name in kind.model_fields
         }
         return TrainingSettings(
-            **{**shared, "schedule": "one-cycle", "warmup": 0.1, "held_out": 0.0, "seed": self.seed, **given}
+            **{
+                **shared,
+                "schedule": "one-cycle",
+                "warmup": 0.1,
+                "held_out": self.held_out,
+                "seed": self.seed,
+                **given,
+            }
         )

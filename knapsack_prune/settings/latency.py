@@ -6,10 +6,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from knapsack_prune.settings.base import INT_LIMIT, Seed, Settings
+from knapsack_prune.settings.base import INT_LIMIT, Seed
+from knapsack_prune.settings.execution import OutputSettings
 
 
-class LatencySettings(Settings):
+class LatencySettings(OutputSettings):
     """The device, what runs on it, and how often."""
 
     device: Annotated[Literal["cpu", "cuda"], Field(description="Where to measure.")] = "cpu"
@@ -21,6 +22,13 @@ class LatencySettings(Settings):
         Literal["contiguous", "channels_last"], Field(description="How images lie in memory.")
     ] = "contiguous"
     threads: Annotated[int, Field(ge=1, lt=INT_LIMIT, description="CPU threads.")] = 1
+    runtime: Annotated[
+        Literal["eager", "compile", "onnxruntime"],
+        Field(
+            description="What runs the whole networks to which predictions are fitted: PyTorch as it is, "
+            "torch.compile, or ONNX Runtime."
+        ),
+    ] = "eager"
     repeats: Annotated[
         int, Field(ge=1, lt=INT_LIMIT, description="Times of an operator of which the median counts.")
     ] = 7

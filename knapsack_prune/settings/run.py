@@ -16,6 +16,7 @@ from knapsack_prune.settings.network import NetworkSettings
 from knapsack_prune.settings.plan import PlanSettings, SweepSettings
 from knapsack_prune.settings.repair import RepairSettings
 from knapsack_prune.settings.solver import BenchSettings, SolveSettings
+from knapsack_prune.settings.stagewise import StagewiseSettings
 from knapsack_prune.settings.training import TrainingSettings
 
 ENSEMBLE = "ensemble:"
@@ -87,3 +88,6 @@ class RunSettings(Settings):
         default_factory=LatencySettings, description="Measuring, for `latency-table`."
     )
     iterate: IterateSettings = Field(default_factory=IterateSettings, description="Rounds, for iterate.")
+    stagewise: StagewiseSettings = Field(
+        default_factory=StagewiseSettings, description="Supernet and choices, for `stagewise`."
+    )

@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
 from knapsack_prune.settings.base import INT_LIMIT, Seed, Settings, split
+from knapsack_prune.settings.execution import OutputSettings
+
+SolverName = Literal[
+    "exact",
+    "cp_sat",
+    "highs",
+    "scip",
+    "lagrangian",
+    "dp",
+    "knapsack",
+    "greedy",
+    "uniform",
+    "brute_force",
+]
+"""As `solvers.SOLVERS`, which is not imported here."""
 
 
 class TimeSettings(Settings):
@@ -18,9 +33,9 @@ class TimeSettings(Settings):
 class SolverSettings(TimeSettings):
     """The solver and its time."""
 
-    solver: Annotated[str, Field(description="How the problem is solved; exact is the best there is.")] = (
-        "exact"
-    )
+    solver: Annotated[
+        SolverName, Field(description="How the problem is solved; exact is the best there is.")
+    ] = "exact"
 
 
 class ThreadSettings(TimeSettings):
@@ -35,11 +50,11 @@ class SolveSettings(SolverSettings, ThreadSettings):
     seed: Seed = 0
 
 
-class BenchSettings(ThreadSettings):
+class BenchSettings(ThreadSettings, OutputSettings):
     """Many instances, many solvers."""
 
     solvers: Annotated[
-        tuple[str, ...],
+        tuple[SolverName, ...],
         BeforeValidator(split),
         Field(min_length=1, description="Names, separated by commas."),
     ] = ("exact", "cp_sat")

@@ -11,9 +11,10 @@ from torch import nn
 
 from knapsack_prune.errors import RequestError
 from knapsack_prune.files import read_json
+from knapsack_prune.networks.batch import batch_inputs
 from knapsack_prune.networks.modes import evaluating
 from knapsack_prune.planning.plan_file import Plan
-from knapsack_prune.values.losses import Batches, Loss, checked_loss, divergence, network_input
+from knapsack_prune.values.losses import Batches, Loss, TaskLoss, as_loss, checked_loss, divergence
 
 REPAIR = "repair.json"
 """The file in a slim network's directory that says what was repaired, and what came of it."""
@@ -73,7 +74,7 @@ def outcome(model: nn.Module, small: nn.Module, plan: Plan, held_out: Batches) -
 
 
 def held_out_loss(
-    model: nn.Module, small: nn.Module, plan: Plan, data: Batches, loss: Loss | None = None
+    model: nn.Module, small: nn.Module, plan: Plan, data: Batches, loss: Loss | TaskLoss | None = None
 ) -> tuple[float, int]:
     """The rise of the loss over the parent's in evaluation mode, and the images on which it was taken.
 
@@ -85,16 +86,17 @@ def held_out_loss(
         RequestError: no images, images of another shape, or a loss that is no finite scalar.
     """
     total, images = 0.0, 0
-    device = next(small.parameters()).device
+    judge = None if loss is None else as_loss(loss, plan.model.example())
+    device, example = next(small.parameters()).device, plan.model.example()
     with evaluating(model), evaluating(small), torch.no_grad():
         for batch in data:
-            inputs = network_input(batch, plan.model.input_shape).to(device)
-            parent = model(inputs)
-            rise = checked_loss(loss or divergence, small(inputs), parent, batch, "the slim network")
-            if loss is not None:
-                rise -= checked_loss(loss, parent, parent, batch, "the parent")
-            total += rise * len(inputs)
-            images += len(inputs)
+            inputs = batch_inputs(batch, example).to(device)
+            parent = inputs.run(model)
+            rise = checked_loss(judge or divergence, inputs.run(small), parent, batch, "the slim network")
+            if judge is not None:
+                rise -= checked_loss(judge, parent, parent, batch, "the parent")
+            total += rise * inputs.count
+            images += inputs.count
     if not images:
         raise RequestError("0 held-out images: a network is judged by at least 1")
     return total / images, images

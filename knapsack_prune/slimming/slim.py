@@ -3,23 +3,36 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib.util import find_spec
 from pathlib import Path
 
+from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from knapsack_prune.errors import RequestError
-from knapsack_prune.files import parse_json, read_text, write_text
+from knapsack_prune.files import (
+    disk_errors,
+    file_digest,
+    parse_json,
+    read_text,
+    write_atomically,
+    write_text,
+)
 from knapsack_prune.narrowing.copying import narrow_copy
 from knapsack_prune.narrowing.equivalence import check_equivalence
-from knapsack_prune.networks.fingerprint import fingerprint
+from knapsack_prune.networks.checkpoint import check_finite
+from knapsack_prune.networks.fingerprint import fingerprint, weights_digest
+from knapsack_prune.outputs import check_output, entries, replaced
 from knapsack_prune.planning.identity import check_fingerprint
 from knapsack_prune.planning.plan_file import Plan
+from knapsack_prune.planning.plan_parts import DataPart
 
 SLIM_FORMAT = {"format": "knapsack-prune-slim", "version": 1}
+FILES = (WEIGHTS, PLAN, CONFIG) = ("model.safetensors", "plan.json", "config.json")
+AGAIN = "copy the directory again, or make it again from the plan"
 
 
 def slim(model: nn.Module, plan: Plan, *, check: bool = True) -> nn.Module:
@@ -58,32 +71,50 @@ def require_structure(model: nn.Module, plan: Plan) -> None:
         check_structure(model, plan)
 
 
-def save_slim(small: nn.Module, plan: Plan, directory: str | Path) -> None:
-    """Write `model.safetensors`, `plan.json` and `config.json`.
+def save_slim(small: nn.Module, plan: Plan, directory: str | Path, *, force: bool = False) -> None:
+    """Write a slim network's directory: `model.safetensors`, `plan.json` and `config.json`.
 
-    Each file is written atomically, `config.json` last: a directory without it is not complete.
+    Another slim network there is replaced; a directory that holds anything else, such as the result of a training, only
+    with `force`, and then whole.
 
     Raises:
-        RequestError: the directory cannot be written.
+        RequestError: the directory cannot be written, or holds something else.
     """
     folder = Path(directory)
-    try:
+    check_output(folder, directory=True, force=force, same=lambda path: holds_only(path, FILES))
+    with replaced(folder) as waiting:
+        write_slim(small, plan, waiting)
+
+
+def holds_only(directory: Path, names: Iterable[str]) -> bool:
+    """Whether a directory has no other entries."""
+    return {path.name for path in entries(directory)} <= set(names)
+
+
+def write_slim(small: nn.Module, plan: Plan, folder: Path, data: DataPart | None = None) -> None:
+    """Write the three files into a directory that belongs to a run; what else is there stays.
+
+    Each file is written atomically, `config.json` last: a directory without it is not complete. It holds the digests
+    of the other two, and the `data` that the network was trained or repaired on (the plan's if None).
+    """
+    with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.json").unlink(missing_ok=True)
-        temporary = folder / ".model.safetensors.partial"
-        save_file(_own_tensors(small), str(temporary))
-        temporary.replace(folder / "model.safetensors")
-    except (OSError, SafetensorError) as error:
-        raise RequestError(f"cannot write {folder}: {error}; choose another place") from error
-    plan.save(folder / "plan.json")
-    config = {
+        (folder / CONFIG).unlink(missing_ok=True)
+    write_atomically(folder / WEIGHTS, lambda waiting: save_file(_own_tensors(small), str(waiting)))
+    plan.save(folder / PLAN)
+    config: dict[str, object] = {
         **SLIM_FORMAT,
         "model": plan.model.name,
         "input_shape": list(plan.model.input_shape),
         "parent_fingerprint": plan.model.fingerprint,
         "slim_fingerprint": fingerprint(small),
+        "weights": f"sha256:{weights_digest(small)}",
+        "plan": f"sha256:{file_digest(folder / PLAN)}",
     }
-    write_text(folder / "config.json", json.dumps(config, indent=1) + "\n")
+    data = data or plan.data
+    if data is not None:
+        config["data"] = data.model_dump(mode="json")
+    write_text(folder / CONFIG, json.dumps(config, indent=1) + "\n")
 
 
 def load_slim(directory: str | Path, model_factory: Callable[[], nn.Module]) -> nn.Module:
@@ -94,21 +125,22 @@ def load_slim(directory: str | Path, model_factory: Callable[[], nn.Module]) -> 
         model_factory: builds the parent's architecture; its weights do not matter.
 
     Raises:
-        RequestError: a file is missing or damaged, or the factory builds another network.
+        RequestError: a file is missing, damaged or not as it was written, or the factory builds another network.
     """
     folder = Path(directory)
     config = _config(folder)
-    plan = Plan.load(folder / "plan.json")
+    plan = Plan.load(folder / PLAN)
+    if config.get("plan") not in (None, f"sha256:{file_digest(folder / PLAN)}"):
+        raise RequestError(f"{folder / PLAN} is not as it was written, by the digest in {CONFIG}: {AGAIN}")
     parent = model_factory()
     check_fingerprint(parent, plan)
     small = narrow_copy(parent, plan.selection())
     if fingerprint(small) != config.get("slim_fingerprint"):
         raise RequestError(
-            f"{folder}: plan.json does not describe the network of config.json; one of the files was "
-            "changed: slim again"
+            f"{folder}: {PLAN} does not describe the network of {CONFIG}; one of the files was changed: {AGAIN}"
         )
     try:
-        state = load_file(str(folder / "model.safetensors"))
+        state = load_file(str(folder / WEIGHTS))
         missing = _own_tensors(small).keys() - state.keys()
         if missing:
             raise RuntimeError(f"{min(missing)} is missing")
@@ -116,8 +148,13 @@ def load_slim(directory: str | Path, model_factory: Callable[[], nn.Module]) -> 
         if unexpected:
             raise RuntimeError(f"{unexpected[0]} is not of this network")
     except (OSError, SafetensorError, RuntimeError) as error:
-        first = str(error).strip().split("\n")[0]
-        raise RequestError(f"{folder / 'model.safetensors'}: {first}; slim again") from error
+        said = " ".join(str(error).split())
+        raise RequestError(
+            f"{folder / WEIGHTS} is damaged or of another network ({said}): {AGAIN}"
+        ) from error
+    if config.get("weights") not in (None, f"sha256:{weights_digest(small)}"):
+        raise RequestError(f"{folder / WEIGHTS} is not as it was written, by the digest in {CONFIG}: {AGAIN}")
+    check_finite(small, str(folder / WEIGHTS))
     return small
 
 
@@ -133,12 +170,24 @@ def _own_tensors(small: nn.Module) -> dict[str, Tensor]:
     }
 
 
+def recorded_data(folder: Path) -> DataPart | None:
+    """The images that a slim network was trained or repaired on, if its directory says so; errors as of reading."""
+    said = _config(folder).get("data")
+    try:
+        return None if said is None else DataPart.model_validate_json(json.dumps(said), strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]["msg"]
+        raise RequestError(f"{folder / CONFIG}: its data are none ({first}); {AGAIN}") from error
+
+
 def _config(folder: Path) -> dict[str, object]:
-    path = folder / "config.json"
-    config = parse_json(read_text(path), str(path), "slim again")
+    path = folder / CONFIG
+    if folder.is_dir() and not path.is_file():
+        raise RequestError(f"{folder} has no {CONFIG}, and is no complete slim network: {AGAIN}")
+    config = parse_json(read_text(path), str(path), AGAIN)
     if not isinstance(config, dict) or {key: config.get(key) for key in SLIM_FORMAT} != SLIM_FORMAT:
         raise RequestError(
-            f"{folder / 'config.json'}: not a slim network of version {SLIM_FORMAT['version']}; slim again, or upgrade "
-            f"knapsack-prune if it is newer"
+            f"{path}: not a slim network of version {SLIM_FORMAT['version']}; {AGAIN}, or upgrade knapsack-prune if it "
+            "is newer"
         )
     return config

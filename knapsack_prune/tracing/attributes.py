@@ -32,7 +32,7 @@ def size_attributes(
         if constant.module not in modules:
             continue
         counted = owner(constant.ids)
-        if constant.whole and _one_unit(counted):
+        if constant.whole and one_unit(counted):
             continue
         meanings[constant.module, constant.value].setdefault(_key(constant, counted), counted)
     attributes: list[SizeAttribute] = []
@@ -58,24 +58,13 @@ def size_attributes(
     return tuple(attributes), tuple(sized)
 
 
-def unfollowed(ledger: Ledger, model: nn.Module) -> list[Constant]:
-    """Ends of slices that no attribute states: code that computes or spells them out would cut elsewhere, silently."""
-    modules = dict(model.named_modules())
-    return [
-        constant
-        for constant in ledger.constants
-        if constant.operator in ("slice", "slice_scatter")
-        and not (constant.module in modules and _places(modules[constant.module], constant.value))
-    ]
-
-
 def _key(constant: Constant, counted: Owner) -> bytes:
     # Two integers mean the same if they hold the same units equally often, in whatever order.
     order = np.lexsort((counted.units, counted.groups))
     return counted.groups[order].tobytes() + counted.units[order].tobytes()
 
 
-def _one_unit(counted: Owner) -> bool:
+def one_unit(counted: Owner) -> bool:
     """Whether a whole dimension lies within one unit: it never shrinks, other dimensions do."""
     return (
         len(counted.groups) > 1 and len(np.unique(np.stack((counted.groups, counted.units)), axis=1).T) == 1

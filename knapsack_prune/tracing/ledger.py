@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from knapsack_prune.graph.channel_graph import IntArray, Role
+from knapsack_prune.tracing.branches import Branch
 from knapsack_prune.tracing.ids import NONE, Ids
 from knapsack_prune.tracing.stages import CutPoint
 
@@ -28,13 +30,17 @@ class ParameterAxis:
 
 @dataclass(frozen=True, eq=False)
 class Cost:
-    """One operator's FLOPs: `coefficient * product over factors of the ids kept`, or a look-up by one or two such."""
+    """One operator's FLOPs: `coefficient * product over factors of the ids kept`, or a look-up by one or two such.
+
+    `node` is its node in the exported graph.
+    """
 
     layer: str
     operator: str
     coefficient: int
     factors: tuple[IntArray, ...]
     lookup: Callable[..., int] | None = None
+    node: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,6 +106,9 @@ class Ledger:
             dimensions, and whether zeros add nothing.
         whole: parameters' dimensions that hold no channels (of a kernel), which stay if something lies along them.
         stages: the features in which stages end, with their channel ids.
+        values: what every node of the graph gives, by its name.
+        branches: what is added to what it read.
+        node: the node of the exported graph whose rule is running.
     """
 
     next_id: int = NONE + 1
@@ -121,6 +130,9 @@ class Ledger:
         default_factory=list
     )
     stages: list[tuple[CutPoint, IntArray]] = field(default_factory=list)
+    values: dict[str, Any] = field(default_factory=dict)
+    branches: tuple[Branch, ...] = ()
+    node: str = ""
 
     whole: set[tuple[str, int]] = field(default_factory=set)
 
@@ -200,11 +212,11 @@ class Ledger:
         lookup: Callable[..., int] | None = None,
     ) -> None:
         """Record an operator's count; factors that belong to no channel go into the coefficient."""
-        self.costs.append(_cost(layer, operator, coefficient, factors, lookup))
+        self.costs.append(_cost(layer, operator, coefficient, factors, self.node, lookup))
 
     def volume(self, layer: str, operator: str, ids: Ids, factor: int) -> None:
         """Record a count proportional to the number of elements of a tensor."""
-        self.costs.append(_volume(layer, operator, ids, factor))
+        self.costs.append(_volume(layer, operator, ids, factor, self.node))
 
     def count_as(self, module: str, operator: str, count: int) -> None:
         """Take a count for what a module spends on one operator, and keep all channels in it."""
@@ -225,7 +237,7 @@ class Ledger:
 
     def wrote(self, layer: str, operator: str, ids: Ids) -> None:
         """Record the elements of a tensor as activations."""
-        self.activations.append(_volume(layer, operator, ids, 1))
+        self.activations.append(_volume(layer, operator, ids, 1, self.node))
 
     def holds(self, ids: Ids) -> None:
         """Record that a tensor holds these channels."""
@@ -239,6 +251,7 @@ def _cost(
     operator: str,
     coefficient: int,
     factors: tuple[Tensor, ...],
+    node: str,
     lookup: Callable[..., int] | None = None,
 ) -> Cost:
     varying = []
@@ -247,14 +260,14 @@ def _cost(
             varying.append(ids.contiguous().numpy())
         elif lookup is None:
             coefficient *= len(ids)
-    return Cost(layer, operator, coefficient, tuple(varying), lookup)
+    return Cost(layer, operator, coefficient, tuple(varying), lookup, node)
 
 
-def _volume(layer: str, operator: str, ids: Ids, factor: int) -> Cost:
+def _volume(layer: str, operator: str, ids: Ids, factor: int, node: str) -> Cost:
     coefficient = factor
     for dim, size in enumerate(ids.shape):
         if ids.data.shape[dim] == 1:
             coefficient *= size
     # The elements that vary are counted one by one: after all ties they vary along one dimension only, or
     # the ids were frozen.
-    return _cost(layer, operator, coefficient, (ids.data.reshape(-1),) if ids.varying else ())
+    return _cost(layer, operator, coefficient, (ids.data.reshape(-1),) if ids.varying else (), node)

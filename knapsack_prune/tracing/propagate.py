@@ -24,10 +24,12 @@ from knapsack_prune.tracing import (
     rules_recurrent,
     rules_reduction,
 )
+from knapsack_prune.tracing.branches import residual_branches
 from knapsack_prune.tracing.context import Computed, Context, Parameter, Rule, Value, is_tensor, nothing
 from knapsack_prune.tracing.filled import Filled
 from knapsack_prune.tracing.ids import Ids
 from knapsack_prune.tracing.ledger import Ledger
+from knapsack_prune.tracing.program import innermost_module
 from knapsack_prune.tracing.reading import ParameterReader, without_rule
 from knapsack_prune.tracing.stages import CutPoint, choose_stages, cut_points
 
@@ -102,7 +104,9 @@ def propagate(program: ExportedProgram, aliases: Mapping[str, str] | None = None
         if is_tensor(output):
             ledger.freeze(_ids(reader, output).data, "output of the network")
     reader.reconcile()
-    ledger.stages.extend(_stages(program, values))
+    ledger.values = {node.name: values[node] for node in program.graph.nodes if node in values}
+    ledger.stages.extend(_stages(program, ledger.values))
+    ledger.branches = residual_branches(program)
     return ledger
 
 
@@ -141,13 +145,14 @@ class _Walk:
             self.reached.add(node)
         context = Context(
             node=node,
-            module=_module(node),
+            module=innermost_module(node),
             args=map_aggregate(node.args, self._fetch),
             kwargs=map_aggregate(node.kwargs, self._fetch),
             ledger=self.ledger,
             element_ids=self.reader.element_ids,
             axes=self.reader.axes,
         )
+        self.ledger.node = node.name
         if context.operator in SECTIONS:
             self.values[node] = self._section(node, context.args)
         else:
@@ -182,9 +187,8 @@ def _record_written(context: Context, value: Value) -> None:
         context.ledger.wrote(context.module, context.operator, Ids.none(value.shape) if wide else value)
 
 
-def _stages(program: ExportedProgram, values: dict[Node, Value]) -> list[tuple[CutPoint, IntArray]]:
+def _stages(program: ExportedProgram, by_name: dict[str, Value]) -> list[tuple[CutPoint, IntArray]]:
     """Every stage's last feature and the ids of its channels, where these lie along one dimension."""
-    by_name = {node.name: values[node] for node in program.graph.nodes if node in values}
     trunk = [
         replace(point, dim=ids.varying[0])
         for point in cut_points(program)
@@ -259,11 +263,3 @@ def _placeholders(program: ExportedProgram, aliases: Mapping[str, str]) -> dict[
         else:
             values[node] = nothing(node.meta.get("val"))
     return values
-
-
-def _module(node: Node) -> str:
-    stack = node.meta.get("nn_module_stack") or {}
-    if not stack:
-        return ""
-    path = str(list(stack.values())[-1][0])
-    return path.split("@")[0]

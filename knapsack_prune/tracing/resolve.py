@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -18,18 +18,22 @@ from knapsack_prune.graph.channel_graph import (
     IntArray,
     Layer,
     ModuleChannels,
+    ResidualBlock,
     TabulatedTerm,
 )
 from knapsack_prune.networks.example import Example
 from knapsack_prune.networks.fingerprint import fingerprint
-from knapsack_prune.tracing.attributes import size_attributes, unfollowed
+from knapsack_prune.tracing.attributes import size_attributes
+from knapsack_prune.tracing.blocks import residual_blocks
 from knapsack_prune.tracing.classes import unit_classes
 from knapsack_prune.tracing.grouping import Membership, group_units
 from knapsack_prune.tracing.ids import NONE
 from knapsack_prune.tracing.ledger import Cost, Ledger, ParameterAxis
 
 
-def resolve(ledger: Ledger, model: nn.Module, example: Example, pinned: dict[str, str]) -> ChannelGraph:
+def resolve(
+    ledger: Ledger, model: nn.Module, example: Example, pinned: dict[str, str]
+) -> tuple[ChannelGraph, Membership]:
     """Decide groups, units and costs, once all constraints are recorded.
 
     Args:
@@ -37,19 +41,20 @@ def resolve(ledger: Ledger, model: nn.Module, example: Example, pinned: dict[str
         model: the traced network, for shapes of parameters and attributes of modules.
         example: what the network was called with.
         pinned: layers whose output channels stay, with the reason.
+
+    Returns:
+        The graph; and which group and unit each id belongs to.
     """
     for record in ledger.layers:
         if record.name in pinned:
             ledger.freeze(torch.from_numpy(record.leaving), pinned[record.name])
-    for constant in unfollowed(ledger, model):
-        where = constant.module or "the network"
-        ledger.freeze(torch.from_numpy(constant.ids), f"the code of {where} cuts at {constant.value}")
     classes, frozen = unit_classes(ledger)
     axes = [*ledger.axes.values(), *_element_axes(ledger, classes, frozen)]
     member, groups = group_units(ledger, classes, frozen, axes)
-    flops = tuple(_terms(ledger.costs, member))
+    blocks, nodes = residual_blocks(ledger, member, groups, set(pinned))
+    flops = tuple(_terms(ledger.costs, member, nodes))
     attributes, sized = size_attributes(ledger, model, member.owner)
-    return ChannelGraph(
+    graph = ChannelGraph(
         fingerprint=fingerprint(model),
         example=example,
         groups=groups,
@@ -59,8 +64,8 @@ def resolve(ledger: Ledger, model: nn.Module, example: Example, pinned: dict[str
             for record in ledger.layers
         ),
         flops=flops,
-        params=_parameter_terms(model, axes, member),
-        activations=tuple(_terms(ledger.activations, member)),
+        params=_parameter_terms(model, axes, member, blocks),
+        activations=tuple(_terms(ledger.activations, member, nodes)),
         widths=_widths(ledger, member),
         attributes=attributes,
         sized=sized,
@@ -73,7 +78,9 @@ def resolve(ledger: Ledger, model: nn.Module, example: Example, pinned: dict[str
         stages=tuple(
             ModuleChannels(stage.module, stage.dim, member.owner(ids)) for stage, ids in ledger.stages
         ),
+        blocks=blocks,
     )
+    return graph, member
 
 
 def _reductions(ledger: Ledger, member: Membership) -> tuple[CrossChannelReduction, ...]:
@@ -113,7 +120,10 @@ def _element_axes(ledger: Ledger, classes: IntArray, frozen: dict[int, str]) -> 
     return axes
 
 
-def _terms(costs: Sequence[Cost], member: Membership) -> list[CostTerm | TabulatedTerm]:
+def _terms(
+    costs: Sequence[Cost], member: Membership, blocks: Mapping[str, ResidualBlock]
+) -> list[CostTerm | TabulatedTerm]:
+    """The terms of some costs; `blocks` names the block that each node of the exported graph is part of."""
     terms: list[CostTerm | TabulatedTerm] = []
     for cost in costs:
         factors = []
@@ -127,13 +137,26 @@ def _terms(costs: Sequence[Cost], member: Membership) -> list[CostTerm | Tabulat
         if cost.lookup is not None:
             if any(form.weights for form in factors):
                 lookup = np.vectorize(cost.lookup, otypes=[np.int64])
-                terms.append(TabulatedTerm(cost.layer, cost.operator, tuple(factors), lookup))
-            else:
-                full = cost.lookup(*(form.constant for form in factors))
-                terms.append(CostTerm(cost.layer, cost.operator, full, ()))
-        else:
-            terms.append(CostTerm(cost.layer, cost.operator, coefficient, tuple(factors)))
+                block = blocks.get(cost.node)
+                present = None if block is None else block.groups[0]
+                terms.append(
+                    TabulatedTerm(cost.layer, cost.operator, tuple(factors), lookup, present=present)
+                )
+                continue
+            coefficient, factors = cost.lookup(*(form.constant for form in factors)), []
+        present = _present(factors, blocks.get(cost.node))
+        terms.append(CostTerm(cost.layer, cost.operator, coefficient, tuple(factors), present))
     return terms
+
+
+def _present(factors: Sequence[Form], block: ResidualBlock | None) -> int | None:
+    """The group that tells whether a term's block is there, where the term is not zero without its groups anyway."""
+    if block is None or any(
+        form.weights and not form.constant and all(group in block.groups for group, _ in form.weights)
+        for form in factors
+    ):
+        return None
+    return block.groups[0]
 
 
 def _widths(ledger: Ledger, member: Membership) -> tuple[Form, ...]:
@@ -142,11 +165,14 @@ def _widths(ledger: Ledger, member: Membership) -> tuple[Form, ...]:
     return tuple(form for form in forms if form.weights)
 
 
-def _parameter_terms(model: nn.Module, axes: list[ParameterAxis], member: Membership) -> tuple[CostTerm, ...]:
+def _parameter_terms(
+    model: nn.Module, axes: list[ParameterAxis], member: Membership, blocks: Sequence[ResidualBlock]
+) -> tuple[CostTerm, ...]:
     """The number of parameters of every tensor: product of its dimensions, those along which channels lie as forms."""
     by_parameter: dict[str, dict[int, ParameterAxis]] = defaultdict(dict)
     for axis in axes:
         by_parameter[axis.parameter].setdefault(axis.dim, axis)
+    block_of = {name: block for block in blocks for name in block.parameters}
     terms = []
     for name, tensor in model.named_parameters():
         coefficient = 1
@@ -159,7 +185,8 @@ def _parameter_terms(model: nn.Module, axes: list[ParameterAxis], member: Member
             else:
                 coefficient *= size
         layer, _, leaf = name.rpartition(".")
-        terms.append(CostTerm(layer, leaf, coefficient, tuple(factors)))
+        present = _present(factors, block_of.get(name))
+        terms.append(CostTerm(layer, leaf, coefficient, tuple(factors), present))
     return tuple(terms)
 
 

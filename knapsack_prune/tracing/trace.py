@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import fnmatch
-import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
+from torch.export import ExportedProgram
 from torch.fx import Node
 from torch.utils._pytree import tree_leaves
 
@@ -16,8 +16,11 @@ from knapsack_prune.errors import RequestError
 from knapsack_prune.graph.channel_graph import ChannelGraph
 from knapsack_prune.networks.example import Example, check_example
 from knapsack_prune.networks.modes import evaluating
-from knapsack_prune.tracing.context import short_name
+from knapsack_prune.tracing.context import Value, short_name
+from knapsack_prune.tracing.grouping import Membership
+from knapsack_prune.tracing.ids import Ids
 from knapsack_prune.tracing.ledger import Ledger
+from knapsack_prune.tracing.program import export_network, running_modules
 from knapsack_prune.tracing.propagate import propagate
 from knapsack_prune.tracing.refusals import refusal_before_export, remedy, watched, where_it_stopped
 from knapsack_prune.tracing.resolve import resolve
@@ -30,53 +33,55 @@ HARMLESS = frozenset((*UNARY.split(), "batch_norm", "dropout", "feature_dropout"
 """Operators that leave every element to its channel, also in place."""
 
 
-def trace_channels(
-    model: nn.Module,
-    example: Example,
-    *,
-    keep: Sequence[str] = (),
-    rigid: Mapping[str, str] | None = None,
-    miscounted: Mapping[tuple[str, str], int] | None = None,
-) -> ChannelGraph:
-    """Find the groups of interchangeable units of a network, and the exact cost of keeping them.
+@dataclass(frozen=True, eq=False)
+class ExportedNetwork:
+    """A network's graph and what propagation recorded of it: the rest of tracing asks these, and exports no more.
 
-    Args:
-        model: the parent; it is traced in evaluation mode and left as it was.
-        example: what the network is called with.
+    Attributes:
+        model: the network.
+        example: what it is called with.
+        program: its graph.
+        ledger: ties, costs and parameter axes.
         keep: globs over layer names; the output channels of matching layers stay.
-        rigid: modules whose code cannot follow other widths, with the reason: the channels that they count stay.
-        miscounted: fvcore's count by module and operator, where the rules count something else: it is taken as a
-            constant, and the channels in it stay.
-
-    Raises:
-        RequestError: the network refuses the example, torch.export refuses the network, or a glob of `keep`
-            matches no layer.
     """
-    with evaluating(model):
-        program = _export(model, example)
-    symbolic = _symbolic(program)
-    if symbolic is not None:
-        raise RequestError(f"cannot trace the network: {symbolic}")
-    ledger = propagate(program, _aliases(model))
-    for module, reason in (rigid or {}).items():
-        _freeze_counted(ledger, module, reason)
-    for (module, operator), count in (miscounted or {}).items():
-        ledger.count_as(module, operator, count)
-    graph = resolve(ledger, model, example, _pinned(ledger, keep))
-    return replace(graph, keep=tuple(keep))
 
+    model: nn.Module
+    example: Example
+    program: ExportedProgram
+    ledger: Ledger
+    keep: tuple[str, ...]
 
-def _symbolic(program: torch.export.ExportedProgram) -> str | None:
-    """The first tensor whose size depends on values, in words."""
-    for node in program.graph.nodes:
-        for value in tree_leaves(node.meta.get("val")):
-            if isinstance(value, torch.Tensor) and not all(isinstance(size, int) for size in value.shape):
-                name = next(iter(reversed((node.meta.get("nn_module_stack") or {"": ("",)}).values())))[0]
-                return (
-                    f"the size of what `{short_name(node.target)}` gives in {name or 'the network'} depends on the "
-                    f"values of a tensor; use a mask or torch.where, which keep the size"
-                )
-    return None
+    @staticmethod
+    def of(model: nn.Module, example: Example, keep: Sequence[str] = ()) -> ExportedNetwork:
+        """Export a network; arguments and errors as of `trial.trace`."""
+        with evaluating(model):
+            program = _export(model, example)
+        return ExportedNetwork(model, example, program, propagate(program, _aliases(model)), tuple(keep))
+
+    def resolved(self) -> tuple[ChannelGraph, Membership]:
+        """The groups under all ties and freezes so far, and which group and unit each id belongs to."""
+        pinned = _pinned(self.ledger, self.keep)
+        graph, member = resolve(self.ledger, self.model, self.example, pinned)
+        return replace(graph, keep=self.keep), member
+
+    def freeze_counted(self, module: str, reason: str) -> None:
+        """Freeze what a module's operators count."""
+        for constant in self.ledger.constants:
+            if constant.module == module:
+                self.ledger.freeze(torch.from_numpy(constant.ids), reason)
+
+    def freeze_inside(self, module: str, reason: str) -> None:
+        """Freeze what enters a module, and all that its operators write."""
+        for node in self.program.graph.nodes:
+            inside = any(path.split("@")[0] == module for path in ("", *running_modules(node)))
+            if node.op == "call_function" and inside:
+                for part in (node, *node.all_input_nodes):
+                    self._freeze(self.ledger.values.get(part.name), reason)
+
+    def _freeze(self, value: Value, reason: str) -> None:
+        for ids in value if isinstance(value, (tuple, list)) else (value,):
+            if isinstance(ids, Ids):
+                self.ledger.freeze(ids.data, reason)
 
 
 def _aliases(model: nn.Module) -> dict[str, str]:
@@ -90,31 +95,40 @@ def _aliases(model: nn.Module) -> dict[str, str]:
     return aliases
 
 
-def _freeze_counted(ledger: Ledger, module: str, reason: str) -> None:
-    """Freeze what a module's operators count; all that any operator counts, if this one counts nothing."""
-    counted = [constant for constant in ledger.constants if constant.module == module] or ledger.constants
-    for constant in counted:
-        ledger.freeze(torch.from_numpy(constant.ids), reason)
-
-
-def _export(model: nn.Module, example: Example) -> torch.export.ExportedProgram:
+def _export(model: nn.Module, example: Example) -> ExportedProgram:
     refused = refusal_before_export(model)
     if refused:
         raise RequestError(f"cannot trace the network: {refused}")
     running: list[str] = []
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")
-        try:
-            with watched(model, running):
-                program = torch.export.export(model, example.args, dict(example.kwargs), strict=False)
-            return program.run_decompositions({}) if _writes_in_place(program) else program
-        except Exception as error:
-            check_example(model, example)
-            first = str(error).strip().split("\n")[0][:200]
-            raise RequestError(
-                f"cannot trace the network with an input of {example.describe()}: torch.export stopped in "
-                f"{where_it_stopped(running)} ({first}); {remedy(error)}"
-            ) from error
+    try:
+        with watched(model, running):
+            program = export_network(example.exported(model), example.args, example.kwargs)
+        if _writes_in_place(program):
+            program = program.run_decompositions({})
+    except Exception as error:
+        check_example(model, example)
+        first = str(error).strip().split("\n")[0][:200]
+        raise RequestError(
+            f"cannot trace the network with an input of {example.describe()}: torch.export stopped in "
+            f"{where_it_stopped(running)} ({first}); {remedy(error)}"
+        ) from error
+    symbolic = _symbolic(program)
+    if symbolic is not None:
+        raise RequestError(f"cannot trace the network: {symbolic}")
+    return program
+
+
+def _symbolic(program: torch.export.ExportedProgram) -> str | None:
+    """The first tensor whose size depends on values, in words."""
+    for node in program.graph.nodes:
+        for value in tree_leaves(node.meta.get("val")):
+            if isinstance(value, torch.Tensor) and not all(isinstance(size, int) for size in value.shape):
+                name = next(iter(reversed((node.meta.get("nn_module_stack") or {"": ("",)}).values())))[0]
+                return (
+                    f"the size of what `{short_name(node.target)}` gives in {name or 'the network'} depends on the "
+                    f"values of a tensor; use a mask or torch.where, which keep the size"
+                )
+    return None
 
 
 def _writes_in_place(program: torch.export.ExportedProgram) -> bool:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from knapsack_prune.files import disk_errors, file_digest, read_json, write_json
+from knapsack_prune.errors import RequestError
+from knapsack_prune.files import disk_errors, file_digest, read_json, sync, write_json
 from knapsack_prune.training.run_directory import RunDirectory, is_whole
 
 PREFIX = "step-"
@@ -25,12 +28,18 @@ class TrainState:
         step: optimiser steps done in it.
         history: one row per finished epoch.
         partial: sums of the epoch under way, see `records`.
+        start: top-1 accuracy on held-out images before the first epoch, where there are any.
+        threads: of the CPU, on which the last digits of sums depend.
+        best: digest of the file of the best weights so far; None before there are any.
     """
 
     epoch: int = 0
     step: int = 0
     history: tuple[dict[str, Any], ...] = ()
     partial: dict[str, float] | None = None
+    start: float | None = None
+    threads: int | None = None
+    best: str | None = None
 
 
 @dataclass(frozen=True)
@@ -48,14 +57,13 @@ class Checkpoints:
         """Complete checkpoints, oldest first."""
         return sorted(path for path in self.directory.glob(PREFIX + "*") if (path / MANIFEST).is_file())
 
-    def newest(self) -> tuple[Path, TrainState] | None:
-        """The newest checkpoint whose files are as they were written, or None; damaged ones are removed."""
+    def newest(self, log: Callable[[str], None] = lambda line: None) -> tuple[Path, TrainState] | None:
+        """The newest checkpoint whose files are as they were written, or None; damaged ones are removed, and told."""
         newest, damaged = None, []
         for path in reversed(self.list()):
-            content = read_json(path / MANIFEST)
-            if all(is_whole(path / name, digest) for name, digest in content["files"].items()):
-                state = content["state"]
-                newest = path, TrainState(**{**state, "history": tuple(state["history"])})
+            state = _whole_state(path)
+            if state is not None:
+                newest = path, state
                 break
             damaged.append(path)
         self.run.wait()
@@ -63,6 +71,9 @@ class Checkpoints:
             for path in damaged:
                 _remove(path)
         self.run.wait()
+        if damaged:
+            instead = f"continuing from {newest[0].name}, which is whole" if newest else "starting again"
+            log(f"{', '.join(path.name for path in damaged)} in {self.directory} is damaged: {instead}")
         return newest
 
     def save(self, number: int, state: TrainState, write: Callable[[Path], None]) -> None:
@@ -85,7 +96,10 @@ class Checkpoints:
                 if main:
                     files = [path for path in waiting.rglob("*") if path.is_file()]
                     digests = {path.relative_to(waiting).as_posix(): file_digest(path) for path in files}
-                    write_json(waiting / MANIFEST, {"state": asdict(state), "files": digests})
+                    for path in files:
+                        sync(path)
+                    content = {"state": asdict(state), "files": digests}
+                    write_json(waiting / MANIFEST, {**content, "digest": _digest(content)})
                     self._put_in_place(waiting, final)
             except BaseException:
                 shutil.rmtree(waiting, ignore_errors=True)
@@ -98,10 +112,29 @@ class Checkpoints:
             shutil.rmtree(waiting)
         else:
             waiting.rename(final)
+            sync(self.directory)
         for old in self.list()[:-KEEP]:
             _remove(old)
 
 
+def _whole_state(path: Path) -> TrainState | None:
+    """What a checkpoint says, or None where a file of it is not as it was written."""
+    try:
+        content = read_json(path / MANIFEST)
+        own = content.pop("digest", None)  # older versions wrote none
+        whole = own in (None, _digest(content)) and all(
+            is_whole(path / name, digest) for name, digest in content["files"].items()
+        )
+        state = content["state"]
+        return TrainState(**{**state, "history": tuple(state["history"])}) if whole else None
+    except (RequestError, AttributeError, KeyError, TypeError):
+        return None
+
+
+def _digest(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
 def _remove(checkpoint: Path) -> None:
-    (checkpoint / MANIFEST).unlink()  # from here on it no longer counts as complete
+    (checkpoint / MANIFEST).unlink(missing_ok=True)  # from here on it no longer counts as complete
     shutil.rmtree(checkpoint)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from math import log
 from typing import Any
 
@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from knapsack_prune.data.images import Unreadable
+from knapsack_prune.errors import RequestError
 from knapsack_prune.networks.modes import evaluating
 
 
@@ -24,6 +26,7 @@ class Accuracy:
         images: how many could be read.
         members: top-1 accuracy of each network.
         disagreement: (networks, networks): fraction of the images to which two of them give different classes.
+        unreadable: images that could not be read, and were left out.
     """
 
     top1: float
@@ -32,6 +35,7 @@ class Accuracy:
     images: int
     members: tuple[float, ...]
     disagreement: tuple[tuple[float, ...], ...]
+    unreadable: Unreadable | None = None
 
     def record(self, names: Sequence[str] = ()) -> dict[str, Any]:
         """As plain values; with the members' `names`, each member's accuracy and disagreement too."""
@@ -40,6 +44,7 @@ class Accuracy:
             "top5": self.top5,
             "loss": self.loss,
             "images": self.images,
+            "unreadable": asdict(self.unreadable) if self.unreadable and self.unreadable.count else None,
         }
         if names:
             plain["members"] = dict(zip(names, self.members, strict=True))
@@ -67,9 +72,12 @@ def evaluate(
         autocast: the precision to run in.
         reduce: sums a tensor over processes.
         memory_format: of the images.
+
+    Raises:
+        RequestError: an output is not finite.
     """
     count = len(networks)
-    sums = torch.zeros(4 + count + count * count, dtype=torch.float64, device=device)
+    sums = torch.zeros(5 + count + count * count, dtype=torch.float64, device=device)
     with ExitStack() as modes, torch.no_grad():
         for network in networks:
             modes.enter_context(evaluating(network))
@@ -78,7 +86,12 @@ def evaluate(
             with autocast():
                 logits = torch.stack([network(images) for network in networks]).float()
             sums += _tally(logits, labels)
-    top1, top5, loss, images_seen, *rest = reduce(sums).tolist()
+    top1, top5, loss, images_seen, finite, *rest = reduce(sums).tolist()
+    if finite < images_seen:
+        raise RequestError(
+            f"the network gives NaN or infinity for {images_seen - finite:.0f} of {images_seen:.0f} images, and these "
+            "must be finite: check its weights, and the normalisation (`mean`, `std`)"
+        )
     seen = max(1.0, images_seen)
     shares = tuple(value / seen for value in rest)
     rows = tuple(shares[at : at + count] for at in range(count, len(shares), count))
@@ -86,7 +99,8 @@ def evaluate(
 
 
 def _tally(logits: Tensor, labels: Tensor) -> Tensor:
-    """Sums over a batch: in the top 1, in the top 5, loss, images, right by network, differing by pair.
+    """Sums over a batch: in the top 1, in the top 5, loss, images, with finite outputs, right by network, differing by
+    pair.
 
     Args:
         logits: (networks, batch, classes).
@@ -99,5 +113,7 @@ def _tally(logits: Tensor, labels: Tensor) -> Tensor:
     answers = logits.argmax(dim=-1)
     right = (answers == labels) & counted
     differing = (answers[:, None] != answers[None, :]) & counted
-    totals = torch.stack([ranked[:, 0].sum(), ranked.any(dim=1).sum(), losses.sum(), counted.sum()]).double()
+    finite = logits.isfinite().all(dim=2).all(dim=0) & counted
+    hits = (ranked[:, 0], ranked.any(dim=1), losses, counted, finite)
+    totals = torch.stack([part.sum() for part in hits]).double()
     return torch.cat([totals, right.sum(dim=1).double(), differing.sum(dim=2).flatten().double()])

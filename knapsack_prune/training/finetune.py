@@ -7,6 +7,7 @@ import json
 import platform
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -20,12 +21,14 @@ from knapsack_prune.data.source import ImageSource, require_classes
 from knapsack_prune.errors import RequestError
 from knapsack_prune.files import write_json
 from knapsack_prune.networks.fingerprint import weights_digest
+from knapsack_prune.outputs import locked
 from knapsack_prune.planning.identity import check_fingerprint
 from knapsack_prune.planning.plan_file import Plan
+from knapsack_prune.planning.plan_parts import DataPart
 from knapsack_prune.settings import ExecutionSettings, FinetuneSettings, RepairSettings, TrainingSettings
 from knapsack_prune.settings.run import ENSEMBLE
 from knapsack_prune.slimming.repair import Repaired, repair_on_source
-from knapsack_prune.slimming.slim import require_structure, save_slim, slim
+from knapsack_prune.slimming.slim import require_structure, slim, write_slim
 from knapsack_prune.training.distillation.teacher import EnsembleTeacher, NetworkTeacher, Teacher
 from knapsack_prune.training.ensemble.members import build_by_name, open_ensemble
 from knapsack_prune.training.evaluation import Accuracy
@@ -55,7 +58,7 @@ def finetune(
     parent: nn.Module,
     plan: Plan,
     source: ImageSource,
-    output: Path,
+    output: str | Path,
     settings: TrainingSettings | None = None,
     execution: ExecutionSettings | None = None,
     *,
@@ -63,10 +66,13 @@ def finetune(
     teachers: Sequence[Teacher] = (),
     session: Session | None = None,
     repair: RepairSettings | None = None,
+    choose: bool = True,
     log: Callable[[str], None] = lambda line: None,
     **given: Any,
 ) -> FinetuneResult:
     """Train the network that a plan describes, under the parent's inner knowledge.
+
+    Held-out images choose among the epochs and the start: where no epoch is better than it, the start is returned.
 
     Args:
         parent: the trained network that the plan was made for; left as it is. It is the teacher.
@@ -80,14 +86,15 @@ def finetune(
         teachers: further teachers of the logits, beside the parent (KESI's snapshots).
         session: an open session on the same source, for several runs; opened here if None.
         repair: of what is cut here; wherever it is possible if None. `RepairSettings(repair=False)` for none.
+        choose: False takes the last epoch, whatever held-out images there are.
         log: called with a line.
         given: fields of `FinetuneSettings` by name, instead of the settings' own, as in `epochs=20, lr=0.05`.
 
     Raises:
         RequestError: whatever of the request cannot be met, told in one message.
-        KeyboardInterrupt: after Ctrl-C, once a checkpoint is written.
+        Interrupted: after Ctrl-C or SIGTERM, once a checkpoint is written.
     """
-    begun = time.perf_counter()
+    begun, output = time.perf_counter(), Path(output)
     settings, execution = FinetuneSettings.of(settings, **given), execution or ExecutionSettings()
     mask = settings.mask
     check_fingerprint(parent, plan)
@@ -97,7 +104,38 @@ def finetune(
     require_classes(source, _outputs(parent, plan))
     teachers = (*teachers, *_members(settings, parent, plan, source))
     session = session or Session(source, plan.model.input_shape, settings, execution)
-    network, origin, repaired = _network(parent, plan, start, mask, session, repair or RepairSettings(), log)
+    with locked(output) if session.accelerator.is_main_process else nullcontext():
+        return _finetuned(
+            parent,
+            plan,
+            output,
+            settings,
+            start,
+            teachers,
+            session,
+            repair or RepairSettings(),
+            choose,
+            log,
+            begun,
+        )
+
+
+def _finetuned(
+    parent: nn.Module,
+    plan: Plan,
+    output: Path,
+    settings: FinetuneSettings,
+    start: nn.Module | None,
+    teachers: Sequence[Teacher],
+    session: Session,
+    repair: RepairSettings,
+    choose: bool,
+    log: Callable[[str], None],
+    begun: float,
+) -> FinetuneResult:
+    """The training itself, in a directory that no other process writes to; arguments as of `finetune`."""
+    mask = settings.mask
+    network, origin, repaired = _network(parent, plan, start, mask, session, repair, log)
     stages = (
         match_stages(plan, parent, network, settings.inner_kind, settings.distill_layers or None, mask)
         if settings.inner
@@ -115,7 +153,12 @@ def finetune(
         "teacher": weights_digest(parent),
         "teachers": [one.identity() for one in teachers],
     }
-    trained = session.train(network, settings, output, identity, stages, teacher)
+    trained = session.train(network, settings, output, identity, stages, teacher, choose, log)
+    if trained.result.epoch is None:
+        log(
+            f"no epoch is better on {session.held_out_images} held-out images than the network before training, which "
+            "is kept"
+        )
     student = trained.network
     if mask:
         release_masks(student, parent)
@@ -129,6 +172,7 @@ def finetune(
         "held_out_images": session.held_out_images,
         "train_images": trained.images,
         "unreadable": trained.unreadable.sentence() or None,
+        "unreadable_test": (after.unreadable.sentence() or None) if after.unreadable else None,
         "flops": {
             "parent": sum(layer.flops_before for layer in plan.layers),
             "student": sum(layer.flops_after for layer in plan.layers),
@@ -152,7 +196,7 @@ def finetune(
         "settings": settings.record(),
     }
     if accelerator.is_main_process:
-        save_slim(student, plan, output)
+        write_slim(student, plan, output, DataPart.of(session.source))
         write_json(output / "result.json", record)
         if repaired is not None:
             repaired.write(output)

@@ -19,7 +19,8 @@ from torch.optim.swa_utils import AveragedModel
 from knapsack_prune.data.augment import Mixer
 from knapsack_prune.data.batches import EvaluationBatches, TrainingData
 from knapsack_prune.data.seeds import derive_seed
-from knapsack_prune.errors import RequestError
+from knapsack_prune.errors import Interrupted, RequestError
+from knapsack_prune.files import file_digest
 from knapsack_prune.settings import ExecutionSettings, TrainingSettings
 from knapsack_prune.training.checkpoints import Checkpoints, TrainState
 from knapsack_prune.training.distillation.objective import Objective, Student, StudentOutput
@@ -28,8 +29,9 @@ from knapsack_prune.training.evaluation import Accuracy, evaluate
 from knapsack_prune.training.interrupts import Interrupts
 from knapsack_prune.training.learning_rate import LearningRateSchedule
 from knapsack_prune.training.optimizers import build_optimizer
+from knapsack_prune.training.progress import TrainProgress
 from knapsack_prune.training.records import Records
-from knapsack_prune.training.run_directory import RunDirectory
+from knapsack_prune.training.run_directory import RunDirectory, is_whole
 from knapsack_prune.training.weights import AVERAGE, BEST, load_weights, save_weights
 
 FLUSH_EVERY = 50  # steps whose losses are fetched from the device at once: each fetch waits for the device
@@ -42,14 +44,15 @@ class TrainingResult:
 
     Attributes:
         state: the chosen weights of the network, on the CPU.
-        epoch: the epoch they are from, counted from 0.
+        epoch: the epoch they are from, counted from 0; None where no epoch was better on the held-out images than the
+            start, whose weights they are.
         history: one row per epoch.
         losses: (step, loss, labels, inner, logits) of every step that this process ran.
         resumed_step: the optimiser step from which it continued; 0 from the beginning.
     """
 
     state: dict[str, Tensor]
-    epoch: int
+    epoch: int | None
     history: tuple[dict[str, Any], ...]
     losses: tuple[tuple[float, ...], ...]
     resumed_step: int
@@ -71,6 +74,7 @@ class Trainer:
         run: RunDirectory,
         mixer: Mixer | None,
         average: AveragedModel | None,
+        log: Callable[[str], None] = lambda line: None,
     ) -> None:
         """Prepare everything for the accelerator's device and processes.
 
@@ -85,6 +89,7 @@ class Trainer:
             run: directory of checkpoints and records, with the run's identity.
             mixer: mixes images and labels of a batch.
             average: the weights' moving average, copied from the network before; None for none.
+            log: called with a line.
         """
         self._accelerator = accelerator
         self._device = accelerator.device
@@ -96,6 +101,7 @@ class Trainer:
         self._run = run
         self._mixer = mixer
         self._average = average
+        self._log = log
         self._format = torch.channels_last if settings.channels_last else torch.contiguous_format
         self._steps = data.schedule.steps
         self._total = self._steps * settings.epochs
@@ -133,48 +139,68 @@ class Trainer:
 
         Raises:
             RequestError: the loss is not finite, checkpoints of another run, or a disk that refuses.
-            KeyboardInterrupt: after Ctrl-C, once a checkpoint is written.
+            Interrupted: after Ctrl-C or SIGTERM, once a checkpoint is written.
         """
         state = self._restored()
         first = state.epoch * self._steps + state.step
         records = Records(self._run.path if self._run.main else None, state, first)
-        with Interrupts() as interrupts, _own_randomness(self._device), self._bar(first) as advance:
+        shown = self._execution.shows_progress and self._run.main
+        log = self._log if self._run.main else lambda line: None
+        progress = TrainProgress(self._total, first, shown, log)
+        with Interrupts() as interrupts, _own_randomness(self._device), progress:
+            self._judge_start(records)
             for epoch in range(state.epoch, self._settings.epochs):
                 begun = state.step if epoch == state.epoch else 0
-                self._epoch(epoch, begun, records, interrupts, advance)
-                self._close_epoch(epoch, records)
+                self._epoch(epoch, begun, records, interrupts, progress)
+                self._close_epoch(epoch, records, progress)
                 if self._agreed(interrupts.asked) and epoch + 1 < self._settings.epochs:
-                    raise KeyboardInterrupt
+                    raise self._interrupted((epoch + 1) * self._steps, interrupts)
         records.close()
         self._accelerator.wait_for_everyone()
+        best = self._run.path / BEST
+        if records.best is not None and not is_whole(best, records.best):
+            raise RequestError(
+                f"{best} is not as it was written, and held the weights of the best epoch: train again with `force`"
+            )
         return TrainingResult(
-            load_weights(self._run.path / BEST),
+            load_weights(best),
             records.best_epoch(),
             tuple(records.history),
             tuple(records.losses),
             first,
         )
 
+    def _judge_start(self, records: Records) -> None:
+        """Where held-out images choose, the start is one of the choices: training may make a network worse."""
+        if records.start is None and not records.history and self._held_out is not None:
+            found = self._evaluate_held_out()
+            assert found is not None
+            records.start = found.top1
+            self._keep_best(records)
+
+    def _interrupted(self, step: int, interrupts: Interrupts) -> Interrupted:
+        return Interrupted(
+            f"stopped after step {step} of {self._total}, which is saved in {self._checkpoints.directory}: the same "
+            "command continues there (`resume`)",
+            interrupts.signal,
+        )
+
     def _restored(self) -> TrainState:
         """Claim the directory, and load the newest checkpoint where the run is to be resumed."""
-        there = len(self._checkpoints.list())
-        if there and not self._execution.resume:
-            raise RequestError(
-                f"{self._checkpoints.directory} holds {there} checkpoints of a run: continue it with `resume`, or "
-                "choose another directory with `output`"
-            )
         self._run.claim()
-        newest = self._checkpoints.newest()
+        newest = self._checkpoints.newest(self._log)
         if newest is None:
             return TrainState()
         path, state = newest
+        if self._execution.threads is None and state.threads is not None:
+            torch.set_num_threads(state.threads)  # the sums of the run before, to the last digit
         self._accelerator.load_state(str(path))
         if self._average is not None:
             self._average.load_state_dict(load_weights(path / AVERAGE))
         return state
 
     def _epoch(
-        self, epoch: int, begun: int, records: Records, interrupts: Interrupts, advance: Callable[[], None]
+        self, epoch: int, begun: int, records: Records, interrupts: Interrupts, progress: TrainProgress
     ) -> None:
         self._model.train()
         batches = self._data.batches.epoch(epoch, begun)
@@ -183,20 +209,20 @@ class Trainer:
         for step in range(begun, self._steps):
             number = epoch * self._steps + step
             self._waiting.append((number, self._step(epoch, step, batches)))
-            advance()
+            progress.advance()
             last = step + 1 == self._steps
             flush = len(self._waiting) >= FLUSH_EVERY or last
             save = bool(every) and (number + 1) % every == 0 and not last
             alone = self._accelerator.num_processes == 1
             stop = not last and (interrupts.asked if alone else flush and self._agreed(interrupts.asked))
             if flush or save or stop:
-                self._flush(records)
+                progress.losses(self._flush(records))
                 records.add_seconds(time.perf_counter() - started)
                 started = time.perf_counter()
             if save or stop:
                 self._save(records.state(epoch, step + 1))
             if stop:
-                raise KeyboardInterrupt
+                raise self._interrupted(number + 1, interrupts)
 
     def _step(self, epoch: int, step: int, batches: Iterator[tuple[Tensor, Tensor]]) -> Tensor:
         """One optimiser step; returns the loss and its parts, shape (4,), on the device."""
@@ -229,10 +255,8 @@ class Trainer:
             self._average.update_parameters(self._student.network)
         return parts
 
-    def _flush(self, records: Records) -> None:
-        """Bring the losses of the last steps to the host, and stop at the first that is not finite."""
-        if not self._waiting:
-            return
+    def _flush(self, records: Records) -> float:
+        """Bring the losses of the last steps to the host, and stop at the first that is not finite; their mean."""
         steps = [number for number, _ in self._waiting]
         values: Tensor = self._accelerator.reduce(torch.stack([parts for _, parts in self._waiting]), "mean")
         self._waiting.clear()
@@ -242,14 +266,16 @@ class Trainer:
                     f"the loss at step {number} of {self._total} is {row[0]}: it must be finite. {ADVICE}"
                 )
             records.add_step(number, row, self._rate.at(number))
+        return float(values[:, 0].mean())
 
-    def _close_epoch(self, epoch: int, records: Records) -> None:
+    def _close_epoch(self, epoch: int, records: Records, progress: TrainProgress) -> None:
         self._require_finite_weights(epoch)
         rate = self._rate.at((epoch + 1) * self._steps - 1)
-        if records.close_epoch(
-            epoch, self._steps, self._data.schedule.step_size, rate, self._evaluate_held_out()
-        ):
-            self._keep_best()
+        held_out = self._evaluate_held_out()
+        if held_out is not None:
+            progress.accuracy(held_out.top1)
+        if records.close_epoch(epoch, self._steps, self._data.schedule.step_size, rate, held_out):
+            self._keep_best(records)
         records.write_summary()
         self._save(records.state(epoch + 1, 0))
 
@@ -266,7 +292,7 @@ class Trainer:
             self._format,
         )
 
-    def _keep_best(self) -> None:
+    def _keep_best(self, records: Records) -> None:
         if self._average is not None:
             state = self._average.module.state_dict()
         else:
@@ -275,6 +301,7 @@ class Trainer:
             state = {k.removeprefix(prefix): v for k, v in whole.items() if k.startswith(prefix)}
         if self._run.main:
             save_weights(state, self._run.path / BEST)
+            records.best = file_digest(self._run.path / BEST)
         self._accelerator.wait_for_everyone()
 
     def _save(self, state: TrainState) -> None:
@@ -299,20 +326,6 @@ class Trainer:
             return flag
         raised: Tensor = self._accelerator.reduce(torch.tensor(float(flag), device=self._device), "sum")
         return bool(raised > 0)
-
-    @contextmanager
-    def _bar(self, first: int) -> Iterator[Callable[[], None]]:
-        if not (self._execution.shows_progress and self._run.main):
-            yield lambda: None
-            return
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-        from rich.progress import Progress as Bar
-
-        columns = (TextColumn("fine-tuning"), BarColumn(), MofNCompleteColumn(), TextColumn("steps"))
-        with Bar(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
-            task = bar.add_task("", total=self._total, completed=first)
-            yield lambda: bar.advance(task)
 
 
 class _LogitsOf(nn.Module):

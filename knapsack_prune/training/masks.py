@@ -51,6 +51,8 @@ def hold_masks(network: nn.Module, plan: Plan) -> None:
         shape = [1] * parameter.dim()
         shape[dim] = -1
         masks[name] = masks.get(name, torch.ones((), device=parameter.device)) * along.view(shape)
+    for name in (name for block in plan.blocks for name in block.parameters):
+        masks[name] = torch.zeros_like(parameters[name])
     for name, mask in masks.items():
         owner, _, leaf = name.rpartition(".")
         parametrize.register_parametrization(network.get_submodule(owner), leaf, _Mask(mask))

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from knapsack_prune.files import write_rows
 from knapsack_prune.training.checkpoints import TrainState
 from knapsack_prune.training.distillation.objective import Objective
@@ -21,6 +23,8 @@ class Records:
         """Write under `directory` (None: nowhere), and drop what TensorBoard holds after `first_step`."""
         self.history = list(state.history)
         self.losses: list[tuple[float, ...]] = []
+        self.start = state.start
+        self.best = state.best
         self._sums = dict(state.partial or dict.fromkeys(SUMS, 0.0))
         self._directory = directory
         self._tensorboard: Any = None
@@ -31,7 +35,16 @@ class Records:
 
     def state(self, epoch: int, step: int) -> TrainState:
         """How far the run has come after `step` steps of `epoch`."""
-        return TrainState(epoch, step, tuple(self.history), dict(self._sums) if step else None)
+        partial = dict(self._sums) if step else None
+        return TrainState(
+            epoch,
+            step,
+            tuple(self.history),
+            partial,
+            start=self.start,
+            threads=torch.get_num_threads(),
+            best=self.best,
+        )
 
     def add_step(self, number: int, parts: Sequence[float], rate: float) -> None:
         """Record the loss and its parts at a step, and the step's learning rate."""
@@ -48,7 +61,7 @@ class Records:
     def close_epoch(
         self, epoch: int, steps: int, step_size: int, rate: float, held_out: Accuracy | None
     ) -> bool:
-        """Close an epoch; returns whether it is the best so far (without held-out images: the last).
+        """Close an epoch; returns whether it is the best so far, the start included; without held-out images, the last.
 
         Args:
             epoch: counted from 0.
@@ -57,7 +70,7 @@ class Records:
             held_out: accuracy on held-out images, if there are any.
         """
         seconds = self._sums.pop("seconds")
-        earlier = max((row["held_out_top1"] or 0.0 for row in self.history), default=-1.0)
+        earlier = max((self.start or 0.0, *(row["held_out_top1"] or 0.0 for row in self.history)))
         best = held_out is None or held_out.top1 >= earlier
         self.history.append(
             {
@@ -82,9 +95,9 @@ class Records:
         if self._directory is not None:
             write_rows(self._directory / "summary.csv", self.history)
 
-    def best_epoch(self) -> int:
-        """The epoch whose weights are returned."""
-        return max(int(row["epoch"]) for row in self.history if row["best"])
+    def best_epoch(self) -> int | None:
+        """The epoch whose weights are returned; None where none was better than the start."""
+        return max((int(row["epoch"]) for row in self.history if row["best"]), default=None)
 
     def close(self) -> None:
         """Flush and close TensorBoard's files."""

@@ -11,6 +11,7 @@ from typing import Any
 
 from knapsack_prune.errors import RequestError
 from knapsack_prune.files import file_digest, read_json, write_json
+from knapsack_prune.outputs import clear, entries
 
 RECORD = "run.json"
 
@@ -26,6 +27,9 @@ class RunDirectory:
             another run claims the directory.
         main: whether this process writes.
         wait: waits for all processes.
+        resume: an earlier part of this very run is continued; otherwise it is refused.
+        force: whatever is there is replaced, whole.
+        beside: entries that may lie there before the run is claimed.
     """
 
     path: Path
@@ -33,32 +37,45 @@ class RunDirectory:
     results: tuple[str, ...] = ("checkpoints/step-*",)
     main: bool = True
     wait: Callable[[], None] = lambda: None
+    resume: bool = True
+    force: bool = False
+    beside: tuple[str, ...] = ()
 
     def is_claimed(self) -> bool:
         """Whether it holds an earlier part of this very run.
 
         Raises:
-            RequestError: it holds another run (the message names what differs), or results without a record.
+            RequestError: it holds another run (the message names what differs), or anything without a record.
         """
         left = [path for pattern in self.results for path in self.path.glob(pattern)]
         record = self._record()
         if record is None:
-            if left:
+            if left := left or [path for path in entries(self.path) if path.name not in self.beside]:
                 raise RequestError(
                     f"{self.path} holds {min(left).relative_to(self.path)} and no {RECORD} that tells of which run: "
-                    "choose another directory with `output`"
+                    "choose another directory with `output`, or replace all of it with `force`"
                 )
             return False
         differing = differences(record["identity"], json.loads(json.dumps(self.identity)))
         if differing and (left or any(step["files"] for step in record["steps"].values())):
             raise RequestError(
                 f"{self.path} holds another run; {len(differing)} settings differ: {'; '.join(differing[:4])}. Give "
-                "the same request to continue it, or another directory with `output`"
+                "the same request to continue it, another directory with `output`, or `force` to replace all of it"
+            )
+        if not differing and left and not self.resume:
+            raise RequestError(
+                f"{self.path} holds {min(left).relative_to(self.path)} of this run: continue it with `resume`, choose "
+                "another directory with `output`, or replace all of it with `force`"
             )
         return not differing
 
     def claim(self) -> None:
         """Make the directory this run's; errors as of `is_claimed`."""
+        if self.force:
+            self.wait()
+            if self.main:
+                clear(self.path)
+            self.wait()
         claimed = self.is_claimed()
         self.wait()
         if self.main and not claimed:
@@ -71,6 +88,11 @@ class RunDirectory:
         if noted is None or not noted["files"] or noted["inputs"] != _digest(inputs):
             return False
         return all(is_whole(self.path / name, digest) for name, digest in noted["files"].items())
+
+    def made_otherwise(self, step: str, inputs: Mapping[str, Any]) -> bool:
+        """Whether a step was begun from other inputs."""
+        noted = self._steps().get(step)
+        return noted is not None and noted["inputs"] != _digest(inputs)
 
     def begin(self, step: str, inputs: Mapping[str, Any] | None = None) -> bool:
         """Note that a step is under way, and that those after it have to be done again.

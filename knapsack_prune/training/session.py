@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,13 @@ from knapsack_prune.data.batches import (
 )
 from knapsack_prune.data.calibration import calibration_loader
 from knapsack_prune.data.decoded import DecodedImages
-from knapsack_prune.data.images import ImageSet, ImageSubset, TensorImages, Unreadable
+from knapsack_prune.data.images import (
+    ImageSet,
+    ImageSubset,
+    TensorImages,
+    Unreadable,
+    require_every_class,
+)
 from knapsack_prune.data.preparation import Preparation
 from knapsack_prune.data.sampling import hold_out
 from knapsack_prune.data.seeds import derive_seed
@@ -41,6 +47,9 @@ from knapsack_prune.training.weight_average import weight_average
 
 VARIANCE_IMAGES = 512
 RESULTS = ("checkpoints/step-*",)
+BESIDE = ("start", "rounds")
+"""What rounds have written before a run claims its directory."""
+
 SPLIT_SEED = 0  # the held-out part is the same whatever the run's seed, so that seeds can be compared
 
 
@@ -137,7 +146,14 @@ class Session:
         }
         accelerator = self.accelerator
         return RunDirectory(
-            path, whole, tuple(results), accelerator.is_main_process, accelerator.wait_for_everyone
+            path,
+            whole,
+            tuple(results),
+            accelerator.is_main_process,
+            accelerator.wait_for_everyone,
+            self.execution.resume,
+            self.execution.force,
+            BESIDE,
         )
 
     @property
@@ -148,7 +164,7 @@ class Session:
     def accuracy(self, *networks: nn.Module) -> Accuracy:
         """Test accuracy of copies on the training device, together; the networks themselves do not move."""
         device = self.accelerator.device
-        return evaluate(
+        found = evaluate(
             [
                 deepcopy(network).to(device=device, memory_format=self.layout)  # type: ignore[call-overload]
                 for network in networks
@@ -159,6 +175,15 @@ class Session:
             lambda sums: self.accelerator.reduce(sums, "sum"),
             self.layout,
         )
+        return replace(found, unreadable=self._unreadable(self.source.test_images(), self._test))
+
+    def _unreadable(self, images: ImageSet, batches: EvaluationBatches) -> Unreadable:
+        """The unreadable images that all processes met; a class without any other is an error."""
+        met = torch.zeros(len(images.labels), device=self.accelerator.device)
+        met[list(batches.missing())] = 1
+        indices = self.accelerator.reduce(met, "sum").nonzero().flatten().tolist()
+        require_every_class(images, indices)
+        return Unreadable.of(images, indices)
 
     def train(
         self,
@@ -168,6 +193,8 @@ class Session:
         identity: dict[str, Any],
         stages: Sequence[StageMatch] = (),
         teacher: Teacher | None = None,
+        choose: bool = True,
+        log: Callable[[str], None] = lambda line: None,
     ) -> Trained:
         """Train a copy of a network.
 
@@ -178,6 +205,8 @@ class Session:
             identity: what changes the outcome besides settings, stages, data and processes.
             stages: features to compare with the teacher's.
             teacher: needed where the objective asks for one.
+            choose: whether held-out images choose the epoch; otherwise it is the last.
+            log: called with a line.
 
         Raises:
             RequestError, KeyboardInterrupt: see `Trainer.run`.
@@ -215,12 +244,13 @@ class Session:
             Objective(settings, stages, variances),
             teacher,
             data,
-            self._held,
+            self._held if choose else None,
             settings,
             self.execution,
             self.run_directory(output, whole, settings, RESULTS),
             mixer(settings, len(self.source.classes)) if settings.mixes else None,
             average,
+            log,
         )
         result = trainer.run()
         if settings.compile:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import get_args
@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 from knapsack_prune.errors import RequestError
 from knapsack_prune.graph.channel_graph import ChannelGraph, Group, IntArray, Slice
+from knapsack_prune.networks.batch import batch_inputs
 from knapsack_prune.networks.modes import evaluating, one_thread
 from knapsack_prune.settings.importance import DATA_CRITERIA, WEIGHT_CRITERIA, Normalization
+from knapsack_prune.values.losses import Batches, Loss, TaskLoss, as_loss, check_scalar, cross_entropy
 
 FloatArray = npt.NDArray[np.float64]
-Batches = Iterable[tuple[Tensor, Tensor]]
-
 CRITERIA = (*WEIGHT_CRITERIA, *DATA_CRITERIA)
 
 NORMALIZATIONS = get_args(Normalization)
@@ -55,13 +55,14 @@ def score(
     criterion: str = "l1",
     *,
     data: Batches | None = None,
+    loss: Loss | TaskLoss | None = None,
     seed: int = 0,
     normalize: str = "none",
     progress: Callable[[int], None] | None = None,
 ) -> Scores:
     """Score every unit: the sum over the filters (output channels of convolutions and linear layers) it owns.
 
-    With w a filter and g the gradient of the cross-entropy with respect to it, in evaluation mode:
+    With w a filter and g the gradient of the loss with respect to it, in evaluation mode:
 
     - `l1`, `l2`: the norm of w (Li et al. 2017, arXiv 1608.08710);
     - `bn_scale`: |gamma| of the unit's batch norms (Liu et al. 2017, arXiv 1708.06519);
@@ -75,6 +76,7 @@ def score(
         model: its weights; left as it was, gradients included.
         criterion: one of `CRITERIA`.
         data: batches (images, labels) for the criteria that need data; read once, one batch at a time.
+        loss: for those, of output and target (or of output, the same output and the batch); see `losses.cross_entropy`.
         seed: of `random`; for data-driven criteria it is only recorded.
         normalize: `layer` divides the scores of a layer's filters by their mean (Molchanov et al. 2017, arXiv
             1611.06440, section 2.2, with the mean for the norm): norms of layers of different fan-in, which `none`
@@ -107,7 +109,9 @@ def score(
                 f"importance {criterion!r} needs data: give `data` (an ImageFolder, torch/NAME or digits), or choose "
                 f"one of {', '.join(WEIGHT_CRITERIA)}"
             )
-        values, samples = _gradient_scores(graph, model, criterion, data, normalize, progress)
+        values, samples = _gradient_scores(
+            graph, model, criterion, data, as_loss(loss or cross_entropy, graph.example), normalize, progress
+        )
     elif criterion == "bn_scale":
         values = _batch_norm_scores(graph, model, normalize)
     else:
@@ -191,6 +195,7 @@ def _gradient_scores(
     model: nn.Module,
     criterion: str,
     data: Batches,
+    judge: Loss,
     normalize: str,
     progress: Callable[[int], None] | None,
 ) -> tuple[list[FloatArray], int]:
@@ -200,16 +205,17 @@ def _gradient_scores(
     accumulated: list[Tensor] = []
     samples = batches = 0
     with _differentiable(model, tensors):
-        for images, labels in data:
-            device = tensors[0].device
-            output = model(images.to(device))
-            loss = nn.functional.cross_entropy(output, labels.to(device))
+        for batch in data:
+            inputs = batch_inputs(batch, graph.example).to(tensors[0].device)
+            output = inputs.run(model)
+            loss = judge(output, output, batch)
+            check_scalar(loss)
             if not bool(torch.isfinite(loss)):
                 raise RequestError(
                     f"importance {criterion!r}: the loss of batch {batches} is {loss.item()}; the network or its "
                     f"input is broken: check `checkpoint` and `data`"
                 )
-            gradients = torch.autograd.grad(loss, tensors)
+            gradients = torch.autograd.grad(loss, tensors, materialize_grads=True, allow_unused=True)
             for index, ((_, dim), tensor, gradient) in enumerate(
                 zip(filters, tensors, gradients, strict=True)
             ):
@@ -222,7 +228,7 @@ def _gradient_scores(
                     accumulated.append(term.clone())
                 else:
                     accumulated[index] += term
-            samples += len(images)
+            samples += inputs.count
             batches += 1
             if progress is not None:
                 progress(samples)

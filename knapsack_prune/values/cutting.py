@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from knapsack_prune.graph.channel_graph import ChannelGraph, IntArray, Owner
-from knapsack_prune.narrowing.masking import Zeroed, aten, input_masked, kept_layer_norm, zeroed
+from knapsack_prune.narrowing.masking import Zeroed, aten, input_masked, kept_layer_norm, whole, zeroed
 from knapsack_prune.networks.modes import evaluating
 
 Keep = Sequence[npt.NDArray[np.bool_]]
@@ -74,8 +74,10 @@ class CuttableNetwork:
     Other normalisations across channels (`graph.reductions`) are left as they are: there a cut is an approximation.
     """
 
-    def __init__(self, graph: ChannelGraph, model: nn.Module) -> None:
+    def __init__(self, graph: ChannelGraph, model: nn.Module, *, block_removal: bool = False) -> None:
+        """Find what reads removable channels; with `block_removal`, the residual blocks can be silenced too."""
         self.graph = graph
+        self.blocks = graph.blocks if block_removal else ()
         self.model = model
         self.parameters = dict(model.named_parameters())
         found = owners(graph, model, ("in",))
@@ -101,6 +103,7 @@ class CuttableNetwork:
         yield from (self.parameters[c.parameter] for c in self.consumers)
         yield from (p for p in self.parameters.values() if p.untyped_storage().data_ptr() in self._norms)
         yield from (mask for _, mask in self._full)
+        yield from (self.parameters[name] for block in self.blocks for name in block.parameters)
 
     def named(self, weight: Tensor) -> Consumer | None:
         """The consumer whose parameter a tensor is, or is a view of."""
@@ -118,12 +121,18 @@ class CuttableNetwork:
         return consumer, position[0], weight
 
     @contextmanager
-    def cut(self, keep: Keep) -> Iterator[list[Tensor]]:
-        """Cut every unit that `keep` does not keep; gives the tensors that changed; put back on exit."""
+    def cut(self, keep: Keep, silent: Sequence[str] = ()) -> Iterator[list[Tensor]]:
+        """Cut every unit that `keep` does not keep; gives the tensors that changed; put back on exit.
+
+        Args:
+            keep: what stays.
+            silent: parameters that are zero as a whole: those of a residual block that is removed.
+        """
         owned: list[tuple[Tensor, int, npt.NDArray[np.bool_]]] = []
         owned += [(self.parameters[c.parameter], c.dim, c.owner.kept(keep)) for c in self.consumers]
         owned += [(mask, 0, part.owner.kept(keep)) for part, mask in self._full]
         gone = [(tensor, dim, _indices(~stays)) for tensor, dim, stays in owned if not stays.all()]
+        gone += [whole(self.parameters[name]) for name in silent]
         partial = {ptr: owner.kept(keep) for ptr, owner in self._norms.items()}
         with zeroed(gone) as saved:
             try:

@@ -11,11 +11,11 @@ from torch import nn
 from knapsack_prune.errors import RequestError
 from knapsack_prune.graph.channel_graph import ChannelGraph
 from knapsack_prune.networks.modes import one_thread
-from knapsack_prune.settings.importance import IMAGE_CRITERIA, LOSS_MODELS, VALUE_MODELS
+from knapsack_prune.settings.importance import DATA_CRITERIA, IMAGE_CRITERIA, LOSS_MODELS, VALUE_MODELS
 from knapsack_prune.values.criteria import CRITERIA, score
 from knapsack_prune.values.energy import energy_values
 from knapsack_prune.values.fisher import joint_fisher
-from knapsack_prune.values.losses import Batches, Loss
+from knapsack_prune.values.losses import Batches, Loss, TaskLoss, as_loss
 from knapsack_prune.values.measured import measured_values
 from knapsack_prune.values.reconstruction import reconstruction_values
 from knapsack_prune.values.tables import ValueTables, additive_tables
@@ -34,9 +34,10 @@ def estimate_values(
     method: str = "measured",
     *,
     data: Batches | None = None,
-    loss: Loss | None = None,
+    loss: Loss | TaskLoss | None = None,
     normalize: str = "none",
     pair_values: bool = False,
+    block_removal: bool = False,
     seed: int = 0,
     values: Path | None = None,
     progress: Callable[[int, int | None], None] | None = None,
@@ -49,8 +50,11 @@ def estimate_values(
         method: one of `MODELS` or `CRITERIA`.
         data: batches; labels are read by the criteria that take a gradient, and by a `loss` that does.
         loss: for `MODELS` on images, what a cut costs; by default the divergence of the outputs from the parent's.
+            A function of output and target, see `networks.batch.batch_target`, or of output, the parent's output and
+            the batch. For criteria that take a gradient, what it is of; by default the cross-entropy.
         normalize: for `CRITERIA`, see `score`.
         pair_values: for `joint_fisher` and `measured`, also values of `fisher.joined_groups`.
+        block_removal: for `measured` and `CRITERIA`, also what removing each residual block is worth.
         seed: of everything drawn.
         values: a file that keeps the tables, and measurements as they are made: a call that was stopped continues,
             and one for the same network, images and method finds them there.
@@ -60,10 +64,16 @@ def estimate_values(
         RequestError: unknown method, no data, a file of other values, or whatever the method refuses.
     """
     _check(method, data, loss, normalize, values)
+    loss = None if loss is None else as_loss(loss, graph.example)
     if pair_values and method not in PAIRED:
         raise RequestError(
             f"`pair_values` with importance {method!r}: only {' and '.join(PAIRED)} have them; choose one, or leave "
             "it out"
+        )
+    if block_removal and method not in (*CRITERIA, "measured"):
+        raise RequestError(
+            f"`allow_block_removal` with importance {method!r}: it does not say what removing a block costs; choose "
+            "measured or a criterion that adds up scores"
         )
     images, batch_size = None, 0
     if data is not None and method in IMAGE_CRITERIA:
@@ -77,8 +87,10 @@ def estimate_values(
     def made() -> ValueTables:
         examples = None if progress is None else (lambda done: progress(done, None))
         if method in CRITERIA:
-            scores = score(graph, model, method, data=data, seed=seed, normalize=normalize, progress=examples)
-            return additive_tables(graph, scores)
+            scores = score(
+                graph, model, method, data=data, loss=loss, seed=seed, normalize=normalize, progress=examples
+            )
+            return additive_tables(graph, scores, block_removal=block_removal)
         if method == "energy":
             return energy_values(graph, model, seed)
         assert data is not None
@@ -92,12 +104,20 @@ def estimate_values(
             return reconstructed()
         shape, known = kept("reconstruction", reconstructed), {} if file is None else file.measurements
         return measured_values(
-            graph, model, data, shape, loss=loss, seed=seed, known=known, progress=progress
+            graph,
+            model,
+            data,
+            shape,
+            loss=loss,
+            seed=seed,
+            block_removal=block_removal,
+            known=known,
+            progress=progress,
         )
 
     try:
         with one_thread():
-            tables = kept(method, made)
+            tables = kept(f"{method}, blocks" if block_removal else method, made)
             if pair_values:
                 assert data is not None
                 orders = tuple(group.order for group in tables.groups)
@@ -112,10 +132,13 @@ def estimate_values(
     return replace(tables, provenance=replace(tables.provenance, images=images, options=options))
 
 
-def _check(method: str, data: Batches | None, loss: Loss | None, normalize: str, values: Path | None) -> None:
+def _check(
+    method: str, data: Batches | None, loss: Loss | TaskLoss | None, normalize: str, values: Path | None
+) -> None:
     """Refuse what does not go together."""
-    if loss is not None and method in (*MODELS, *CRITERIA) and method not in LOSS_MODELS:
-        raise RequestError(f"`loss` with importance {method!r}: only {', '.join(LOSS_MODELS)} take one")
+    takers = (*LOSS_MODELS, *DATA_CRITERIA)
+    if loss is not None and method in (*MODELS, *CRITERIA) and method not in takers:
+        raise RequestError(f"`loss` with importance {method!r}: only {', '.join(takers)} take one")
     if loss is not None and values is not None:
         raise RequestError(
             "`values` with a function for `loss`: nothing could tell whether the file's values are of the same "

@@ -15,6 +15,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from knapsack_prune.data.seeds import generator
 from knapsack_prune.errors import RequestError
 from knapsack_prune.narrowing.masking import aten
+from knapsack_prune.networks.batch import batch_inputs
+from knapsack_prune.networks.example import Example, device_and_type
 from knapsack_prune.values.cutting import Consumer, CuttableNetwork
 from knapsack_prune.values.losses import (
     Batches,
@@ -23,7 +25,6 @@ from knapsack_prune.values.losses import (
     check_output,
     check_scalar,
     class_scores,
-    network_input,
     tensors,
 )
 from knapsack_prune.values.patches import MAX_MATRIX, sampled_columns
@@ -116,19 +117,21 @@ def collect_moments(
     step = 0
     with _prepared(network):
         for batch in data:
-            inputs = network_input(batch, network.graph.input_shape)
+            inputs = batch_inputs(batch, network.graph.example)
             inputs = inputs.to(next(network.model.parameters()).device)
-            step = step or _examples_at_once(network, inputs[:2], gradients or derivatives, derivatives)
-            for start in range(0, len(inputs), step):
+            step = step or _examples_at_once(
+                network, inputs.rows(slice(2)), gradients or derivatives, derivatives
+            )
+            for start in range(0, inputs.count, step):
                 part = slice(start, start + step)
-                chosen = batch_part(batch, len(inputs), part)
-                recorder.begin(len(inputs[part]))
+                chosen, some = batch_part(batch, inputs.count, part), inputs.rows(part)
+                recorder.begin(some.count)
                 if gradients or derivatives:
-                    _backward(network, recorder, inputs[part], chosen, loss, draw)
+                    _backward(network, recorder, some, chosen, loss, draw)
                 else:
                     with torch.no_grad(), recorder:
-                        network.model(inputs[part])
-            examples += len(inputs)
+                        some.run(network.model)
+            examples += inputs.count
             if progress is not None:
                 progress(examples)
     if not examples:
@@ -139,20 +142,19 @@ def collect_moments(
 def _backward(
     network: CuttableNetwork,
     recorder: _Recorder,
-    inputs: Tensor,
+    inputs: Example,
     batch: Any,
     loss: Loss | None,
     draw: torch.Generator,
 ) -> None:
-    sources = (
-        [inputs.detach().requires_grad_()]
-        if inputs.is_floating_point()
-        else list(network.parameters.values())
-    )
+    inputs = inputs.map(lambda leaf: leaf.detach().requires_grad_() if leaf.is_floating_point() else leaf)
+    sources = [leaf for leaf in inputs.tensors if leaf.is_floating_point()]
+    if len(sources) < len(inputs.tensors):  # gradients do not reach tokens
+        sources += network.parameters.values()
     with torch.enable_grad(), recorder:
-        output = network.model(sources[0] if inputs.is_floating_point() else inputs)
+        output = inputs.run(network.model)
         check_output(network.model, inputs, output)
-        found = _drawn_loss(output, len(inputs), draw) if loss is None else loss(output, output, batch)
+        found = _drawn_loss(output, inputs.count, draw) if loss is None else loss(output, output, batch)
         check_scalar(found)
         if not bool(torch.isfinite(found.detach())):
             raise RequestError(
@@ -160,20 +162,20 @@ def _backward(
             )
         recorder.backward = True
         # The mean over examples times their number: what reaches an example's rows is its own gradient.
-        torch.autograd.grad(found * len(inputs), sources, allow_unused=True)
+        torch.autograd.grad(found * inputs.count, sources, allow_unused=True)
 
 
-def _examples_at_once(network: CuttableNetwork, inputs: Tensor, backward: bool, apart: bool) -> int:
+def _examples_at_once(network: CuttableNetwork, inputs: Example, backward: bool, apart: bool) -> int:
     """How many examples are read together: as many as memory allows; one where those of a consumer's rows must be
     told apart and are not the examples (but tokens, for instance)."""
     probe = _Recorder(network, 0, False, False)
-    probe.begin(len(inputs))
+    probe.begin(inputs.count)
     with torch.no_grad(), probe:
-        network.model(inputs)
+        inputs.run(network.model)
     if apart and probe.mixed:
         return 1
-    kept = probe.results / len(inputs) if backward else probe.results / len(inputs) / 4
-    return max(1, int(memory_limit(inputs.device) / max(1.0, kept)))
+    kept = probe.results / inputs.count if backward else probe.results / inputs.count / 4
+    return max(1, int(memory_limit(device_and_type(network.model)[0]) / max(1.0, kept)))
 
 
 def _drawn_loss(output: Any, examples: int, draw: torch.Generator) -> Tensor:

@@ -46,10 +46,24 @@ class GroupValues:
         order: the units that may stay, the most valuable first; a plan that keeps n units keeps the first n.
         values: one per unit of the order: `values[n - 1]` is the value of keeping n units. Any finite numbers:
             neither monotone nor concave by need.
+        none: the value of keeping no unit, where the group's residual block can be removed; the values of a block's
+            groups add up to what removing it is worth.
     """
 
     order: IntArray
     values: FloatArray
+    none: float | None = None
+
+    @property
+    def least(self) -> float:
+        """The least of the values, and at most 0: what values are counted from."""
+        return float(min(0.0, *self.values.tolist(), *([] if self.none is None else [self.none])))
+
+    def at(self, counts: IntArray) -> FloatArray:
+        """The value of keeping each of some numbers of units."""
+        held = np.append(self.values, np.nan if self.none is None else self.none)
+        worth: FloatArray = held[np.asarray(counts) - 1]  # none is the last: index -1
+        return worth
 
     def kept(self, count: int) -> IntArray:
         """The units that stay when `count` do, sorted."""
@@ -96,8 +110,12 @@ class ValueTables:
 
     def total(self, counts: Sequence[int]) -> float:
         """The value of keeping `counts[g]` units of every group g."""
-        own = sum(group.values[n - 1] for group, n in zip(self.groups, counts, strict=True))
-        joint = sum(pair.values[tuple(counts[g] - 1 for g in pair.groups)] for pair in self.pairs)
+        own = sum(float(group.at(np.array(n))) for group, n in zip(self.groups, counts, strict=True))
+        joint = sum(
+            pair.values[tuple(counts[g] - 1 for g in pair.groups)]
+            for pair in self.pairs
+            if all(counts[g] for g in pair.groups)
+        )
         return float(own + joint)
 
 
@@ -131,6 +149,10 @@ def value_tables(
                 f"values of group {group.name}: {len(found.values)} values and {len(found.order)} ordered units for "
                 f"{group.size} units; there must be one value for every width and every unit at most once in the order"
             )
+        if found.none is not None and not np.isfinite(found.none):
+            raise RequestError(
+                f"values of group {group.name}: removing its block is worth {found.none}; values must be finite"
+            )
         bad = np.flatnonzero(~np.isfinite(found.values))
         if len(bad):
             raise RequestError(
@@ -138,17 +160,19 @@ def value_tables(
                 f"{found.values[bad[0]]}; values must be finite: the weights or the data hold NaN or infinity"
             )
     if whole is None:
-        whole = float(sum(group.values[-1] - min(0.0, float(group.values.min())) for group in groups))
+        whole = float(sum(group.values[-1] - group.least for group in groups))
     return ValueTables(tuple(groups), provenance, whole)
 
 
-def additive_tables(graph: ChannelGraph, scores: Scores) -> ValueTables:
-    """Sums of scores: the n highest scores are the value of keeping n units."""
+def additive_tables(graph: ChannelGraph, scores: Scores, *, block_removal: bool = False) -> ValueTables:
+    """Sums of scores: the n highest scores are the value of keeping n units; a removed block keeps nothing."""
     groups = []
+    within = {index for block in graph.blocks for index in block.groups} if block_removal else set()
     for index, scored in enumerate(scores.values):
         best = np.argsort(-scored, kind="stable").astype(np.int64)
         order = best if scores.units is None else scores.units[index][best]
-        groups.append(GroupValues(order, np.cumsum(scored[best])))
+        none = 0.0 if index in within else None
+        groups.append(GroupValues(order, np.cumsum(scored[best]), none))
     options = {"normalize": scores.normalize}
     provenance = Provenance(
         scores.criterion, scores.samples, scores.seed, round=scores.round, options=options

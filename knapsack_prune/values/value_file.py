@@ -75,13 +75,20 @@ class ValueFile:
             self._content["tables"][name] = {
                 "provenance": asdict(made.provenance),
                 "whole": made.whole,
-                "groups": [{"order": g.order.tolist(), "values": g.values.tolist()} for g in made.groups],
+                "groups": [
+                    {"order": g.order.tolist(), "values": g.values.tolist(), "none": g.none}
+                    for g in made.groups
+                ],
             }
             self.write()
         found = self._content["tables"][name]
         try:
             groups = [
-                GroupValues(np.array(g["order"], dtype=np.int64), np.array(g["values"], dtype=np.float64))
+                GroupValues(
+                    np.array(g["order"], dtype=np.int64),
+                    np.array(g["values"], dtype=np.float64),
+                    g.get("none"),
+                )
                 for g in found["groups"]
             ]
             return ValueTables(tuple(groups), Provenance(**found["provenance"]), float(found["whole"]))

@@ -51,10 +51,20 @@ class Record:
 
 def append(path: Path, record: Record) -> None:
     """Add a record as one line, on the disk before this returns."""
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(asdict(record)) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            whole = file.tell()
+            try:
+                file.write(json.dumps(asdict(record)) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+            except OSError:
+                os.truncate(path, whole)  # half a line would be taken for a damaged file
+                raise
+    except OSError as error:
+        raise SolverError(
+            f"{path}: cannot be written: {error.strerror or error}; make room, and give the same command again"
+        ) from error
 
 
 def read(path: Path) -> list[Record]:

@@ -10,9 +10,10 @@ from pathlib import Path
 from ..errors import SolverError, UnsupportedInstanceError
 from ..problem.instance import Instance
 from ..problem.result import Limits, Result
-from ..registry import SOLVERS, solve
+from ..registry import INTERRUPTED, SOLVERS, solve
 from .records import Record, append, read
 
+LOG = "runs.jsonl"
 SUFFIXES = (".json", ".json.gz", ".json.xz")
 
 
@@ -63,7 +64,7 @@ def run_campaign(
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise SolverError(f"{output}: cannot be made: {error}") from error
-    log = output / "runs.jsonl"
+    log = output / LOG
     known = {record.key: record for record in read(log)}
     records: list[Record] = []
     total = len(campaign.paths) * len(campaign.solvers) * campaign.seeds
@@ -85,13 +86,19 @@ def run_campaign(
 
 
 def run_once(instance: Instance, name: str, solver: str, limits: Limits) -> Record:
-    """One verified run; a solver that cannot take the instance leaves a record with its message."""
+    """One verified run; a solver that cannot take the instance leaves a record with its message.
+
+    Raises:
+        KeyboardInterrupt: it was interrupted.
+    """
     result: Result | None = None
     refusal = ""
     try:
         result = solve(instance, solver, limits)
     except UnsupportedInstanceError as error:
         refusal = str(error)
+    if result is not None and INTERRUPTED in result.notes:
+        raise KeyboardInterrupt  # half a run is no record
     return Record(
         instance=name,
         groups=len(instance.groups),

@@ -3,6 +3,8 @@
 Costs of several resources are added up after division by what their budgets leave above the starting point.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 
 from .. import tuning
@@ -16,16 +18,30 @@ def run(instance: Instance, incumbent: Incumbent) -> None:
 
     Every step looks at every group: O(G) evaluations, at most `tuning.MOST_GREEDY_STEPS` steps.
     """
-    if not incumbent.choice:
-        return
+    if incumbent.choice:
+        start = np.array(incumbent.choice, dtype=np.int64)
+        incumbent.offer(climb(instance, start, lambda: incumbent.remaining > 0).tolist())
+
+
+def climb(instance: Instance, start: IntArray, go_on: Callable[[], bool] = lambda: True) -> IntArray:
+    """The choice that greedy steps lead to.
+
+    Args:
+        instance: the problem.
+        start: level positions (G,) of a feasible choice.
+        go_on: asked before every step.
+
+    Returns:
+        Level positions (G,) of a feasible choice.
+    """
     evaluator = Evaluator(instance)
-    choice = np.array(incumbent.choice, dtype=np.int64)
+    choice = start.copy()
     slack = evaluator.budgets - evaluator.costs(choice)
     weight = 1.0 / np.maximum(slack, 1).astype(np.float64)
     stride = max(1, sum(levels.size for levels in evaluator.levels) // tuning.MOST_GREEDY_STEPS)
     levels = evaluator.chosen(choice)
     alive = set(range(evaluator.count))
-    while alive and incumbent.remaining > 0:
+    while alive and go_on():
         gradients = evaluator.gradients(levels)
         best, best_ratio, best_change = (-1, -1), 0.0, None
         for group in list(alive):
@@ -54,7 +70,7 @@ def run(instance: Instance, incumbent: Incumbent) -> None:
         levels[group] = evaluator.levels[group][step]
         slack = slack - best_change
         alive.update(other for other, _, _ in evaluator.pairs[group])  # may gain beside the new level
-    incumbent.offer(choice.tolist())
+    return choice
 
 
 def _next_step(values: IntArray, here: int, stride: int) -> int | None:

@@ -41,6 +41,8 @@ def parse_object(text: str) -> dict[str, Any]:
         document = json.loads(text, parse_constant=refuse)
     except json.JSONDecodeError as error:
         raise SolverError(f"not JSON: {error}") from error
+    except ValueError as error:  # a whole number of thousands of digits
+        raise SolverError(f"not JSON of ours: {str(error).splitlines()[0]}") from error
     except RecursionError as error:
         raise SolverError("not JSON of ours: nested too deeply") from error
     return _object(document, "the document")

@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from knapsack_prune.cli.outputs import Finetuned
+
 Run = Callable[..., Any]
 CPU = ("--device", "cpu", "--cache", "device", "--threads", "1")
 QUICK = ("--epochs", "1", *CPU)
@@ -32,6 +34,7 @@ def trained(plan_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_trained_network_is_evaluated_and_trained_further(run: Run, trained: Path, tmp_path: Path) -> None:
     record = json.loads((trained / "result.json").read_text())
+    assert Finetuned.model_validate(record).test_images == record["test_images"]  # what --json prints
     ended = run("evaluate", trained, "--json", "--threads", "1")
     assert ended.code == 0
     assert json.loads(ended.out)["top1"] == pytest.approx(record["accuracy"]["after"])

@@ -97,6 +97,7 @@ def test_every_field_is_set_by_command_line_file_and_python_alike(section: str, 
     required = {
         "finetune": ["plan.json", "-o", "out"],
         "latency-table": ["-o", "out"],
+        "stagewise": ["-o", "out"],
         "slim": ["plan.json", "-o", "out"],
         "solve": ["file"],
         "bench": ["file"],

@@ -179,13 +179,13 @@ def resources(draw: st.DrawFn, name: str, groups: list[Group]) -> Resource:
 
 @st.composite
 def instances(draw: st.DrawFn) -> Instance:
-    """Bilinear and factored terms, tables, up to three budgets, values of any shape; some infeasible."""
+    """Bilinear and factored terms, tables, up to four budgets, values of any shape; some infeasible."""
     groups = []
     for index in range(draw(st.integers(1, 6))):
         levels = sorted(draw(st.sets(st.integers(0, 12), min_size=1, max_size=4)))
         values = [draw(st.integers(-20, 100)) for _ in levels]
         groups.append(Group(f"g{index}", levels, values))
-    count = draw(st.sampled_from([0, 1, 1, 1, 1, 2, 2, 3]))
+    count = draw(st.sampled_from([0, 1, 1, 1, 1, 2, 2, 3, 4]))
     return Instance("small", groups, [draw(resources(f"r{k}", groups)) for k in range(count)])
 
 

@@ -11,6 +11,8 @@ import knapsack_prune as kp
 from knapsack_prune.graph.channel_graph import ChannelGraph
 from knapsack_prune.graph.selection import select
 from knapsack_prune.narrowing.copying import narrow_copy
+from knapsack_prune.networks.example import Example
+from knapsack_prune.values import refit
 from knapsack_prune.values.cutting import CuttableNetwork, Keep, keep_masks
 from knapsack_prune.values.refit import Fits, Refitter, recorded
 from knapsack_prune.values.replay import DivergedError, Recording
@@ -36,14 +38,14 @@ def test_a_replayed_cut_is_the_slim_network(name: str) -> None:
     x = images()
     before = {key: value.clone() for key, value in model.state_dict().items()}
     with network.measuring(batch_statistics=False):
-        passing = recorded(network, x[:2]).passing_results()
+        passing = recorded(network, Example.of(x[:2])).passing_results()
         refitter = Refitter(network, "none", 0)
         for index, group in enumerate(graph.groups):
             keep = keep_masks(graph, {index: np.arange(1, group.size)})
             with torch.no_grad():
                 wanted = slimmed(graph, model, keep)(x)
             for cache_bytes in (2**30, 5000):  # everything is kept, or little
-                recording = recorded(network, x, passing=passing, cache_bytes=cache_bytes)
+                recording = recorded(network, Example.of(x), passing=passing, cache_bytes=cache_bytes)
                 for _ in range(2):
                     with network.cut(keep) as changed:
                         found = recording.run(changed, refitter.applying({}))
@@ -122,7 +124,8 @@ def test_another_path_is_noticed() -> None:
         recording.run([])
 
 
-def test_readers_are_refitted_by_least_squares() -> None:
+def test_readers_are_refitted_by_least_squares(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(refit, "ROWS", 10_000)  # all that there are
     # One group, read by one 1x1 convolution with a bias: the fit is linear regression with an intercept.
     model = enliven(ZOO["residual"]())
     graph = kp.trace(model, EXAMPLE, keep=["stem", "b"])
@@ -133,7 +136,7 @@ def test_readers_are_refitted_by_least_squares() -> None:
     keep = keep_masks(graph, {0: np.arange(4, 12)})
     with network.measuring(batch_statistics=False):
         refitter = Refitter(network, "readers", len(x))
-        recording = recorded(network, x, watch=refitter.watch)
+        recording = recorded(network, Example.of(x), watch=refitter.watch)
         with network.cut(keep) as changed:
             fits = Fits()
             assert recording.run(changed, refitter.fitting(keep, fits), stop=refitter.last(keep)) is None

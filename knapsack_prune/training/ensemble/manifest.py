@@ -26,7 +26,7 @@ class MemberEntry(_Part):
 
     name: Annotated[str, Field(min_length=1)]
     directory: str
-    num_classes: Annotated[int, Field(ge=1)] | None = None
+    num_classes: Annotated[int, Field(ge=1, le=2**20)] | None = None
     classes: tuple[str, ...] | None = None
 
     @model_validator(mode="after")
