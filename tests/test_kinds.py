@@ -42,17 +42,7 @@ def _tensors(output: object) -> list[torch.Tensor]:
     return [output] if isinstance(output, torch.Tensor) else []
 
 
-COMPUTED_SIZES = ("attention, packed", "attention, split by width")
-"""Sizes of heads computed from the input."""
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=pytest.mark.xfail(strict=False)) if name in COMPUTED_SIZES else name
-        for name in KINDS
-    ],
-)
+@pytest.mark.parametrize("name", KINDS)
 def test_kind(name: str, tmp_path: Path) -> None:
     kind = KINDS[name]
     torch.manual_seed(0)

@@ -200,8 +200,10 @@ def layer_norm(context: Context) -> Value:
     dims = tuple(range(len(source.shape) - len(normalized), len(source.shape)))
     layer = _owner(context, weight, bias)
     counted = context.operator == "layer_norm"
-    # The check can imitate a norm that it knows by its weight.
-    told = context.operator if weight is not None else f"{context.operator} without weights"
+    # The check can imitate a norm over channels alone, which it knows by its weight.
+    told = (
+        context.operator if weight is not None and len(dims) == 1 else f"{context.operator} of another kind"
+    )
     if len(dims) == 1:
         channels = ledger.channel_ids(source, dims[0])
         source = Ids.along(channels, dims[0], source.shape)

@@ -7,7 +7,6 @@ from torch import Tensor
 
 from knapsack_prune.tracing.context import Context, Parameter, Rule, Value, nothing, share_rule
 from knapsack_prune.tracing.ids import NONE, Ids
-from knapsack_prune.tracing.rules_movement import counts
 
 
 def index(context: Context) -> Value:
@@ -131,10 +130,7 @@ def assigned(context: Context) -> Value:
     index_of_part = (slice(None),) * dim + (at,)
     full[index_of_part] = piece.expand(full[index_of_part].shape)
     result = Ids(full, context.shape)
-    along = result.channel_ids(dim)
-    for place, count in ((3, begin), (4, end)) if context.operator == "slice_scatter" else ():
-        if 0 < count < whole.shape[dim]:
-            counts(context, (place,), count, along[:count])
+    context.ledger.freeze(result.data, f"`{context.operator}` assigns to a part of the channels")
     return result
 
 

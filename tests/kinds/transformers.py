@@ -65,11 +65,11 @@ class SplitAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         B, T, C = x.size()  # noqa: N806
         q, k, v = self.c_attn(x).split(self.n_embd, dim=2)
-        k = k.view(B, T, self.n_head, C // self.n_head).transpose(1, 2)
-        q = q.view(B, T, self.n_head, C // self.n_head).transpose(1, 2)
-        v = v.view(B, T, self.n_head, C // self.n_head).transpose(1, 2)
+        k = k.reshape(B, T, self.n_head, C // self.n_head).transpose(1, 2)
+        q = q.reshape(B, T, self.n_head, C // self.n_head).transpose(1, 2)
+        v = v.reshape(B, T, self.n_head, C // self.n_head).transpose(1, 2)
         y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        return self.c_proj(y.transpose(1, 2).contiguous().view(B, T, C))
+        return self.c_proj(y.transpose(1, 2).reshape(B, T, C))
 
 
 class EinsumAttention(nn.Module):
