@@ -314,6 +314,29 @@ def chunk(context: Context) -> tuple[Weight, ...]:
     )
 
 
+def slice_(context: Context) -> Weight:
+    """A range along one dimension, or (`slice_scatter`) the whole with such a range replaced."""
+    source = _weights(context)[0]
+    dim = int(context.argument("dim", 0)) % len(source.dims)
+    if len(source.dims[dim]) != 1:
+        raise NoAxesError(f"`{context.operator}` cuts a merged dimension")
+    (axis,) = source.dims[dim]
+    start, end, step = context.argument("start"), context.argument("end"), int(context.argument("step", 1))
+    begin, stop, _ = slice(start, end, step).indices(axis.size)
+    first = 3 if context.operator == "slice_scatter" else 2
+    for place, count in ((first, begin), (first + 1, stop)):
+        if 0 < count < axis.size:
+            counts(context, (place,), count, axis.ids[:count])
+    piece = axis.ids[begin:stop:step]
+    if context.operator == "slice_scatter":
+        part = context.args[1].dims[dim]
+        if len(part) == 1:
+            context.ledger.tie(piece, part[0].ids, context.operator)
+        return source
+    dims = (*source.dims[:dim], (Axis(piece, axis.sources),), *source.dims[dim + 1 :])
+    return Weight(dims, source.name, source.elements)
+
+
 def getitem(context: Context) -> Weight:
     """One of several results."""
     part: Weight = context.args[0][context.args[1]]
@@ -334,5 +357,6 @@ RULES: dict[str, WeightRule] = {
     "unsqueeze": unsqueeze,
     "squeeze": squeeze,
     "repeat": repeat,
+    **share_rule(slice_, "slice slice_scatter"),
     "getitem": getitem,
 }
