@@ -16,6 +16,8 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 
 from benchmarks.faults.commands import Workshop
@@ -72,11 +74,14 @@ def _all(trials: Trials) -> Iterator[tuple[str, Callable[[], Row]]]:
         "edits of a plan": trials.edit,
         "random kills": trials.kills,
     }
-    for kind, make in made.items():
-        for number in range(COUNTS[kind]):
-            yield f"{kind}:{number}", lambda make=make, number=number: make(number)  # type: ignore[misc]
-    for name in trials.full_disks():
-        yield f"full disk:{name}", lambda name=name: trials.full_disk(name)  # type: ignore[misc]
+    columns: list[list[tuple[str, Callable[[], Row]]]] = [
+        [(f"{kind}:{number}", partial(make, number)) for number in range(COUNTS[kind])]
+        for kind, make in made.items()
+    ]
+    columns.append([(f"full disk:{name}", partial(trials.full_disk, name)) for name in trials.full_disks()])
+    # In turns, so that a run that is stopped has tried something of every kind.
+    for row in zip_longest(*columns):
+        yield from filter(None, row)
 
 
 def _preload(folder: Path) -> None:

@@ -8,7 +8,6 @@ import random
 import shutil
 import signal
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from benchmarks.faults.harness import Ended, digest, start
 OUTPUT = "out.json"
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 FULL_POINTS = 12
-"""Writes of a command from which on the disk is full, at most: the first, the last, and some between."""
+"""Writes of a command from which on the disk is full: the first, the last, and some between."""
 
 
 @dataclass(frozen=True)
@@ -85,19 +84,17 @@ class Trials:
         name = f"{command.name}, {sent.name} after {delay:.2f} of {seconds:.2f} s"
         return Row("random kills", name, f"{first.code}, then {again.code}", bad, lost=told)
 
-    def full_disks(self) -> Iterator[str]:
-        """Names of the trials of a full disk: `command/write`."""
-        for command in self.commands.values():
-            writes = self._reference(command)[2]
-            points = sorted({1, writes, *np.linspace(1, max(1, writes), FULL_POINTS).astype(int).tolist()})
-            yield from (f"{command.name}/{point}" for point in points if point)
+    def full_disks(self) -> list[str]:
+        """Names of the trials of a full disk, `command/part`: after which part of its writes the disk is full."""
+        return [f"{name}/{part}" for part in range(FULL_POINTS) for name in self.commands]
 
     def full_disk(self, name: str) -> Row:
         """A command whose disk is full from some write on; given again with room, it comes to its result."""
         command = self.commands[name.rpartition("/")[0]]
-        wanted = self._reference(command)[0]
+        wanted, _, writes = self._reference(command)
         logs, cwd = self._fresh()
-        first = start(command.arguments(cwd / OUTPUT), logs, cwd, int(name.rpartition("/")[2])).wait()
+        point = 1 + round((writes - 1) * int(name.rpartition("/")[2]) / (FULL_POINTS - 1))
+        first = start(command.arguments(cwd / OUTPUT), logs, cwd, point).wait()
         again = start(command.arguments(cwd / OUTPUT), logs, cwd).wait()
         told = wrong = ""
         if again.code != 0:
