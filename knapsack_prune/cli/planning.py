@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -52,7 +53,7 @@ def plan(
     from knapsack_prune.cli.loading import prepare, quiet_libraries
     from knapsack_prune.cli.outputs import PlanSummary
     from knapsack_prune.cli.tables import show_plan
-    from knapsack_prune.outputs import check_output
+    from knapsack_prune.outputs import check_output, locked
     from knapsack_prune.planning.planner import plan_problem
     from knapsack_prune.planning.preparation import budget_limits, check_budgets
     from knapsack_prune.search.planner import find_plan
@@ -64,7 +65,8 @@ def plan(
         check_output(plan_output, force=plan.force, same=lambda path: _same_request(path, plan, network))
     if export_instance is not None:
         check_output(export_instance, force=plan.force)
-    with steps() as progress:
+    values = locked(plan.values, directory=False) if plan.values is not None else nullcontext()
+    with values, steps() as progress:
         prepared = prepare(network, plan, data, progress)
         resources = _price(prepared, plan.requested(), plan, progress)
         limits = budget_limits(prepared.graph, plan.requested(), resources)
