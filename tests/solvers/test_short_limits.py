@@ -22,6 +22,9 @@ def test_no_limit_makes_them_worse_than_greedy(name: str) -> None:
     greedy = solve(instance, "greedy", Limits(600))
     for solver in ("exact", "lagrangian"):
         found = solve(instance, solver, Limits(0.001))
-        assert found.value is not None and greedy.value is not None
+        if greedy.value is None:  # the library holds some that cannot be solved
+            assert found.status in ("INFEASIBLE", "NO_SOLUTION_FOUND")
+            continue
+        assert found.value is not None
         assert found.value >= greedy.value
         assert found.bound is not None and found.bound >= found.value
