@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:  # reading a plan needs no torch
+    from knapsack_prune.graph.module_program import RewrittenModule
     from knapsack_prune.networks.example import Example
 
 IntArray = npt.NDArray[np.int64]
@@ -274,6 +275,7 @@ class ChannelGraph:
         reductions: operators that normalise across channels: there the slim network is not the masked parent,
             since means and variances run over the kept channels only.
         sized: modules with an operator whose integer arguments count removable channels.
+        rewritten: modules that run a program instead of their own code, which cannot follow other widths.
         stages: the features in which stages end (see `tracing.stages`), in execution order.
         blocks: residual blocks that can be removed whole, in execution order.
         keep: the globs of layers that were pinned.
@@ -293,6 +295,7 @@ class ChannelGraph:
     full_width: tuple[ModuleChannels, ...] = ()
     reductions: tuple[CrossChannelReduction, ...] = ()
     sized: tuple[str, ...] = ()
+    rewritten: tuple[RewrittenModule, ...] = ()
     stages: tuple[ModuleChannels, ...] = ()
     blocks: tuple[ResidualBlock, ...] = ()
     keep: tuple[str, ...] = ()

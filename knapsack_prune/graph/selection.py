@@ -16,6 +16,7 @@ from knapsack_prune.graph.channel_graph import (
     ResidualBlock,
     Role,
 )
+from knapsack_prune.graph.module_program import ModuleProgram
 
 Axis = tuple[str, int]
 """Name of a parameter or buffer, and one of its dimensions."""
@@ -68,6 +69,7 @@ class Selection:
         full_width: modules that run at the parent's width, with the channels that stay around them.
         stages: the features in which stages end.
         reductions: operators that reduce over channels of which some go.
+        rewritten: programs of modules whose own code cannot follow.
         blocks: residual blocks that go whole.
     """
 
@@ -76,6 +78,7 @@ class Selection:
     full_width: tuple[KeptChannels, ...] = ()
     stages: tuple[KeptChannels, ...] = ()
     reductions: tuple[CrossChannelReduction, ...] = ()
+    rewritten: tuple[ModuleProgram, ...] = ()
     blocks: tuple[ResidualBlock, ...] = ()
 
     def removed_indices(self, *roles: Role) -> dict[Axis, IntArray]:
@@ -151,6 +154,7 @@ def select(graph: ChannelGraph, kept: Sequence[IntArray]) -> Selection:
         full_width=full_width,
         stages=stages,
         reductions=tuple(part for part in graph.reductions if pruned.intersection(part.groups)),
+        rewritten=tuple(part.at(keep) for part in graph.rewritten),
         blocks=removed_blocks(graph, [len(units) for units in kept]),
     )
 

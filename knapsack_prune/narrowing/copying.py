@@ -13,6 +13,7 @@ from knapsack_prune.errors import RequestError
 from knapsack_prune.graph.selection import DependentAttribute, Selection
 from knapsack_prune.narrowing.attention import replacement
 from knapsack_prune.narrowing.full_width import FullWidth
+from knapsack_prune.narrowing.rewritten import run_program
 from knapsack_prune.narrowing.shortcuts import remove_blocks
 
 
@@ -51,6 +52,14 @@ def narrow_copy(model: nn.Module, selection: Selection, *, empty: bool = False) 
     _set_widths(small, model)
     _set_attributes(small, selection.attributes)
     _replace_modules(small, model, selection)
+    modules = dict(small.named_modules())
+    for program in selection.rewritten:
+        if program.module not in modules:
+            raise RequestError(
+                f"the plan rewrites module {program.module!r}, which this network does not have; use the network that "
+                f"the plan was made for"
+            )
+        run_program(modules[program.module], program)
     return remove_blocks(small, selection.blocks)
 
 
@@ -64,11 +73,12 @@ def _tensors(model: nn.Module) -> dict[str, Tensor]:
 def _replace_modules(small: nn.Module, model: nn.Module, selection: Selection) -> None:
     parents = dict(model.named_modules())
     replaced: dict[str, nn.Module] = {}
+    rewritten = {program.module for program in selection.rewritten}
     gone = {name for block in selection.blocks for name in block.parameters}
     for name, module in small.named_modules():
         parent = parents[name]
-        if gone.issuperset(f"{name}.{own}" for own, _ in module.named_parameters()):
-            continue  # its block goes whole
+        if name in rewritten or gone.issuperset(f"{name}.{own}" for own, _ in module.named_parameters()):
+            continue  # it runs a program, or its block goes whole
         if any(a.shape != b.shape for a, b in zip(module.parameters(), parent.parameters(), strict=True)):
             other = replacement(module, parent)
             if other is not None:

@@ -26,6 +26,7 @@ from knapsack_prune.planning.plan_parts import (
     LayerPart,
     MixingPart,
     ModelPart,
+    RewrittenPart,
     SearchPart,
     SolverPart,
     StagePart,
@@ -41,7 +42,7 @@ OMITTED = (
 )
 """Keys of `importance`, budgets, groups and slices that are written only where they have a value."""
 
-RARE = ("blocks", "data", "keep", "ties", "search")
+RARE = ("rewritten", "blocks", "data", "keep", "ties", "search")
 """Keys of the plan that are written only where there is something to say."""
 
 
@@ -64,6 +65,7 @@ class Plan(Part):
     full_width: Annotated[tuple[FullWidthPart, ...], Field(max_length=MOST, fail_fast=True)] = ()
     mixing: Annotated[tuple[MixingPart, ...], Field(max_length=MOST, fail_fast=True)] = ()
     stages: Annotated[tuple[StagePart, ...], Field(max_length=MOST, fail_fast=True)] = ()
+    rewritten: Annotated[tuple[RewrittenPart, ...], Field(max_length=MOST, fail_fast=True)] = ()
     blocks: Annotated[tuple[BlockPart, ...], Field(max_length=MOST, fail_fast=True)] = ()
     keep: Annotated[tuple[str, ...], Field(max_length=MOST, fail_fast=True)] = ()
     ties: Annotated[tuple[tuple[str, ...], ...], Field(max_length=MOST, fail_fast=True)] = ()
@@ -117,6 +119,7 @@ class Plan(Part):
             full_width=tuple(KeptChannels(**part.model_dump()) for part in self.full_width),
             stages=tuple(KeptChannels(part.module, part.dim, part.of, part.kept) for part in self.stages),
             reductions=tuple(CrossChannelReduction(part.module, part.operator, ()) for part in self.mixing),
+            rewritten=tuple(part.program() for part in self.rewritten),
             blocks=tuple(ResidualBlock(part.module, (), part.parameters) for part in self.blocks),
         )
 
@@ -124,6 +127,9 @@ class Plan(Part):
         """The plan as JSON text: the same plan gives the same bytes."""
         data = self.model_dump(mode="json", exclude={key for key in RARE if not getattr(self, key)})
         slices = (part for group in data["groups"] for part in group["slices"])
+        for node in (node for part in data.get("rewritten", ()) for node in part["nodes"]):
+            for key in [key for key in ("args", "kwargs") if not node[key]]:
+                del node[key]
         for key in ("inputs", "submodule", "weights_digest"):
             if data["model"][key] is None:
                 del data["model"][key]

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import Field, JsonValue, model_validator
 
 from knapsack_prune.costs.latency_table import Conditions
 from knapsack_prune.graph.channel_graph import IntArray
+from knapsack_prune.graph.module_program import ModuleProgram, ProgramNode
 from knapsack_prune.planning.input_parts import Count, InputsPart, Part, rebuilt
 
 if TYPE_CHECKING:
@@ -323,6 +324,38 @@ class FullWidthPart(Part):
     dim: Count
     size: Positive
     kept: tuple[Count, ...]
+
+
+class ProgramNodePart(Part):
+    """One step of a rewritten module, see `graph.module_program`."""
+
+    name: str
+    kind: Literal["operator", "parameter", "module"]
+    target: str
+    args: tuple[JsonValue, ...] = ()
+    kwargs: dict[str, JsonValue] | None = None
+
+
+class RewrittenPart(Part):
+    """A module whose code cannot follow other widths: it runs these operators instead, see `graph.module_program`."""
+
+    module: str
+    inputs: tuple[str, ...]
+    batch: tuple[Count, Count, Positive] | None
+    nodes: tuple[ProgramNodePart, ...]
+    output: JsonValue
+
+    @classmethod
+    def of(cls, program: ModuleProgram) -> Self:
+        """A program, written down."""
+        return cls.model_validate(asdict(program))
+
+    def program(self) -> ModuleProgram:
+        """The program that is written down."""
+        nodes = tuple(
+            ProgramNode(node.name, node.kind, node.target, node.args, node.kwargs) for node in self.nodes
+        )
+        return ModuleProgram(self.module, self.inputs, self.batch, nodes, self.output)
 
 
 class MixingPart(Part):

@@ -34,6 +34,7 @@ from knapsack_prune.planning.plan_parts import (
     GroupPart,
     LayerPart,
     MixingPart,
+    RewrittenPart,
     SlicePart,
     StagePart,
 )
@@ -77,6 +78,7 @@ def structure(
             StagePart(module=part.module, dim=part.dim, of=part.size, kept=part.kept)
             for part in selection.stages
         ),
+        "rewritten": tuple(map(RewrittenPart.of, selection.rewritten)),
         "blocks": tuple(
             BlockPart(
                 module=block.module,
@@ -103,7 +105,9 @@ def check_structure(model: nn.Module, plan: Plan) -> ChannelGraph:
             first such key.
     """
     check_fingerprint(model, plan)
-    graph = trace(model, plan.model.example(), keep=plan.keep)
+    graph = trace(
+        model, plan.model.example(), keep=plan.keep, rewrite=[part.module for part in plan.rewritten]
+    )
     own = structure(graph, kept_units(graph, plan))
     for key, parts in own.items():
         exclude = CHOSEN if key == "groups" else None

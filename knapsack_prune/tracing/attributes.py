@@ -32,7 +32,7 @@ def size_attributes(
         if constant.module not in modules:
             continue
         counted = owner(constant.ids)
-        if constant.whole and _one_unit(counted):
+        if constant.whole and one_unit(counted):
             continue
         meanings[constant.module, constant.value].setdefault(_key(constant, counted), counted)
     attributes: list[SizeAttribute] = []
@@ -60,7 +60,7 @@ def _key(constant: Constant, counted: Owner) -> bytes:
     return counted.groups[order].tobytes() + counted.units[order].tobytes()
 
 
-def _one_unit(counted: Owner) -> bool:
+def one_unit(counted: Owner) -> bool:
     """Whether a whole dimension lies within one unit: it never shrinks, other dimensions do."""
     return (
         len(counted.groups) > 1 and len(np.unique(np.stack((counted.groups, counted.units)), axis=1).T) == 1

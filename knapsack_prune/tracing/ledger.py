@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -101,6 +102,7 @@ class Ledger:
         full_width: modules to be run at the parent's width: name, dimension, channel ids.
         reductions: operators that reduce over channels: module, operator, channel ids.
         stages: the features in which stages end, with their channel ids.
+        values: what every node of the graph gives, by its name.
         branches: what is added to what it read.
         node: the node of the exported graph whose rule is running.
     """
@@ -120,6 +122,7 @@ class Ledger:
     full_width: list[tuple[str, int, IntArray]] = field(default_factory=list)
     reductions: list[tuple[str, str, IntArray]] = field(default_factory=list)
     stages: list[tuple[CutPoint, IntArray]] = field(default_factory=list)
+    values: dict[str, Any] = field(default_factory=dict)
     branches: tuple[Branch, ...] = ()
     node: str = ""
 

@@ -25,6 +25,7 @@ from knapsack_prune.tracing.branches import residual_branches
 from knapsack_prune.tracing.context import Context, Parameter, Rule, Value
 from knapsack_prune.tracing.ids import Ids
 from knapsack_prune.tracing.ledger import Ledger
+from knapsack_prune.tracing.program import innermost_module
 from knapsack_prune.tracing.stages import CutPoint, choose_stages, cut_points
 
 RULES: dict[str, Rule] = {
@@ -76,7 +77,7 @@ def propagate(program: ExportedProgram, aliases: Mapping[str, str] | None = None
             continue
         context = Context(
             node=node,
-            module=_module(node),
+            module=innermost_module(node),
             args=map_aggregate(node.args, fetch),
             kwargs=map_aggregate(node.kwargs, fetch),
             ledger=ledger,
@@ -85,7 +86,8 @@ def propagate(program: ExportedProgram, aliases: Mapping[str, str] | None = None
         ledger.node = node.name
         values[node] = _apply(context)
         _record_written(context, values[node])
-    ledger.stages.extend(_stages(program, values))
+    ledger.values = {node.name: value for node, value in values.items()}
+    ledger.stages.extend(_stages(program, ledger.values))
     ledger.branches = residual_branches(program)
     return ledger
 
@@ -100,9 +102,8 @@ def _record_written(context: Context, value: Value) -> None:
         context.ledger.wrote(context.module, context.operator, Ids.none(value.shape) if wide else value)
 
 
-def _stages(program: ExportedProgram, values: dict[Node, Value]) -> list[tuple[CutPoint, IntArray]]:
+def _stages(program: ExportedProgram, by_name: dict[str, Value]) -> list[tuple[CutPoint, IntArray]]:
     """Every stage's last feature and the ids of its channels, where these lie along one dimension."""
-    by_name = {node.name: value for node, value in values.items()}
     trunk = [
         replace(point, dim=ids.varying[0])
         for point in cut_points(program)
@@ -195,11 +196,3 @@ def _placeholders(program: ExportedProgram, aliases: Mapping[str, str]) -> dict[
         else:
             values[node] = _nothing(node.meta.get("val"))
     return values
-
-
-def _module(node: Node) -> str:
-    stack = node.meta.get("nn_module_stack") or {}
-    if not stack:
-        return ""
-    path = str(list(stack.values())[-1][0])
-    return path.split("@")[0]

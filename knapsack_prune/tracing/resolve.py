@@ -31,7 +31,9 @@ from knapsack_prune.tracing.ids import NONE
 from knapsack_prune.tracing.ledger import Cost, Ledger, ParameterAxis
 
 
-def resolve(ledger: Ledger, model: nn.Module, example: Example, pinned: dict[str, str]) -> ChannelGraph:
+def resolve(
+    ledger: Ledger, model: nn.Module, example: Example, pinned: dict[str, str]
+) -> tuple[ChannelGraph, Membership]:
     """Decide groups, units and costs, once all constraints are recorded.
 
     Args:
@@ -39,6 +41,9 @@ def resolve(ledger: Ledger, model: nn.Module, example: Example, pinned: dict[str
         model: the traced network, for shapes of parameters and attributes of modules.
         example: what the network was called with.
         pinned: layers whose output channels stay, with the reason.
+
+    Returns:
+        The graph; and which group and unit each id belongs to.
     """
     for record in ledger.layers:
         if record.name in pinned:
@@ -49,7 +54,7 @@ def resolve(ledger: Ledger, model: nn.Module, example: Example, pinned: dict[str
     blocks, nodes = residual_blocks(ledger, member, groups, set(pinned))
     flops = tuple(_terms(ledger.costs, member, nodes))
     attributes, sized = size_attributes(ledger, model, member.owner)
-    return ChannelGraph(
+    graph = ChannelGraph(
         fingerprint=fingerprint(model),
         example=example,
         groups=groups,
@@ -75,6 +80,7 @@ def resolve(ledger: Ledger, model: nn.Module, example: Example, pinned: dict[str
         ),
         blocks=blocks,
     )
+    return graph, member
 
 
 def _reductions(ledger: Ledger, member: Membership) -> tuple[CrossChannelReduction, ...]:

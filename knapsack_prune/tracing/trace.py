@@ -3,45 +3,75 @@
 from __future__ import annotations
 
 import fnmatch
-import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
+from torch.export import ExportedProgram
 
 from knapsack_prune.errors import RequestError
 from knapsack_prune.graph.channel_graph import ChannelGraph
 from knapsack_prune.networks.example import Example, check_example
-from knapsack_prune.networks.fingerprint import weights_digest
 from knapsack_prune.networks.modes import evaluating
+from knapsack_prune.tracing.context import Value
+from knapsack_prune.tracing.grouping import Membership
+from knapsack_prune.tracing.ids import Ids
 from knapsack_prune.tracing.ledger import Ledger
+from knapsack_prune.tracing.program import export_network, running_modules
 from knapsack_prune.tracing.propagate import propagate
 from knapsack_prune.tracing.resolve import resolve
 
 
-def trace_channels(
-    model: nn.Module, example: Example, *, keep: Sequence[str] = (), rigid: Mapping[str, str] | None = None
-) -> ChannelGraph:
-    """Find the groups of interchangeable units of a network, and the exact cost of keeping them.
+@dataclass(frozen=True, eq=False)
+class ExportedNetwork:
+    """A network's graph and what propagation recorded of it: the rest of tracing asks these, and exports no more.
 
-    Args:
-        model: the parent; it is traced in evaluation mode and left as it was.
-        example: what the network is called with.
+    Attributes:
+        model: the network.
+        example: what it is called with.
+        program: its graph.
+        ledger: ties, costs and parameter axes.
         keep: globs over layer names; the output channels of matching layers stay.
-        rigid: modules whose code cannot follow other widths, with the reason: the channels that they count stay.
-
-    Raises:
-        RequestError: the network refuses the example, torch.export refuses the network, or a glob of `keep`
-            matches no layer.
     """
-    with evaluating(model):
-        ledger = propagate(_export(model, example), _aliases(model))
-    for module, reason in (rigid or {}).items():
-        _freeze_counted(ledger, module, reason)
-    graph = resolve(ledger, model, example, _pinned(ledger, keep))
-    digest = None if any(p.is_meta for p in model.parameters()) else f"sha256:{weights_digest(model)}"
-    return replace(graph, keep=tuple(keep), weights_digest=digest)
+
+    model: nn.Module
+    example: Example
+    program: ExportedProgram
+    ledger: Ledger
+    keep: tuple[str, ...]
+
+    @staticmethod
+    def of(model: nn.Module, example: Example, keep: Sequence[str] = ()) -> ExportedNetwork:
+        """Export a network; arguments and errors as of `trial.trace`."""
+        with evaluating(model):
+            program = _export(model, example)
+        return ExportedNetwork(model, example, program, propagate(program, _aliases(model)), tuple(keep))
+
+    def resolved(self) -> tuple[ChannelGraph, Membership]:
+        """The groups under all ties and freezes so far, and which group and unit each id belongs to."""
+        pinned = _pinned(self.ledger, self.keep)
+        graph, member = resolve(self.ledger, self.model, self.example, pinned)
+        return replace(graph, keep=self.keep), member
+
+    def freeze_counted(self, module: str, reason: str) -> None:
+        """Freeze what a module's operators count."""
+        for constant in self.ledger.constants:
+            if constant.module == module:
+                self.ledger.freeze(torch.from_numpy(constant.ids), reason)
+
+    def freeze_inside(self, module: str, reason: str) -> None:
+        """Freeze what enters a module, and all that its operators write."""
+        for node in self.program.graph.nodes:
+            inside = any(path.split("@")[0] == module for path in ("", *running_modules(node)))
+            if node.op == "call_function" and inside:
+                for part in (node, *node.all_input_nodes):
+                    self._freeze(self.ledger.values.get(part.name), reason)
+
+    def _freeze(self, value: Value, reason: str) -> None:
+        for ids in value if isinstance(value, (tuple, list)) else (value,):
+            if isinstance(ids, Ids):
+                self.ledger.freeze(ids.data, reason)
 
 
 def _aliases(model: nn.Module) -> dict[str, str]:
@@ -55,27 +85,16 @@ def _aliases(model: nn.Module) -> dict[str, str]:
     return aliases
 
 
-def _freeze_counted(ledger: Ledger, module: str, reason: str) -> None:
-    """Freeze what a module's operators count; all that any operator counts, if this one counts nothing."""
-    counted = [constant for constant in ledger.constants if constant.module == module] or ledger.constants
-    for constant in counted:
-        ledger.freeze(torch.from_numpy(constant.ids), reason)
-
-
-def _export(model: nn.Module, example: Example) -> torch.export.ExportedProgram:
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")
-        try:
-            return torch.export.export(
-                example.exported(model), example.args, dict(example.kwargs), strict=False
-            )
-        except Exception as error:
-            check_example(model, example)
-            first = str(error).strip().split("\n")[0]
-            raise RequestError(
-                f"cannot trace the network with an input of {example.describe()}: {first}. The network runs on it, and "
-                f"must also be one that torch.export takes"
-            ) from error
+def _export(model: nn.Module, example: Example) -> ExportedProgram:
+    try:
+        return export_network(example.exported(model), example.args, example.kwargs)
+    except Exception as error:
+        check_example(model, example)
+        first = str(error).strip().split("\n")[0]
+        raise RequestError(
+            f"cannot trace the network with an input of {example.describe()}: {first}. The network runs on it, and "
+            f"must also be one that torch.export takes"
+        ) from error
 
 
 def _pinned(ledger: Ledger, keep: Sequence[str]) -> dict[str, str]:

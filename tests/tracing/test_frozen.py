@@ -68,14 +68,31 @@ class Literal(nn.Module):
         return self.c(self.b(x)).mean((2, 3))
 
 
-def test_code_that_cannot_follow_is_frozen_before_anything_is_planned() -> None:
+def test_code_that_cannot_follow_runs_a_program_instead() -> None:
     model = enliven(Literal())
+    graph = kp.trace(model, EXAMPLE)
+    assert [group.name for group in graph.groups] == ["a", "b"]
+    assert [part.program.module for part in graph.rewritten] == [""]
+    kp.slim(model, random_plan(model, graph, 0, 0.7))
+
+
+class Opaque(Literal):
+    """Code that cannot be told as a program either: it takes another path in training."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out = super().forward(x)
+        return out.sin() if self.training else out
+
+
+def test_code_that_cannot_be_rewritten_is_frozen_before_anything_is_planned() -> None:
+    model = enliven(Opaque())
     graph = kp.trace(model, EXAMPLE)
     assert [group.name for group in graph.groups] == ["b"]
     (reason,) = (frozen.reason for frozen in graph.frozen if frozen.name == "a")
     assert reason.startswith(
         "the code of the network does not follow other widths (shape '[-1, 8, 64]' is invalid"
     )
+    assert reason.endswith("it cannot be rewritten: `sin` is run in training mode only)")
     kp.slim(model, random_plan(model, graph, 0, 0.7))
 
 

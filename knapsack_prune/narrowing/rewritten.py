@@ -1,0 +1,164 @@
+"""A module that runs a program of operators instead of its own code: same parameters, same children, other sizes."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import Graph, GraphModule, Node
+from torch.utils._pytree import tree_leaves
+
+from knapsack_prune.errors import RequestError
+from knapsack_prune.graph.module_program import Expression, ModuleProgram
+
+NAMESPACES = ("aten", "torchvision")
+"""Whose operators a program may call."""
+
+FORBIDDEN = ("from_file",)
+"""Operators that touch more than tensors."""
+
+
+def run_program(module: nn.Module, program: ModuleProgram) -> None:
+    """Let a module run a program instead of its own code.
+
+    The module stays what it is (its class is a subclass of what it was; parameters, buffers, children and attributes
+    are the same objects); the attribute `code` of the class is the program as Python code.
+
+    Raises:
+        RequestError: the program calls what is no operator, or names what the module does not have.
+    """
+    try:
+        built = GraphModule(module, _Builder(module, program).graph())
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise RequestError(
+            f"the program of {program.module or 'the network'} does not fit it ({str(error)[:200]}); make the plan "
+            f"again"
+        ) from error
+    run: Callable[..., Any] = type(built).forward
+    expected = len(program.inputs)
+
+    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        if len(tensors) != expected:
+            raise TypeError(
+                f"{program.module or 'the network'} runs a program of {expected} tensors, {len(tensors)} were given; "
+                f"it was rewritten for the call that was traced"
+            )
+        return run(self, *tensors)
+
+    own = type(module)
+    module.__class__ = type(own.__name__, (own,), {"forward": forward, "code": built.code})
+
+
+class _Builder:
+    """From a program to a graph of torch.fx."""
+
+    def __init__(self, module: nn.Module, program: ModuleProgram) -> None:
+        self._module = module
+        self._program = program
+        self._graph = Graph()
+        self._values: dict[str, Node] = {}
+        self._inputs: list[Node] = []
+        self._known: dict[str, Node] = {}
+
+    def graph(self) -> Graph:
+        for name in self._program.inputs:
+            self._values[name] = self._graph.placeholder(f"input_{len(self._inputs)}")
+            self._inputs.append(self._values[name])
+        for node in self._program.nodes:
+            args = tuple(self._argument(arg) for arg in node.args)
+            kwargs = {key: self._argument(value) for key, value in (node.kwargs or {}).items()}
+            if node.kind == "parameter":
+                self._values[node.name] = self._graph.get_attr(node.target)
+            elif node.kind == "module":
+                self._module.get_submodule(node.target)
+                self._values[node.name] = self._graph.call_module(node.target, args, kwargs)
+            else:
+                self._values[node.name] = self._graph.call_function(_operator(node.target), args, kwargs)
+        self._graph.output(self._argument(self._program.output))
+        return self._graph
+
+    def _argument(self, value: Expression) -> Any:
+        if isinstance(value, list):
+            return [self._argument(part) for part in value]
+        if not isinstance(value, dict):
+            return value
+        ((kind, content),) = value.items()
+        if kind == "node":
+            return self._values[content]
+        if kind == "tuple":
+            return tuple(self._argument(part) for part in content)
+        if kind == "slice":
+            return slice(*(self._argument(part) for part in content))
+        if kind == "dict":
+            return {key: self._argument(part) for key, part in content}
+        if kind == "float":
+            return float(content)
+        if kind in ("dtype", "memory_format"):
+            named = getattr(torch, content)
+            if not isinstance(named, (torch.dtype, torch.memory_format)):
+                raise ValueError(f"torch.{content} is no {kind}")
+            return named
+        if kind == "tensor":
+            numbers, dtype, shape = content
+            where = {"dtype": self._argument({"dtype": dtype}), "device": self._device()}
+            flat = self._graph.call_function(torch.tensor, (self._argument(numbers),), where)
+            return self._graph.call_function(torch.reshape, (flat, shape))
+        if kind == "device":
+            return self._device()
+        if kind == "batch":
+            return self._size(*content)
+        if kind == "mode":
+            modes = tuple(self._argument(part) for part in content)
+            return self._graph.call_function(operator.getitem, (modes, self._training()))
+        raise ValueError(f"{kind!r} is no kind of argument")
+
+    def _call(self, key: str, function: Callable[..., Any], *args: Any) -> Node:
+        """A call that is made once."""
+        key = f"{key} {args}"
+        if key not in self._known:
+            self._known[key] = self._graph.call_function(function, args)
+        return self._known[key]
+
+    def _device(self) -> Node:
+        if self._inputs:
+            return self._call("device", getattr, self._inputs[0], "device")
+        name = next(
+            (name for name, _ in (*self._module.named_parameters(), *self._module.named_buffers())), None
+        )
+        if name is None:
+            raise ValueError("no tensor says on which device it runs")
+        return self._call("device", getattr, self._graph.get_attr(name), "device")
+
+    def _size(self, constant: int, factor: int) -> Any:
+        """`constant + factor * examples`."""
+        if self._program.batch is None:
+            raise ValueError("no input says how many examples there are")
+        index, dim, each = self._program.batch
+        if "size" not in self._known:
+            self._known["size"] = self._graph.call_method("size", (self._inputs[index], dim))
+        size = self._known["size"]
+        if factor % each:
+            size = self._call("examples", operator.floordiv, size, each)
+        else:
+            factor //= each
+        product = size if factor == 1 else self._call("*", operator.mul, size, factor)
+        return self._call("+", operator.add, product, constant) if constant else product
+
+    def _training(self) -> Node:
+        if "training" not in self._known:
+            self._known["training"] = self._graph.create_node("get_attr", "training")
+        return self._known["training"]
+
+
+def _operator(target: str) -> Callable[..., Any]:
+    if target == "getitem":
+        return operator.getitem
+    namespace, name, overload = target.split(".")
+    if namespace not in NAMESPACES or name in FORBIDDEN:
+        raise ValueError(f"{target} is no operator that a program may call")
+    found: Callable[..., Any] = getattr(getattr(getattr(torch.ops, namespace), name), overload)
+    return found
