@@ -44,6 +44,8 @@ NAMES = {
     "open_source",
     "plan",
     "plan_schema",
+    "pull_slim",
+    "push_slim",
     "save_slim",
     "score",
     "slim",
@@ -54,7 +56,7 @@ COMMANDS = {
     *("plan", "sweep", "inspect", "diff", "slim", "verify"),
     *("finetune", "iterate", "evaluate", "export", "run", "latency-table"),
     "stagewise",
-    *("solve", "bench", "report"),
+    *("solve", "bench", "report", "push", "pull"),
 }
 
 

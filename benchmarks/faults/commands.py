@@ -177,7 +177,7 @@ class Workshop:
                         "--choices",
                         "3",
                     ),
-                    *("--supernet-epochs", "1", "--samples", "16", "-o", str(out)),
+                    *("--supernet-epochs", "1", "--samples", "16", "--batch-size", "8", "-o", str(out)),
                 ],
                 lambda out: digest(out / "student" / "model.safetensors"),
                 resumes=True,
