@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from knapsack_prune.errors import RequestError
-from knapsack_prune.graph.channel_graph import ChannelGraph
+from knapsack_prune.graph.channel_graph import ChannelGraph, IntArray
 from knapsack_prune.graph.module_program import ModuleProgram, RewrittenModule
 from knapsack_prune.graph.selection import Selection, select
 from knapsack_prune.narrowing.copying import narrow_copy
@@ -52,6 +52,7 @@ def trace(
     keep: Sequence[str] = (),
     submodule: str = "",
     rewrite: Sequence[str] = (),
+    planned: Sequence[IntArray] = (),
 ) -> ChannelGraph:
     """Find the groups of interchangeable units of a network, and the exact cost of keeping them.
 
@@ -62,6 +63,7 @@ def trace(
         keep: globs over layer names; the output channels of matching layers stay.
         submodule: the part to trace instead of the whole; called as the network calls it on the example.
         rewrite: modules that are known not to follow other widths: their code is replaced without trying it.
+        planned: the units that each group is to keep: these widths are tried, besides some between.
 
     Raises:
         RequestError: the network refuses the example, torch.export refuses the network, a glob of `keep`
@@ -69,8 +71,8 @@ def trace(
     """
     network = ExportedNetwork.of(model, Example.of(example).within(model, submodule).like(model), keep)
     graph, _ = network.resolved()
-    if graph.sized or rewrite:
-        graph = _Trial(network, graph, rewrite).settled()
+    if graph.sized or rewrite or planned:
+        graph = _Trial(network, graph, rewrite, planned).settled()
     unknown = any(parameter.is_meta for parameter in model.parameters())
     return replace(
         graph,
@@ -110,6 +112,7 @@ class _Trial:
     network: ExportedNetwork
     graph: ChannelGraph
     rewrite: Sequence[str]
+    planned: Sequence[IntArray]
     rewritten: dict[str, RewrittenModule] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
     frozen: dict[str, int] = field(default_factory=dict)
@@ -139,6 +142,8 @@ class _Trial:
         model, example = self.network.model, self.network.example
         selection = _narrower(graph)
         failure = trial_run(model, example, selection)
+        if failure is None and len(self.planned) == len(graph.groups):
+            failure = trial_run(model, example, select(graph, self.planned))
         if failure is not None:
             return failure
         try:
