@@ -27,6 +27,7 @@ from knapsack_prune.narrowing.shortcuts import removable
 from knapsack_prune.networks.example import Example
 from knapsack_prune.networks.fingerprint import weights_digest
 from knapsack_prune.networks.modes import evaluating
+from knapsack_prune.tracing.grouping import Membership
 from knapsack_prune.tracing.rewriting import NotRewritableError, Rewriter, observe_calls
 from knapsack_prune.tracing.trace import ExportedNetwork
 
@@ -70,9 +71,9 @@ def trace(
             matches no layer, or no narrower copy computes what it should.
     """
     network = ExportedNetwork.of(model, Example.of(example).within(model, submodule).like(model), keep)
-    graph, _ = network.resolved()
-    if graph.sized or rewrite or planned:
-        graph = _Trial(network, graph, rewrite, planned).settled()
+    graph, member = network.resolved()
+    if graph.sized or graph.attributes or rewrite or planned:
+        graph = _Trial(network, graph, member, rewrite, planned).settled()
     unknown = any(parameter.is_meta for parameter in model.parameters())
     return replace(
         graph,
@@ -111,6 +112,7 @@ class _Trial:
 
     network: ExportedNetwork
     graph: ChannelGraph
+    member: Membership
     rewrite: Sequence[str]
     planned: Sequence[IntArray]
     rewritten: dict[str, RewrittenModule] = field(default_factory=dict)
@@ -184,13 +186,12 @@ class _Trial:
     def _programs(self) -> Rewriter:
         if self.rewriter is None:
             network = self.network
-            _, member = network.resolved()
             calls, times = observe_calls(network.model, network.example)
             self.rewriter = Rewriter(
                 network.model,
                 network.program,
                 network.ledger,
-                member.owner,
+                self.member.owner,
                 calls,
                 times,
                 network.example.batch,
@@ -206,9 +207,9 @@ class _Trial:
             reason = f"{reason[:-1]}; it cannot be rewritten: {self.refused[module]})"
         freeze = self.network.freeze_counted if times == 1 else self.network.freeze_inside
         freeze(module, reason)
-        self.graph, member = self.network.resolved()
+        self.graph, self.member = self.network.resolved()
         if self.rewriter is not None:
-            self.rewriter.owner = member.owner
+            self.rewriter.owner = self.member.owner
             for name in [name for name in self.rewritten if name != module]:
                 self._rewrite(name)
         self.rewritten.pop(module, None)
