@@ -54,7 +54,7 @@ COMMANDS = {
     *("plan", "sweep", "inspect", "diff", "slim", "verify"),
     *("finetune", "iterate", "evaluate", "export", "run", "latency-table"),
     "stagewise",
-    *("solve", "bench"),
+    *("solve", "bench", "report"),
 }
 
 

@@ -18,6 +18,7 @@ def load_commands() -> App:
         latency,
         planning,
         reading,
+        reporting,
         slimming,
         solving,
         stages,

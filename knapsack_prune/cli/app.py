@@ -69,6 +69,11 @@ def _terminate(number: int, _frame: FrameType | None) -> None:
     raise Interrupted("nothing was written", number)
 
 
+def command_line() -> list[str]:
+    """What was typed, for the logs that let a result be made again."""
+    return [app.name[0], *sys.argv[1:]]
+
+
 def with_flags(message: str) -> str:
     """A message of the library, which names parameters in backticks, with the flags that set them."""
     sections = (ParentSettings, *(section.annotation for section in RunSettings.model_fields.values()))

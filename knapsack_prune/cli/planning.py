@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from knapsack_prune.cli.app import command_line
 from knapsack_prune.cli.command import command
 from knapsack_prune.cli.console import AsJson, Steps, notes, output, print_json, steps
 from knapsack_prune.errors import RequestError
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from knapsack_prune.costs.resource import Resource
     from knapsack_prune.planning.front import Front
     from knapsack_prune.planning.planner import Planner, SolverReport
+    from knapsack_prune.report.sources import TraceStep
 
 
 @command
@@ -40,7 +42,8 @@ def plan(
     export_instance: Annotated[
         Path | None,
         Parameter(
-            help="Write the grouped knapsack itself, for `solve` and `bench` (.json, .json.gz, .json.xz)."
+            help="Write the grouped knapsack itself: for `solve` and `bench` (.json, .json.gz, .json.xz), as a "
+            "mixed-integer program (.mps), or as CP-SAT's protobuf (.pb, .pbtxt)."
         ),
     ] = None,
     as_json: AsJson = False,
@@ -49,12 +52,14 @@ def plan(
 
     Without --model, the trained digits network shipped with the package is planned.
     """
+    import solvers
     from knapsack_prune.cli.loading import prepare, quiet_libraries
     from knapsack_prune.cli.outputs import PlanSummary
     from knapsack_prune.cli.tables import show_plan
     from knapsack_prune.outputs import check_output
     from knapsack_prune.planning.planner import plan_problem
     from knapsack_prune.planning.preparation import budget_limits, check_budgets
+    from knapsack_prune.report.sources import LOG, write_log
     from knapsack_prune.search.planner import find_plan
 
     check_budgets(plan.requested())
@@ -73,8 +78,12 @@ def plan(
             problem = plan_problem(
                 prepared.graph, prepared.values, limits, plan, resources=resources, name=name
             )
-            problem.instance.save(export_instance)
-        planner = _planner(prepared, limits, resources, plan, progress)
+            if export_instance.suffix in (".mps", ".pb", ".pbtxt"):
+                solvers.export_model(problem.instance, export_instance)
+            else:
+                problem.instance.save(export_instance)
+        trace: list[TraceStep] = []
+        planner = _planner(prepared, limits, resources, plan, progress, trace)
         with quiet_libraries():
             made = find_plan(
                 planner,
@@ -88,6 +97,8 @@ def plan(
     made = made.model_copy(update={"data": prepared.data})
     if plan_output is not None:
         made.save(plan_output)
+        if plan_output != STANDARD_OUTPUT:
+            write_log(plan_output.with_name(plan_output.name + LOG), command_line(), trace)
     if as_json:
         print_json(PlanSummary.of(made))
     else:
@@ -155,11 +166,13 @@ def sweep(
 def _save_front(front: Front, directory: Path, name: str) -> None:
     from knapsack_prune.files import write_text
     from knapsack_prune.report.front_plot import front_svg, standalone
+    from knapsack_prune.report.sources import COMMAND, write_log
 
     front.save(directory)
     met = [point for point in front.points if point.plan is not None]
     kept = [point.plan.budgets[0].kept_fraction for point in met if point.plan]
     worth = [point.plan.solver.value / point.whole for point in met if point.plan]
+    write_log(directory / COMMAND, command_line())
     write_text(directory / "front.svg", standalone(front_svg([(name, kept, worth)])))
 
 
@@ -204,18 +217,21 @@ def _planner(
     resources: dict[str, Resource],
     settings: AllocationSettings,
     progress: Steps,
+    trace: list[TraceStep],
 ) -> Planner:
-    """Makes a command's plans, and tells of the solving."""
+    """Makes a command's plans, tells of the solving, and adds to its trace."""
     from knapsack_prune.planning.planner import Planner
 
-    network, report = prepared.network, _solving(progress)
+    network, report = prepared.network, _solving(progress, trace)
     return Planner(prepared.graph, limits, settings, resources, network.name, network.weights, report)
 
 
-def _solving(progress: Steps) -> SolverReport:
+def _solving(progress: Steps, trace: list[TraceStep] | None = None) -> SolverReport:
     """Tells the gap while the solver works."""
 
-    def report(_seconds: float, value: int | None, bound: int | None) -> None:
+    def report(seconds: float, value: int | None, bound: int | None) -> None:
+        if trace is not None:
+            trace.append((round(seconds, 4), value, bound))
         if value and bound is not None:
             progress.say(f"solving, gap {(bound - value) / value:.2g}")
 

@@ -105,10 +105,8 @@ def bench(
     from knapsack_prune.cli.outputs import Benched, BenchRecord
     from knapsack_prune.outputs import check_output, clear, locked
     from solvers.arena.runner import LOG, Campaign, find_instances, run_campaign
-    from solvers.arena.summary import draw, require_plots, write_summary
+    from solvers.arena.summary import draw, write_summary
 
-    if plots:
-        require_plots()
     campaign = Campaign(
         find_instances(instances), bench.solvers, bench.time_limit, bench.seeds, bench.threads
     )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
+from knapsack_prune.cli.app import command_line
 from knapsack_prune.cli.command import command
 from knapsack_prune.cli.console import AsJson, Force, notes, output, print_json, resumable
 from knapsack_prune.settings import (
@@ -87,6 +89,7 @@ def finetune(
         repair=repair,
         log=lambda line: notes().print(line, markup=False),
     )
+    _log_command(directory)
     if as_json:
         print_json(Finetuned(**result.record))
     else:
@@ -135,6 +138,7 @@ def iterate(
             repair=repair,
             log=lambda line: notes().print(line, markup=False),
         )
+    _log_command(directory)
     show_iterated(output(), record, directory)
 
 
@@ -276,5 +280,14 @@ def run(
         result = Run(
             settings, directory, lambda step, what: told.print(f"{step}: {what}", markup=False)
         ).execute()
+    _log_command(directory)
     show_result(output(), result.report["result"], directory, read_outcome(directory / "slim"))
     show_run(output(), result.report)
+
+
+def _log_command(directory: Path) -> None:
+    """Note beside a result what was typed; of several processes, one does."""
+    from knapsack_prune.report.sources import COMMAND, write_log
+
+    if os.environ.get("RANK", "0") == "0":
+        write_log(directory / COMMAND, command_line())

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 from knapsack_prune.errors import RequestError
 from knapsack_prune.networks.modes import evaluating
@@ -131,6 +131,17 @@ class Example:
         """The same call with some of the examples."""
         args, kwargs = _rows((self.args, dict(self.kwargs)), self.count, part)
         return Example(tuple(args), kwargs, self.submodule)
+
+    @staticmethod
+    def joined(parts: Sequence[Example]) -> Example:
+        """The examples of several calls in one; what has no entry for each example is as in the first."""
+        flat = [tree_flatten((part.args, dict(part.kwargs))) for part in parts]
+        leaves = []
+        for first, *others in zip(*(found[0] for found in flat), strict=True):
+            counted = isinstance(first, Tensor) and first.dim() and len(first) == parts[0].count
+            leaves.append(torch.cat([first, *others]) if counted else first)
+        args, kwargs = tree_unflatten(leaves, flat[0][1])
+        return Example(args, kwargs, parts[0].submodule)
 
     def to(self, device: torch.device) -> Example:
         """The same call with tensors on a device."""

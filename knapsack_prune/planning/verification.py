@@ -61,7 +61,7 @@ VALUES = (
     *("importance.criterion", "importance.samples", "importance.normalize", "importance.round"),
     *("importance.loss", "importance.images", "importance.options"),
 )
-RECORDED = ("groups.*.order", "groups.*.values")
+RECORDED = ("groups.*.order", "groups.*.values", "groups.*.none")
 SUMMED = ("solver.value", "importance.predicted_loss", "groups.*.kept")
 
 

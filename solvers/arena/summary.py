@@ -1,12 +1,10 @@
 """From records to what is read: a table per solver and instance, and plots."""
 
 import math
-from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from ..errors import SolverError
 from ..io.files import write_bytes, write_text
 from .measures import best_values, gap_at, primal_integrals, profile, shifted_geometric_mean, time_to_proof
 from .records import Record, write_csv
@@ -110,17 +108,8 @@ def _gap(gap: float | None) -> str:
     return "" if gap is None else "0" if gap < 1e-12 else f"{100 * gap:.2g} %"
 
 
-def require_plots() -> None:
-    """Raise a `SolverError` if matplotlib, of the extra `bench`, is not installed."""
-    if find_spec("matplotlib") is None:
-        raise SolverError(
-            "plots need matplotlib, which is not installed: pip install 'knapsack-prune[bench]', or do without plots"
-        )
-
-
 def draw(records: list[Record], output: Path) -> list[Path]:
-    """Write `profile.png` and `gap.png`; errors as of `require_plots`."""
-    require_plots()
+    """Write `profile.png` and `gap.png`."""
     import matplotlib
 
     matplotlib.use("Agg")

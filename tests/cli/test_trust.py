@@ -76,7 +76,6 @@ def test_code_that_settings_name_does_not_run(run: Run, command: list[str], host
     [
         ("timm", ["plan", "--model", "timm:resnet18", "--flops-budget", "0.5"], "[timm]"),
         ("onnxscript", ["export", "-o", "out"], "[export]"),
-        ("matplotlib", ["bench", "absent.json", "-o", "out"], "[bench]"),
         ("onnxruntime", ["run", "--flops-budget", "0.5", "--format", "onnx", "-o", "out"], "[export]"),
     ],
 )

@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from torch.export.graph_signature import InputKind
 from torch.fx import Node
 from torch.fx.node import map_arg
+from torch.utils._pytree import tree_leaves
 
 from knapsack_prune.errors import RequestError
+from knapsack_prune.networks.example import Example
 
 
 @dataclass
@@ -53,7 +55,7 @@ class Program:
         parameters: names of the parameters and buffers that enter, by their node.
     """
 
-    def __init__(self, model: nn.Module, example: Tensor) -> None:
+    def __init__(self, model: nn.Module, example: Example) -> None:
         """Export the network.
 
         Raises:
@@ -63,12 +65,14 @@ class Program:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
             try:
-                exported = torch.export.export(model, (example,), strict=False).run_decompositions({})
+                exported = torch.export.export(
+                    example.exported(model), example.args, dict(example.kwargs), strict=False
+                ).run_decompositions({})
             except Exception as error:
                 first = str(error).strip().split("\n")[0]
                 raise RequestError(
-                    f"cannot export the network with an input of shape {tuple(example.shape)}: {first}; repair needs "
-                    "a network that torch.export accepts and images of its input shape"
+                    f"cannot export the network with an input of {example.describe()}: {first}; repair needs a "
+                    "network that torch.export accepts, and examples as it was planned with"
                 ) from error
         self._graph = exported.graph_module
         self._constants = exported.constants
@@ -94,9 +98,10 @@ class Program:
         }
         self._by_name = {node.name: node for node in exported.graph.nodes}
 
-    def start(self, batch: Tensor) -> Cursor:
+    def start(self, batch: Example) -> Cursor:
         """A batch before the first node."""
-        return Cursor(0, {self._inputs[0]: batch})
+        leaves = tree_leaves((batch.args, dict(batch.kwargs)))
+        return Cursor(0, dict(zip(self._inputs, leaves, strict=True)))
 
     def value(self, cursor: Cursor, argument: Any, device: torch.device) -> Any:
         """An argument of a node with nodes replaced by their values, on `device`."""

@@ -51,8 +51,8 @@ def repair(
         model: the parent; left as it is.
         small: the plan's slim network, on the parent's device; as it was if an error is raised.
         plan: what was kept.
-        data: batches of images, or tuples that begin with them; read once. With torch.distributed, the same in every
-            process: each takes its share, and all end with the same weights.
+        data: batches as any data loader gives them (see `networks.batch.batch_inputs`); read once. With
+            torch.distributed, the same in every process: each takes its share, and all end with the same weights.
         settings: see there; `repair` and `repair_samples` are for those who choose the images.
         given: fields of `RepairSettings` by name, instead of the settings' own.
 
@@ -64,7 +64,7 @@ def repair(
     check_fingerprint(model, plan)
     _check_small(model, small, plan)
     batches = equal_batches(
-        data, plan.model.input_shape, settings.repair_batch_size, settings.repair_held_out
+        data, model, plan.model.example(), settings.repair_batch_size, settings.repair_held_out
     )
     before = {name: tensor.clone() for name, tensor in small.state_dict().items()}
     with (
@@ -82,7 +82,7 @@ def repair(
             small.load_state_dict(before)
             raise
     held_out = sum(is_held_out(number, settings) for number in range(len(batches)))
-    size = len(batches[0])
+    size = batches[0].count
     seconds = time.perf_counter() - started
     return RepairReport(layers, size * len(batches), size * held_out, seconds, walk.peak)
 

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 from torch.fx import Node
 
 from knapsack_prune.errors import RequestError
+from knapsack_prune.networks.batch import batch_inputs
+from knapsack_prune.networks.example import Example, device_and_type, first_line
 from knapsack_prune.slimming.repair.program import Cursor, Program
 
 
@@ -41,7 +42,7 @@ class Walk:
     """
 
     def __init__(
-        self, model: nn.Module, small: nn.Module, batches: Sequence[Tensor], memory: int, folder: Path
+        self, model: nn.Module, small: nn.Module, batches: Sequence[Example], memory: int, folder: Path
     ) -> None:
         """Export both networks.
 
@@ -83,31 +84,37 @@ def distributed() -> bool:
 
 
 def equal_batches(
-    data: Iterable[Any], shape: Sequence[int], batch_size: int, least: int
-) -> tuple[Tensor, ...]:
-    """The images in batches of one size; the few that are left over are not used.
+    data: Iterable[Any], model: nn.Module, example: Example, batch_size: int, least: int
+) -> tuple[Example, ...]:
+    """The examples in batches of one size; the few that are left over are not used.
 
     Args:
-        data: batches of images, or tuples that begin with them.
-        shape: of one image.
-        batch_size: images per batch, at most.
-        least: batches there should be, where there are so many images.
+        data: batches as any data loader gives them, see `networks.batch.batch_inputs`.
+        model: the parent; of a part that is repaired, it says what the part gets.
+        example: as the network was planned with.
+        batch_size: examples per batch, at most.
+        least: batches there should be, where there are so many examples.
 
     Raises:
-        RequestError: no images, or of another shape.
+        RequestError: no examples, or of another shape.
     """
     collected = []
     for item in data:
-        images = item[0] if isinstance(item, (tuple, list)) else item
-        if tuple(images.shape[1:]) != tuple(shape):
-            raise RequestError(
-                f"an image of shape {tuple(images.shape[1:])}; the plan's network takes {tuple(shape)}: give images of "
-                "that shape"
-            )
-        collected.append(images)
-    if not collected or not (total := sum(len(images) for images in collected)):
+        inputs = batch_inputs(item, example)
+        inputs = (
+            inputs.to(device_and_type(model)[0]).within(model, example.submodule)
+            if example.submodule
+            else inputs
+        )
+        collected.append(inputs)
+    if not collected or not (total := sum(inputs.count for inputs in collected)):
         raise RequestError("0 images: a repair needs at least 1, and 500 to 1,000 are better")
     count = min(total, max(least, -(-total // batch_size)))
     size = total // count
-    batches: tuple[Tensor, ...] = torch.cat(collected)[: size * count].split(size)
-    return batches
+    try:
+        whole = Example.joined(collected)
+    except (RuntimeError, ValueError) as error:
+        raise RequestError(
+            f"the examples cannot be joined to batches of one size ({first_line(error)}): give examples of one shape"
+        ) from error
+    return tuple(whole.rows(slice(at * size, (at + 1) * size)) for at in range(count))

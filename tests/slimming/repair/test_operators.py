@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from knapsack_prune.networks.example import Example
 from knapsack_prune.slimming.repair.operators import Scaling, flat_rows
 from knapsack_prune.slimming.repair.program import Program
 from knapsack_prune.slimming.repair.sites import find_sites
@@ -40,7 +41,7 @@ def test_a_change_of_weights_moves_outputs_as_rows_say(name: str) -> None:
     make, shape = LAYERS[name]
     layer = make().double().eval()
     example = torch.randn(shape, dtype=torch.float64)
-    sites, skipped = find_sites(Program(layer, example))
+    sites, skipped = find_sites(Program(layer, Example.of(example)))
     assert not skipped and len(sites) == 1
     operator = sites[0].operator
     weight = layer.weight

@@ -249,7 +249,7 @@ def test_nan_names_the_layer_and_nothing_changes(digits: Digits) -> None:
     [
         ([], "0 images"),
         ([torch.zeros(0, 1, 8, 8)], "0 images"),
-        ([torch.zeros(4, 3, 9, 9)], r"shape \(3, 9, 9\).*takes \(1, 8, 8\)"),
+        ([torch.zeros(4, 3, 9, 9)], r"shape \(3, 9, 9\).*traced with \(1, 8, 8\)"),
     ],
 )
 def test_bad_images_are_refused(digits: Digits, data: list[Tensor], message: str) -> None:
