@@ -47,8 +47,8 @@ class ModuleProgram:
     Attributes:
         module: the module's name in the network.
         inputs: names of what enters, in the order of the call; empty for what is no tensor.
-        batch: a tensor of the inputs, one of its dimensions, and that dimension's size for one example; None where no argument
-            depends on the number of examples.
+        batch: a tensor of the inputs, one of its dimensions, and that dimension's size for one example; None where no
+            input counts examples.
         nodes: in order.
         output: what the module returns.
     """
