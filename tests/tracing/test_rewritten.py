@@ -110,9 +110,9 @@ def test_dropout_works_in_training_only(slimmed: tuple[nn.Module, kp.Plan, nn.Mo
     _, _, small = slimmed
     small = copy.deepcopy(small)
     tokens = torch.randn(2, 16, small.attention.qkv.in_features)
-    assert torch.equal(small.attention(tokens), small.attention(tokens))
+    assert torch.equal(small.attention(tokens, scale=2.0), small.attention(tokens, scale=2.0))
     small.train()
-    assert not torch.equal(small.attention(tokens), small.attention(tokens))
+    assert not torch.equal(small.attention(tokens, scale=2.0), small.attention(tokens, scale=2.0))
     small(torch.randn(2, 3, 8, 8)).sum().backward()
     assert all(parameter.grad is not None for parameter in small.parameters())
 
