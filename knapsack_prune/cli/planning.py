@@ -106,6 +106,8 @@ def plan(
     else:
         show_plan(notes() if plan_output == STANDARD_OUTPUT else output(), made)
     written = [str(path) for path in (plan_output, export_instance) if path is not None]
+    if plan_output not in (None, STANDARD_OUTPUT):
+        written.insert(1, f"{plan_output}{LOG} (command and solver's trace)")
     told = (
         f"Written: {', '.join(written)}."
         if written
