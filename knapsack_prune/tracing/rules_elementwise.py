@@ -7,7 +7,6 @@ import torch
 from knapsack_prune.tracing.context import Context, Rule, Value, is_tensor, share_rule
 from knapsack_prune.tracing.filled import Filled
 from knapsack_prune.tracing.ids import NONE, Ids
-from knapsack_prune.tracing.ledger import Broadcast
 
 UNARY = (
     "abs acos acosh alias angle asin asinh atan atanh bernoulli bitwise_not ceil celu clamp clamp_max clamp_min clone "
@@ -65,10 +64,7 @@ def elementwise(context: Context) -> Value:
             result, data = torch.broadcast_tensors(result, ids.data)
             result = torch.where(result == NONE, data, result)
     for ids in stretched:
-        first, over = torch.broadcast_tensors(ids.data, result)
-        context.ledger.broadcasts.append(
-            Broadcast(first.reshape(-1).numpy(), over.reshape(-1).numpy(), context.operator)
-        )
+        context.ledger.stretch(ids.data, result, context.operator)
     return Ids(result, shape)
 
 

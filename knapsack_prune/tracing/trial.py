@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from knapsack_prune.errors import RequestError
-from knapsack_prune.graph.channel_graph import ChannelGraph
+from knapsack_prune.graph.channel_graph import ChannelGraph, IntArray
 from knapsack_prune.graph.module_program import ModuleProgram, RewrittenModule
 from knapsack_prune.graph.selection import Selection, select
 from knapsack_prune.narrowing.copying import narrow_copy
@@ -26,6 +26,7 @@ from knapsack_prune.narrowing.shortcuts import removable
 from knapsack_prune.networks.example import Example
 from knapsack_prune.networks.fingerprint import weights_digest
 from knapsack_prune.networks.modes import evaluating
+from knapsack_prune.tracing.grouping import Membership
 from knapsack_prune.tracing.refusals import watched
 from knapsack_prune.tracing.rewriting import NotRewritableError, Rewriter, observe_calls
 from knapsack_prune.tracing.trace import ExportedNetwork
@@ -53,6 +54,7 @@ def trace(
     submodule: str = "",
     rewrite: Sequence[str] = (),
     miscounted: Mapping[tuple[str, str], int] | None = None,
+    planned: Sequence[IntArray] = (),
 ) -> ChannelGraph:
     """Find the groups of interchangeable units of a network, and the exact cost of keeping them.
 
@@ -65,6 +67,7 @@ def trace(
         rewrite: modules that are known not to follow other widths: their code is replaced without trying it.
         miscounted: fvcore's count by module and operator, where the rules count something else: it is taken as a
             constant, and the channels in it stay.
+        planned: the units that each group is to keep: these widths are tried, besides some between.
 
     Raises:
         RequestError: the network refuses the example, torch.export refuses the network, a glob of `keep`
@@ -73,9 +76,9 @@ def trace(
     network = ExportedNetwork.of(model, Example.of(example).within(model, submodule).like(model), keep)
     for (module, operator), count in (miscounted or {}).items():
         network.ledger.count_as(module, operator, count)
-    graph, _ = network.resolved()
-    if graph.sized or rewrite:
-        graph = _Trial(network, graph, rewrite).settled()
+    graph, member = network.resolved()
+    if graph.sized or graph.attributes or rewrite or planned:
+        graph = _Trial(network, graph, member, rewrite, planned).settled()
     unknown = any(parameter.is_meta for parameter in model.parameters())
     return replace(
         graph,
@@ -114,7 +117,9 @@ class _Trial:
 
     network: ExportedNetwork
     graph: ChannelGraph
+    member: Membership
     rewrite: Sequence[str]
+    planned: Sequence[IntArray]
     rewritten: dict[str, RewrittenModule] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
     frozen: dict[str, int] = field(default_factory=dict)
@@ -144,6 +149,8 @@ class _Trial:
         model, example = self.network.model, self.network.example
         selection = _narrower(graph)
         failure = trial_run(model, example, selection)
+        if failure is None and len(self.planned) == len(graph.groups):
+            failure = trial_run(model, example, select(graph, self.planned))
         if failure is not None:
             return failure
         try:
@@ -184,13 +191,12 @@ class _Trial:
     def _programs(self) -> Rewriter:
         if self.rewriter is None:
             network = self.network
-            _, member = network.resolved()
             calls, times = observe_calls(network.model, network.example)
             self.rewriter = Rewriter(
                 network.model,
                 network.program,
                 network.ledger,
-                member.owner,
+                self.member.owner,
                 calls,
                 times,
                 network.example.batch,
@@ -206,9 +212,9 @@ class _Trial:
             reason = f"{reason[:-1]}; it cannot be rewritten: {self.refused[module]})"
         freeze = self.network.freeze_counted if times == 1 else self.network.freeze_inside
         freeze(module, reason)
-        self.graph, member = self.network.resolved()
+        self.graph, self.member = self.network.resolved()
         if self.rewriter is not None:
-            self.rewriter.owner = member.owner
+            self.rewriter.owner = self.member.owner
             for name in [name for name in self.rewritten if name != module]:
                 self._rewrite(name)
         self.rewritten.pop(module, None)
