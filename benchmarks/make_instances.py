@@ -131,6 +131,7 @@ def real(
     from knapsack_prune.planning.problem import build_instance
     from knapsack_prune.settings import WidthConstraints
     from knapsack_prune.values.criteria import Scores, score
+    from knapsack_prune.values.tables import additive_tables
 
     loaded = kp.load_network(None if name == "digits_resnet14" else name, checkpoint=checkpoint, seed=0)
     graph = kp.trace(loaded.model, torch.zeros(1, *loaded.input_shape))
@@ -140,6 +141,7 @@ def real(
         random = np.random.default_rng(0)
         values = tuple(v * random.lognormal(-(TAIL**2) / 2, TAIL, v.size) for v in scores.values)
         scores = Scores("l1 x log-normal", 0, 0, values)
+    tables = additive_tables(graph, scores)
     whole = {
         "flops": total(graph.flops, graph.sizes),
         "params": total(graph.params, graph.sizes),
@@ -154,7 +156,7 @@ def real(
     }
     if name in SEVERAL_BUDGETS:
         levels = allowed_levels(WidthConstraints(round_to=8))
-        instance = build_instance(graph, scores, whole, levels=levels, name=short)
+        instance = build_instance(graph, tables, whole, levels=levels, name=short)
         for several, fractions in several_budgets(instance, whole):
             yield several, {**origin, "kind": "several budgets", "budgets": fractions, "round_to": 8}
     for rounding in () if several_only else ROUNDINGS:
@@ -162,7 +164,7 @@ def real(
             limits = {"flops": int(budget * whole["flops"])}
             label = f"{short}-f{round(100 * budget)}-r{rounding}"
             levels = allowed_levels(WidthConstraints(round_to=rounding))
-            instance = build_instance(graph, scores, limits, levels=levels, name=label)
+            instance = build_instance(graph, tables, limits, levels=levels, name=label)
             yield instance, {**origin, "kind": "real", "budgets": {"flops": budget}, "round_to": rounding}
             if name in STAIRCASES and rounding == 32 and budget in (0.35, 0.5):
                 table = staircase(instance, f"{short}-stairs-f{round(100 * budget)}-r{rounding}")
@@ -173,7 +175,7 @@ def real(
             if name in TWO_BUDGETS and budget in (0.35, 0.5):
                 both = limits | {"params": int((budget + 0.05) * whole["params"])}
                 label = f"{short}-f{round(100 * budget)}-p{round(100 * budget + 5)}-r{rounding}"
-                instance = build_instance(graph, scores, both, levels=levels, name=label)
+                instance = build_instance(graph, tables, both, levels=levels, name=label)
                 fractions = {"flops": budget, "params": round(budget + 0.05, 2)}
                 yield instance, {**origin, "kind": "two budgets", "budgets": fractions, "round_to": rounding}
 
@@ -190,7 +192,7 @@ def several_budgets(
     shares = {"flops": 0.5, "params": 0.5, "latency": 0.55, "activations": 0.65}
     by_name = {resource.name: resource for resource in instance.resources}
     flops = Instance(instance.name, instance.groups, [by_name["flops"]], instance.value_scale)
-    by_name["latency"] = staircase(flops, instance.name).resources[0]
+    by_name["latency"] = same_tiles(staircase(flops, instance.name).resources[0])
     top = [group.levels.size - 1 for group in instance.groups]
     for count in (3, 4):
         chosen = dict(list(shares.items())[:count])
@@ -201,6 +203,18 @@ def several_budgets(
             limited.append(Resource(name, int(share * whole), part.terms, part.tables, part.constant))
         label = f"{instance.name}-b{count}-r8"
         yield Instance(label, instance.groups, limited, instance.value_scale), chosen
+
+
+def same_tiles(resource: Resource, rows: int = 4, columns: int = 2) -> Resource:
+    """One noise per tile of so many levels of eight channels: the same stairs in a smaller file."""
+    tables = []
+    for table in resource.tables:
+        steps = [
+            np.arange(size) // step * step
+            for size, step in zip(table.costs.shape, (rows, columns), strict=True)
+        ]
+        tables.append(Table(table.groups, table.costs[np.ix_(*steps)]))
+    return Resource(resource.name, resource.budget, resource.terms, tables, resource.constant)
 
 
 def staircase(instance: Instance, name: str, seed: int = 0) -> Instance:

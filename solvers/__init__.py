@@ -1,5 +1,6 @@
 """Grouped knapsacks with bilinear costs: instances in, verified results out."""
 
+from .backends.exchange import export_model as export_model
 from .enumeration import enumerate_best as enumerate_best
 from .errors import SolverError as SolverError
 from .problem.cost_bounds import least_costs as least_costs

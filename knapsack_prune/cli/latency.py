@@ -57,7 +57,7 @@ def latency_table(
             )
     end = made.end_to_end
     assert end is not None
-    errors = [(end.factor * one.summed + end.constant) / one.measured - 1 for one in end.networks]
+    errors = [end.predicted(one) / one.measured - 1 for one in end.networks]
     console = output()
     console.print(
         f"{made.network.name} on {made.conditions.name}: {len(made.operators)} operators, {len(made.grids)} of them "
@@ -66,7 +66,9 @@ def latency_table(
     )
     console.print(
         f"The parent takes {end.parent / 1e6:.3f} ms a batch of {made.conditions.batch}. A network takes "
-        f"{end.factor:.3f} times the sum of its operators and {end.constant / 1e6:.3f} ms: fitted on "
+        f"{end.factor:.3f} times the sum of its {'operators' if end.others is None else 'products'}"
+        f"{'' if end.others is None else f', {end.others:.3f} times that of its other operators'} and "
+        f"{end.constant / 1e6:.3f} ms: fitted on "
         f"{len(end.networks)} networks, {100 * min(errors):+.1f} to {100 * max(errors):+.1f} % off.",
         markup=False,
     )

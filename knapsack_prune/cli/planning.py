@@ -42,7 +42,8 @@ def plan(
     export_instance: Annotated[
         Path | None,
         Parameter(
-            help="Write the grouped knapsack itself, for `solve` and `bench` (.json, .json.gz, .json.xz)."
+            help="Write the grouped knapsack itself: for `solve` and `bench` (.json, .json.gz, .json.xz), as a "
+            "mixed-integer program (.mps), or as CP-SAT's protobuf (.pb, .pbtxt)."
         ),
     ] = None,
     as_json: AsJson = False,
@@ -51,6 +52,7 @@ def plan(
 
     Without --model, the trained digits network shipped with the package is planned.
     """
+    import solvers
     from knapsack_prune.cli.loading import prepare, quiet_libraries
     from knapsack_prune.cli.outputs import PlanSummary
     from knapsack_prune.cli.tables import show_plan
@@ -76,7 +78,10 @@ def plan(
             problem = plan_problem(
                 prepared.graph, prepared.values, limits, plan, resources=resources, name=name
             )
-            problem.instance.save(export_instance)
+            if export_instance.suffix in (".mps", ".pb", ".pbtxt"):
+                solvers.export_model(problem.instance, export_instance)
+            else:
+                problem.instance.save(export_instance)
         trace: list[TraceStep] = []
         planner = _planner(prepared, limits, resources, plan, progress, trace)
         with quiet_libraries():
@@ -99,6 +104,8 @@ def plan(
     else:
         show_plan(notes() if plan_output == STANDARD_OUTPUT else output(), made)
     written = [str(path) for path in (plan_output, export_instance) if path is not None]
+    if plan_output not in (None, STANDARD_OUTPUT):
+        written.insert(1, f"{plan_output}{LOG} (command and solver's trace)")
     told = (
         f"Written: {', '.join(written)}."
         if written

@@ -8,7 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from knapsack_prune.cli.command import command
-from knapsack_prune.cli.console import notes, steps
+from knapsack_prune.cli.console import Force, notes, steps
 from knapsack_prune.errors import RequestError
 
 
@@ -23,17 +23,20 @@ def report(
     page: Annotated[Path, Parameter(name=["--output", "-o"], help="Write the page (HTML) here.")] = Path(
         "report.html"
     ),
+    force: Force = False,
 ) -> None:
     """Write one page about plans: widths, FLOPs, values, fronts, proof, training; several are put side by side.
 
     The file stands alone: it loads nothing, and holds no script.
     """
     from knapsack_prune.files import write_text
+    from knapsack_prune.outputs import check_output
     from knapsack_prune.report.page import render
     from knapsack_prune.report.sources import read_sources
 
     if not sources:
         raise RequestError("0 plans are given: name a plan, or a directory that holds one")
+    check_output(page, force=force)
     with steps() as progress:
         progress.enter("reading")
         found = read_sources(sources)

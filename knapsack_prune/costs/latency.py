@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from scipy.optimize import nnls
 
-from knapsack_prune.costs.latency_table import Grid, Interpolated, LatencyTable, WidthForm
+from knapsack_prune.costs.latency_table import PRODUCTS, Grid, Interpolated, LatencyTable, WidthForm
 from knapsack_prune.costs.resource import PricedNetwork, Resource
 from knapsack_prune.errors import RequestError
 from knapsack_prune.graph.channel_graph import ChannelGraph, CostTerm, Form, TabulatedTerm
@@ -32,13 +32,13 @@ def latency(network: PricedNetwork) -> Resource:
     if table.end_to_end is None:
         raise RequestError("the latency table is not complete: run latency-table again, it continues")
     sizes = {group.name: index for index, group in enumerate(graph.groups)}
-    scale = table.end_to_end.factor * PICOSECONDS
-    terms: list[CostTerm | TabulatedTerm] = [
-        CostTerm("", "calls", round(table.end_to_end.constant * PICOSECONDS), ())
-    ]
+    end = table.end_to_end
+    terms: list[CostTerm | TabulatedTerm] = [CostTerm("", "calls", round(end.constant * PICOSECONDS), ())]
     fitted = 0
     blocks = {block.layers[0]: block.groups[0] for block in graph.blocks}
     for entry in table.operators:
+        fused = end.others is not None and entry.operator not in PRODUCTS
+        scale = (end.others if fused and end.others is not None else end.factor) * PICOSECONDS
         present = None if entry.block is None else blocks.get(entry.block)
         forms = tuple(_form(width, sizes, table) for width in entry.widths)
         grid = table.grids[entry.grid]
@@ -64,7 +64,7 @@ def latency(network: PricedNetwork) -> Resource:
     note = f"predicted from times on {where}"
     if fitted:
         note += f"; {fitted} operators read more than two groups: a fitted polynomial prices them"
-    parent = round(table.end_to_end.parent * PICOSECONDS)
+    parent = round(end.parent * PICOSECONDS)
     return Resource("latency", "picoseconds", parent, (tuple(terms),), note, table.conditions)
 
 

@@ -19,6 +19,10 @@ REMEDY = "measure again with latency-table"
 FloatArray = npt.NDArray[np.float64]
 Nanoseconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Width = Annotated[int, Field(ge=1)]
+Runtime = Literal["eager", "compile", "onnxruntime"]
+
+PRODUCTS = ("convolution", "addmm", "mm", "bmm", "baddbmm", "_scaled_dot_product_flash_attention_for_cpu")
+"""Operators that no other runtime leaves out; what is elementwise it may run together with them."""
 
 
 class _Part(BaseModel):
@@ -28,7 +32,8 @@ class _Part(BaseModel):
 class Conditions(_Part):
     """What every time was measured under; a table answers for nothing else.
 
-    `device` is `cpu` or `cuda`, `name` what the machine calls it; `threads` those of the CPU.
+    `device` is `cpu` or `cuda`, `name` what the machine calls it; `threads` those of the CPU; `runtime` what ran the
+    whole networks.
     """
 
     device: Literal["cpu", "cuda"]
@@ -37,7 +42,7 @@ class Conditions(_Part):
     dtype: str
     memory_format: Literal["contiguous", "channels_last"]
     threads: Annotated[int, Field(ge=1, le=2**12)]
-    runtime: Literal["eager"]
+    runtime: Runtime
 
 
 class MeasuredNetwork(_Part):
@@ -105,22 +110,34 @@ class Grid(_Part):
 
 
 class FittedNetwork(_Part):
-    """One narrower network that was timed whole: the sum of its operators' times, and what it took."""
+    """One narrower network that was timed whole: the sum of its operators' times, and what it took; the sum of its
+    products' (convolutions, matrices), where these have a factor of their own."""
 
     summed: Nanoseconds
+    products: Nanoseconds | None = None
     measured: Nanoseconds
 
 
 class EndToEnd(_Part):
-    """What single operators miss (launches, the cost of calling modules, caches): `factor * sum + constant`.
+    """What single operators miss (launches, the cost of calling modules, caches, fusion): `factor * sum + constant`.
 
-    Fitted on whole networks of random widths, `networks`; `parent` is the parent's own time.
+    Where another runtime than PyTorch itself ran the networks, `factor` is that of products and `others` that of all
+    other operators: those that are fused into the operators before them cost little. Fitted on whole networks of random
+    widths, `networks`; `parent` is the parent's own time.
     """
 
     factor: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    others: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     constant: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     parent: Nanoseconds
     networks: tuple[FittedNetwork, ...]
+
+    def predicted(self, network: FittedNetwork) -> float:
+        """Nanoseconds of one of the networks."""
+        if self.others is None or network.products is None:
+            return self.factor * network.summed + self.constant
+        others = network.summed - network.products
+        return self.factor * network.products + self.others * others + self.constant
 
 
 class LatencyTable(_Part):

@@ -17,8 +17,10 @@ import torch
 from scipy.optimize import nnls
 from torch import Tensor, nn
 
+from knapsack_prune.costs.counting import total
 from knapsack_prune.costs.latency import latency
 from knapsack_prune.costs.latency_table import (
+    PRODUCTS,
     Conditions,
     EndToEnd,
     FittedNetwork,
@@ -27,10 +29,12 @@ from knapsack_prune.costs.latency_table import (
     LatencyTable,
     MeasuredNetwork,
     OperatorEntry,
+    Runtime,
     WidthForm,
 )
 from knapsack_prune.costs.operator_calls import OperatorCall, calls_of_blocks, operator_calls
 from knapsack_prune.costs.resource import PricedNetwork
+from knapsack_prune.costs.runtimes import runner
 from knapsack_prune.costs.timing import clock_of, clock_overhead, time_call
 from knapsack_prune.graph.channel_graph import ChannelGraph, Form
 from knapsack_prune.networks.example import Example, device_and_type
@@ -152,15 +156,12 @@ def prepared(model: nn.Module, conditions: Conditions) -> nn.Module:
     return moved.to(memory_format=_memory_format(conditions))
 
 
-def time_network(model: nn.Module, example: Example, seconds: float) -> float:
+def time_network(model: nn.Module, example: Example, seconds: float, runtime: Runtime = "eager") -> float:
     """Nanoseconds of one batch: the median of five medians, each over a fifth of the time."""
-    with evaluating(model), torch.no_grad():
+    with evaluating(model), torch.no_grad(), runner(model, example, runtime) as run:
         device, _ = device_and_type(model)
         clock = clock_of(device)
-        runs = [
-            time_call(lambda: example.run(model), device, seconds / 5, clock=clock).median_ms
-            for _ in range(5)
-        ]
+        runs = [time_call(run, device, seconds / 5, clock=clock).median_ms for _ in range(5)]
     return statistics.median(runs) * 1e6
 
 
@@ -314,34 +315,50 @@ def _end_to_end(
 ) -> EndToEnd:
     """The factor and constant that bring sums of operators' times closest to whole networks' times, in proportion."""
     graph = network.graph
+    runtime = table.conditions.runtime
     summed = latency(PricedNetwork(graph, network.narrow, table))
+    (terms,) = summed.sums
+    products = [term for term in terms if term.operator in PRODUCTS]
+    apart = runtime != "eager" and 0 < len(products) < len(terms)
     measured = []
     counts = [graph.sizes, *_random_counts(graph, networks)]
     for done, row in enumerate(counts, 1):
-        taken = time_network(network.narrow(row), example, seconds)
-        measured.append(FittedNetwork(summed=summed.cost(row) / 1000, measured=taken))
+        taken = time_network(network.narrow(row), example, seconds, runtime)
+        own = total(products, row) / 1000 if apart else None
+        measured.append(FittedNetwork(summed=summed.cost(row) / 1000, products=own, measured=taken))
         progress("whole networks", done, len(counts))
-    sums = np.array([one.summed for one in measured])
     times = np.array([one.measured for one in measured])
-    factor, constant = _fitted(sums, times)
-    return EndToEnd(factor=factor, constant=constant, parent=measured[0].measured, networks=tuple(measured))
+    sums = np.array([[one.summed] for one in measured])
+    if apart:
+        own_sums = np.array([one.products for one in measured])
+        sums = np.stack([own_sums, sums[:, 0] - own_sums], axis=1)
+    factors, constant = _fitted(sums, times)
+    return EndToEnd(
+        factor=factors[0],
+        others=factors[1] if apart else None,
+        constant=constant,
+        parent=measured[0].measured,
+        networks=tuple(measured),
+    )
 
 
-def _fitted(sums: FloatArray, times: FloatArray) -> tuple[float, float]:
-    """Factor and constant, at least 0, of the least sum of relative errors: a network that was disturbed counts little.
+def _fitted(sums: FloatArray, times: FloatArray) -> tuple[list[float], float]:
+    """Factors (of each column of sums) and constant, at least 0, of the least sum of relative errors.
+
+    A network that was disturbed counts little.
 
     By least squares, repeated with each network weighted by the inverse of its error.
     """
-    rows = np.stack([sums, np.ones_like(sums)], axis=1) / times[:, None]
+    rows = np.append(sums, np.ones((len(sums), 1)), axis=1) / times[:, None]
     weights = np.ones_like(times)
-    factor = constant = 0.0
+    found: list[float] = []
     for _ in range(REWEIGHTED):
-        factor, constant = nnls(rows * weights[:, None], weights)[0].tolist()
-        errors = np.abs(rows @ np.array([factor, constant]) - 1)
+        found = nnls(rows * weights[:, None], weights)[0].tolist()
+        errors = np.abs(rows @ np.array(found) - 1)
         weights = 1 / np.sqrt(np.maximum(errors, 1e-3))
-    if factor == 0:  # so small that times do not rise with those of the operators: shared out in proportion
-        return float(np.median(times / sums)), 0.0
-    return factor, constant
+    if found[0] == 0:  # so small that times do not rise with those of the operators: shared out in proportion
+        return [float(np.median(times / sums.sum(axis=1)))] * sums.shape[1], 0.0
+    return found[:-1], found[-1]
 
 
 def _random_counts(graph: ChannelGraph, networks: int) -> list[tuple[int, ...]]:

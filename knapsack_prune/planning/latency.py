@@ -16,6 +16,7 @@ from knapsack_prune.costs.device import device_names
 from knapsack_prune.costs.latency_table import Conditions, LatencyTable
 from knapsack_prune.costs.measuring import example_batch, measure_table, prepared, time_network
 from knapsack_prune.costs.resource import PricedNetwork
+from knapsack_prune.costs.runtimes import require_runtime
 from knapsack_prune.errors import RequestError
 from knapsack_prune.graph.selection import select
 from knapsack_prune.narrowing.copying import narrow_copy
@@ -62,6 +63,7 @@ def measure_latency(
         raise RequestError(
             f"`device` {asked.device}: this machine has {', '.join(names)} alone; choose one of these"
         )
+    require_runtime(asked.runtime, asked.device, asked.dtype)
     conditions = Conditions(
         device=asked.device,
         name=names[asked.device],
@@ -69,7 +71,7 @@ def measure_latency(
         dtype=asked.dtype,
         memory_format=asked.memory_format,
         threads=asked.threads,
-        runtime="eager",
+        runtime=asked.runtime,
     )
     graph = trace(model, example)
     check_prunable(graph)
@@ -142,7 +144,7 @@ def timed_latency(parent: nn.Module, small: nn.Module, budget: BudgetPart, examp
     try:
         batch = example_batch(conditions, example)
         whole, measured = (
-            time_network(prepared(copy.deepcopy(one), conditions), batch, SECONDS) / 1e6
+            time_network(prepared(copy.deepcopy(one), conditions), batch, SECONDS, conditions.runtime) / 1e6
             for one in (parent, small)
         )
     finally:

@@ -22,6 +22,13 @@ class LatencySettings(OutputSettings):
         Literal["contiguous", "channels_last"], Field(description="How images lie in memory.")
     ] = "contiguous"
     threads: Annotated[int, Field(ge=1, lt=INT_LIMIT, description="CPU threads.")] = 1
+    runtime: Annotated[
+        Literal["eager", "compile", "onnxruntime"],
+        Field(
+            description="What runs the whole networks to which predictions are fitted: PyTorch as it is, "
+            "torch.compile, or ONNX Runtime."
+        ),
+    ] = "eager"
     repeats: Annotated[
         int, Field(ge=1, lt=INT_LIMIT, description="Times of an operator of which the median counts.")
     ] = 7

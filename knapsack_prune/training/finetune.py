@@ -20,6 +20,7 @@ from torch import nn
 from knapsack_prune.data.source import ImageSource, require_classes
 from knapsack_prune.errors import RequestError
 from knapsack_prune.files import write_json
+from knapsack_prune.markup import html_table
 from knapsack_prune.networks.fingerprint import weights_digest
 from knapsack_prune.outputs import locked
 from knapsack_prune.planning.identity import check_fingerprint
@@ -54,6 +55,21 @@ class FinetuneResult:
     network: nn.Module
     record: dict[str, Any]
     losses: tuple[tuple[float, ...], ...]
+
+    def _repr_html_(self) -> str:
+        """What notebooks show: accuracy and costs of parent and student."""
+        accuracy, flops, parameters = (self.record[key] for key in ("accuracy", "flops", "parameters"))
+        rows = [
+            (name, f"{100 * accuracy[key]:.2f} %", f"{flops[side]:,}", f"{parameters[side]:,}")
+            for name, key, side in (
+                ("parent", "parent", "parent"),
+                ("slim, before", "before", "student"),
+                ("slim, trained", "after", "student"),
+            )
+        ]
+        return html_table(
+            f"On {self.record['test_images']} test images", ("", "top-1", "FLOPs", "parameters"), rows
+        )
 
 
 def finetune(

@@ -36,9 +36,10 @@ from knapsack_prune.data.sampling import hold_out
 from knapsack_prune.data.seeds import derive_seed
 from knapsack_prune.data.source import ImageSource
 from knapsack_prune.errors import RequestError
+from knapsack_prune.networks.modes import evaluating
 from knapsack_prune.settings import ExecutionSettings, TrainingSettings
 from knapsack_prune.training.distillation.features import StageMatch
-from knapsack_prune.training.distillation.inner import target_variances
+from knapsack_prune.training.distillation.inner import fit_projections, target_variances
 from knapsack_prune.training.distillation.objective import Objective, Student
 from knapsack_prune.training.distillation.teacher import Teacher
 from knapsack_prune.training.evaluation import Accuracy, evaluate
@@ -47,7 +48,7 @@ from knapsack_prune.training.run_directory import RunDirectory
 from knapsack_prune.training.weight_average import weight_average
 from knapsack_prune.values.losses import TaskLoss
 
-VARIANCE_IMAGES = 512
+SAMPLE_IMAGES = 512
 RESULTS = ("checkpoints/step-*",)
 BESIDE = ("start", "rounds")
 """What rounds have written before a run claims its directory."""
@@ -230,8 +231,11 @@ class Session:
             torch.manual_seed(derive_seed(settings.seed, 5))
             student = Student(starting, stages, kind)
         variances = None
-        if teacher is not None and settings.inner and settings.scale_features:
-            variances = self._target_variances(teacher, stages, settings)
+        if teacher is not None and settings.inner:
+            if settings.scale_features:
+                variances = self._target_variances(teacher, stages, settings)
+            if kind == "learned":
+                self._fit_projections(student, Student(deepcopy(network), stages, kind), teacher, settings)
         whole = {
             **identity,
             "stages": [stage.module for stage in stages],
@@ -281,10 +285,10 @@ class Session:
         """The loss against labels; None for the cross-entropy of logits."""
         return None
 
-    def _variance_sample(self, settings: TrainingSettings) -> Iterator[Any]:
-        """Inputs on the device, the same in every process."""
+    def _sample(self, settings: TrainingSettings) -> Iterator[Any]:
+        """Some training images (or other inputs), the same in every process."""
         sample = calibration_loader(
-            self._images, VARIANCE_IMAGES, SPLIT_SEED, settings.batch_size, self._preparation.input_shape
+            self._images, SAMPLE_IMAGES, SPLIT_SEED, settings.batch_size, self._preparation.input_shape
         )
         device = self.accelerator.device
         return (images.to(device, memory_format=self.layout) for images, _ in sample)
@@ -292,11 +296,23 @@ class Session:
     def _target_variances(
         self, teacher: Teacher, stages: Sequence[StageMatch], settings: TrainingSettings
     ) -> tuple[float, ...]:
-        """Measured once, on the same images in every process: a batch's own would depend on its cut."""
+        """Measured once: a batch's own would depend on its cut."""
         teacher.to(self.accelerator.device, self.layout)
         with torch.no_grad(), self.accelerator.autocast():
-            outputs = (teacher(inputs) for inputs in self._variance_sample(settings))
+            outputs = (teacher(images) for images in self._sample(settings))
             return target_variances(outputs, stages, settings.inner_kind)
+
+    def _fit_projections(
+        self, student: Student, twin: Student, teacher: Teacher, settings: TrainingSettings
+    ) -> None:
+        """On a twin of the student, in evaluation mode."""
+        device = self.accelerator.device
+        teacher.to(device, self.layout)
+        twin.to(device=device, memory_format=self.layout)  # type: ignore[call-overload]
+        with torch.no_grad(), evaluating(twin.network):
+            pairs = ((twin.features(one), teacher(one).features) for one in self._sample(settings))
+            fit_projections(twin.projections, pairs)
+        student.projections.load_state_dict(twin.projections.state_dict())
 
     def _require_same(self, settings: TrainingSettings) -> None:
         for name in ("precision", "channels_last", "batch_size", "accumulate", "held_out"):

@@ -91,6 +91,6 @@ class TaskSession(Session):
     def _label_loss(self, settings: TrainingSettings) -> Any:
         return self.task.objective(settings.label_smoothing)
 
-    def _variance_sample(self, settings: TrainingSettings) -> Iterator[Any]:
+    def _sample(self, settings: TrainingSettings) -> Iterator[Any]:
         batches = self._task_batches(self.task.train).epoch(0)
         return (inputs for inputs, _ in islice(batches, VARIANCE_BATCHES))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils._pytree import tree_flatten, tree_map
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from knapsack_prune.errors import RequestError
 from knapsack_prune.networks.batch import batch_target
@@ -188,6 +188,27 @@ def batch_part(batch: Any, examples: int, part: slice) -> Any:
     if isinstance(batch, (tuple, list)):
         return [batch_part(value, examples, part) for value in batch]
     return batch
+
+
+def joined(batches: Sequence[Any], examples: Sequence[int]) -> Any:
+    """One batch of several; None where they do not fit together, as padded ones of different lengths do not.
+
+    Args:
+        batches: as the data gave them.
+        examples: how many each holds.
+    """
+    leaves, structures = zip(*(tree_flatten(batch) for batch in batches), strict=True)
+    if any(structure != structures[0] for structure in structures):
+        return None
+    found = []
+    for parts in zip(*leaves, strict=True):
+        if not all(isinstance(part, Tensor) for part in parts):
+            return None
+        sizes = [(len(part) if part.dim() else -1, part.shape[1:], part.dtype) for part in parts]
+        if any(size != (n, *sizes[0][1:]) for size, n in zip(sizes, examples, strict=True)):
+            return None
+        found.append(torch.cat(parts))
+    return tree_unflatten(found, structures[0])
 
 
 def check_output(model: nn.Module, inputs: Example, output: Any) -> None:

@@ -24,6 +24,7 @@ from knapsack_prune.values.losses import (
     check_output,
     checked_loss,
     divergence,
+    joined,
 )
 from knapsack_prune.values.reconstruction import reconstruction_values
 from knapsack_prune.values.refit import Fits, Refit, Refitter, recorded
@@ -49,7 +50,7 @@ def measured_values(
     shape: ValueTables | None = None,
     *,
     widths: int = 4,
-    refit: Refit = "readers",
+    refit: Refit = "all",
     around: Sequence[int] | None = None,
     at: Sequence[Sequence[int]] | None = None,
     loss: Loss | None = None,
@@ -66,12 +67,13 @@ def measured_values(
     Args:
         graph: the traced network.
         model: its weights; left as they are.
-        data: batches; labels are read only by a `loss` that does. Iterated several times.
+        data: batches; labels are read only by a `loss` that does. Iterated several times. They are joined to as large
+            ones as memory allows: a fit on few examples says little of what a repair can do.
         shape: the orders of units, and losses for every width up to a factor; by default `reconstruction_values` of
             the same data. Where it predicts no loss, measured ones are joined by straight lines.
         widths: how many widths of a group are measured.
         refit: re-fit no layer (`none`), those that read removed units (`readers`), or every layer behind them (`all`)
-            before the loss is taken; by least squares on the first half of each batch, while the second is judged.
+            before the loss is taken; by least squares on the first half of the examples, while the second is judged.
         around: kept units per group of the network in which a group is cut; by default all of them.
         at: per group, the widths that are measured, below its size; by default `widths` of each, spread out.
         loss: judges outputs; by default the divergence to the parent's (KL). Batch norms use the statistics of the
@@ -83,8 +85,8 @@ def measured_values(
         progress: called after every cut of every batch, with how many are done and how many there will be (None where
             the number of batches is not known).
 
-    Time: widths times groups times what of the network lies behind a cut. Memory: what a forward pass of half a batch
-    needs at a time, `replay.memory_limit` for each half, and rows of what each layer reads.
+    Time: widths times groups times what of the network lies behind a cut. Memory: `RESULTS` times
+    `replay.memory_limit` for the results of a forward pass, that limit for each half, and rows of what a layer reads.
 
     Raises:
         RequestError: no data, a batch of one example, a loss that is no finite scalar, a network that takes another
@@ -191,6 +193,7 @@ class _Meter:
         self._progress = progress
         self._passing: dict[int, int] = {}
         self._examples_at_once = 0
+        self._expected: int | None = None
         self.base_loss = 0.0
         self.examples = 0
         self.fits: tuple[int, int] = (0, 0)
@@ -203,8 +206,7 @@ class _Meter:
         if blocks:
             cuts.setdefault("base", (0, self._base[0]))
         sums, judged, done = dict.fromkeys(cuts, 0.0), 0, 0
-        batches = len(self._data) if isinstance(self._data, Sized) else None
-        for number, (inputs, batch, pieces) in enumerate(self._pieces()):
+        for number, (inputs, batch) in enumerate(self._pieces()):
             rows = inputs.count // 2 if self._refit != "none" else 0
             missing = {key: cut for key, cut in cuts.items() if f"{number}:{key}" not in self._known}
             done += len(cuts) - len(missing)
@@ -212,7 +214,7 @@ class _Meter:
                 self._known[f"{number}:{key}"] = value
                 done += 1
                 if self._progress is not None:
-                    self._progress(done, batches and batches * pieces * len(cuts))
+                    self._progress(done, self._expected and max(self._expected, number + 1) * len(cuts))
             for key in cuts:
                 sums[key] += self._known[f"{number}:{key}"] * (inputs.count - rows)
             judged += inputs.count - rows
@@ -225,29 +227,64 @@ class _Meter:
         without = [(sums[f"block {number}"] - sums["base"]) / judged for number in range(len(blocks))]
         return cost, without
 
-    def _pieces(self) -> Iterator[tuple[Example, Any, int]]:
-        """Batches, or as large parts of them as memory allows; with each, how many parts its batch has."""
+    def _pieces(self) -> Iterator[tuple[Example, Any]]:
+        """As many examples as memory allows, in their batch."""
+        held: list[Any] = []
+        sizes: list[int] = []
         for batch in self._data:
             inputs = batch_inputs(batch, self._network.graph.example)
-            if inputs.count < 2:
-                raise RequestError(
-                    "a batch holds 1 example; batch norms and fits need at least 2: give larger ones"
-                )
             if not self._examples_at_once:
                 self._probe(inputs.rows(slice(2)))
-            count = -(-inputs.count // self._examples_at_once)
-            ends = [inputs.count * piece // count for piece in range(count + 1)]
-            for start, end in pairwise(ends):
-                part = slice(start, end)
-                yield inputs.rows(part), batch_part(batch, inputs.count, part), count
+                self._expected = self._pieces_of(inputs.count)
+            if held and (
+                sum(sizes) + inputs.count > self._examples_at_once
+                or self._joined([held[0], batch], [sizes[0], inputs.count]) is None
+            ):
+                yield from self._divided(held, sizes)
+                held, sizes = [], []
+            held.append(batch)
+            sizes.append(inputs.count)
+        if held:
+            yield from self._divided(held, sizes)
+
+    def _pieces_of(self, examples: int) -> int | None:
+        """How many pieces there will be, if all batches have so many examples; None where nobody knows."""
+        if not isinstance(self._data, Sized):
+            return None
+        if examples > self._examples_at_once:
+            return len(self._data) * -(-examples // self._examples_at_once)
+        return -(-len(self._data) // (self._examples_at_once // examples))
+
+    def _joined(self, held: list[Any], sizes: list[int]) -> Any:
+        """Batches in one; None where that is no batch of all their examples."""
+        batch = held[0] if len(held) == 1 else joined(held, sizes)
+        if batch is None or batch_inputs(batch, self._network.graph.example).count != sum(sizes):
+            return None
+        return batch
+
+    def _divided(self, held: list[Any], sizes: list[int]) -> Iterator[tuple[Example, Any]]:
+        """Batches in one, or a batch that is too large in parts."""
+        examples, batch = sum(sizes), self._joined(held, sizes)
+        inputs = batch_inputs(batch, self._network.graph.example)
+        if examples < 2:
+            raise RequestError(
+                "the data holds 1 example, or its last one comes alone; batch norms and fits need at least 2: give "
+                "larger batches"
+            )
+        count = -(-examples // self._examples_at_once)
+        ends = [examples * piece // count for piece in range(count + 1)]
+        for start, end in pairwise(ends):
+            part = slice(start, end)
+            yield inputs.rows(part), batch_part(batch, examples, part)
 
     def _probe(self, inputs: Example) -> None:
         """See on few examples what a recording must keep, and how much memory all results would take."""
-        inputs = inputs.to(next(self._network.model.parameters()).device)
+        device, _ = device_and_type(self._network.model)
+        inputs = (inputs if inputs.count > 1 else inputs.batched(2)).to(device)  # batch norms need two
         with self._network.measuring(batch_statistics=True):
             probe = recorded(self._network, inputs, cache_bytes=inf)
         self._passing = probe.passing_results()
-        limit = RESULTS * memory_limit(device_and_type(self._network.model)[0])
+        limit = RESULTS * memory_limit(device)
         self._examples_at_once = max(4, int(limit / max(1.0, probe.kept_bytes / inputs.count)))
 
     def _measured(

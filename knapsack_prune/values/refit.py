@@ -13,7 +13,7 @@ from knapsack_prune.data.seeds import generator
 from knapsack_prune.narrowing.masking import aten
 from knapsack_prune.networks.example import Example
 from knapsack_prune.values.cutting import Consumer, CuttableNetwork, Keep
-from knapsack_prune.values.patches import MAX_MATRIX, POSITIONS, sampled_columns
+from knapsack_prune.values.patches import MAX_MATRIX, POSITIONS, described_by, sampled_columns
 from knapsack_prune.values.replay import Recording, Substitute
 
 Refit = Literal["none", "readers", "all"]
@@ -21,6 +21,12 @@ Refit = Literal["none", "readers", "all"]
 
 RIDGE = 1e-3
 """Strength of the pull towards the present weights, relative to the mean second moment of the inputs."""
+
+ROWS = 16
+"""Rows for every unknown of a fit, where the examples have as many. More take longer and fit no better."""
+
+MOST_COLUMNS = 768
+"""A convolution with more columns is fitted channel by channel: its fit would take longer than all the rest."""
 
 BATCH_NORMS = (aten.native_batch_norm.default, aten.cudnn_batch_norm.default)
 
@@ -131,10 +137,14 @@ class Refitter:
     ) -> tuple[Tensor, int]:
         """What is read at positions that the number of the call decides; shape (channels * taps, rows)."""
         draw = generator(self._seed, 4, number)
-        rows = self._examples * POSITIONS
+        unknowns, _ = described_by(func, args, data.shape[1], whole, MOST_COLUMNS)
+        positions = min(POSITIONS, -(-ROWS * unknowns // self._examples))
+        rows = self._examples * positions
         if func is not aten.convolution.default and len(data) > rows:  # tokens
             data = data[torch.randperm(len(data), generator=draw)[:rows].to(data.device)]
-        (columns,), taps = sampled_columns(func, args, [data], whole, draw)
+        (columns,), taps = sampled_columns(
+            func, args, [data], whole, draw, positions=positions, most=MOST_COLUMNS
+        )
         return columns, taps
 
     def _fitted(self, number: int, func: Any, args: tuple[Any, ...], site: _Site, kept: Any) -> Fit | None:

@@ -37,11 +37,11 @@ def _solve(instance: Instance, incumbent: Incumbent, kind: str) -> None:
     """Build, solve and interpret with the MathOpt solver of that name; numbers beyond 2**53 are refused."""
     from ortools.math_opt.python import mathopt
 
-    _check_size(instance, incumbent.solver)
+    check_size(instance, incumbent.solver)
     incumbent.version = f"ortools {version('ortools')}"
     began = incumbent.seconds
     try:
-        model, choices = _build(instance, incumbent)
+        model, choices = build(instance, incumbent)
     except OutOfTimeError:
         incumbent.note("the time limit ended the building of the model")
         return
@@ -75,7 +75,8 @@ def _solve(instance: Instance, incumbent: Incumbent, kind: str) -> None:
         incumbent.prove_better(outward)
 
 
-def _check_size(instance: Instance, solver: str) -> None:
+def check_size(instance: Instance, solver: str) -> None:
+    """Refuse numbers that floats cannot hold, with `UnsupportedInstanceError`."""
     worth = instance.largest_magnitude()
     most = max([r.budget for r in instance.resources], default=0)
     if max(worth, most) > LARGEST_EXACT:
@@ -84,7 +85,8 @@ def _check_size(instance: Instance, solver: str) -> None:
         )
 
 
-def _build(instance: Instance, incumbent: Incumbent) -> tuple[mathopt.Model, list[list[Any]]]:
+def build(instance: Instance, incumbent: Incumbent) -> tuple[mathopt.Model, list[list[Any]]]:
+    """The program, and per group the binary of each level; `incumbent.check` ends it in time."""
     from ortools.math_opt.python import mathopt
 
     model = mathopt.Model(name=instance.name)

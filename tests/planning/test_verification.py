@@ -28,7 +28,7 @@ def test_every_claim_of_a_plan_is_checked() -> None:
     made = plan()
     checks = {check.claim: check.result for check in kp.verify(made, network()).checks}
     assert list(checks) == [
-        *("fingerprint", "structure", "flops", "params", "importance", "proof"),
+        *("fingerprint", "structure", "weights", "flops", "params", "importance", "proof"),
         *("fvcore's recount", "slim against masked"),
     ]
     assert checks["structure"] == "1 groups, 4 layers, 2 frozen, as traced"

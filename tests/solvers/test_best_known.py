@@ -12,7 +12,7 @@ from solvers import Instance, Limits, Status, solve
 LIBRARY = Path(__file__).parents[2] / "benchmarks" / "instances"
 BEST_KNOWN = json.loads((LIBRARY / "best_known.json").read_text())
 # One of every kind, each proved in at most half a second: residual and dense networks, single-channel levels, two
-# budgets, tables, an infeasible budget, generated and Pisinger's classes.
+# to four budgets, tables, an infeasible budget, generated and Pisinger's classes.
 SUBSET = (
     "alexnet-f20-r1",
     "cifar_resnet20-f20-r32",
@@ -22,6 +22,9 @@ SUBSET = (
     "efficientnet_b0-f50-r8",
     "gen-star-100x64",
     "googlenet-f50-r8",
+    "convnext_tiny-b3-r8",
+    "mobilenet_v2-b3-r8",
+    "mobilenet_v2-b4-r8",
     "mobilenet_v2-stairs-f35-r32",
     "pisinger-01-strongly-correlated-1000",
     "pisinger-mc-weakly-correlated-100x10",

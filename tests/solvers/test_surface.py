@@ -38,6 +38,7 @@ def test_public_surface() -> None:
         "Result",
         "Solver",
         "SolverError",
+        "export_model",
         "Status",
         "Table",
         "Term",

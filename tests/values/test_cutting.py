@@ -12,6 +12,7 @@ from knapsack_prune.graph.channel_graph import ChannelGraph
 from knapsack_prune.graph.selection import select
 from knapsack_prune.narrowing.copying import narrow_copy
 from knapsack_prune.networks.example import Example
+from knapsack_prune.values import refit
 from knapsack_prune.values.cutting import CuttableNetwork, Keep, keep_masks
 from knapsack_prune.values.refit import Fits, Refitter, recorded
 from knapsack_prune.values.replay import DivergedError, Recording
@@ -123,7 +124,8 @@ def test_another_path_is_noticed() -> None:
         recording.run([])
 
 
-def test_readers_are_refitted_by_least_squares() -> None:
+def test_readers_are_refitted_by_least_squares(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(refit, "ROWS", 10_000)  # all that there are
     # One group, read by one 1x1 convolution with a bias: the fit is linear regression with an intercept.
     model = enliven(ZOO["residual"]())
     graph = kp.trace(model, EXAMPLE, keep=["stem", "b"])

@@ -143,17 +143,16 @@ def test_a_measured_loss_is_that_of_the_slim_network() -> None:
     known: dict[str, float] = {}
     data = [images(6), images(4, seed=2)]
     tables = measured_values(graph, model, data, shape, refit="none", widths=1, known=known)
-    cuts = ("base", "0:3", "1:4")  # 0.5^1.5 of 8 and of 12
-    assert known.keys() == {f"{batch}:{cut}" for batch in range(2) for cut in cuts}
+    assert known.keys() == {"0:base", "0:0:3", "0:1:4"}  # both batches together; 0.5^1.5 of 8 and of 12
+    together = torch.cat(data)
     for index, width in ((0, 3), (1, 4)):
         keep = keep_masks(graph, {index: shape.groups[index].order[:width]})
         small = slimmed(graph, model, keep)
         with torch.no_grad():
-            losses = [float(divergence(small(x), model(x), x)) * len(x) for x in data]
-        found = [known[f"{batch}:{index}:{width}"] * len(x) for batch, x in enumerate(data)]
-        assert found == pytest.approx(losses, rel=1e-4)
+            loss = float(divergence(small(together), model(together), together))
+        assert known[f"0:{index}:{width}"] == pytest.approx(loss, rel=1e-4)
         size, values = graph.groups[index].size, tables.groups[index].values
-        assert values[width - 1] == pytest.approx(-sum(losses) / 10, rel=1e-4)
+        assert values[width - 1] == pytest.approx(-loss, rel=1e-4)
         assert values[size - 2] == pytest.approx(values[width - 1] / (size - width))  # a straight line to 0
         np.testing.assert_array_equal(tables.groups[index].order, shape.groups[index].order)
 
@@ -326,8 +325,12 @@ def test_measured_values_refuse_what_they_cannot_judge() -> None:
     graph, model = residual()
     with pytest.raises(RequestError, match="`widths` is 0"):
         measured_values(graph, model, [images(4)], widths=0)
-    with pytest.raises(RequestError, match="a batch holds 1 example"):
+    with pytest.raises(RequestError, match="the data holds 1 example"):
         measured_values(graph, model, [images(1)])
+    apart = [{"x": images(4), "mask": torch.zeros(1, 3)}, {"x": images(4), "mask": torch.zeros(1, 5)}]
+    known: dict[str, float] = {}
+    measured_values(graph, model, apart, known=known)
+    assert {key.partition(":")[0] for key in known} == {"0", "1"}  # what does not fit together is read apart
     with pytest.raises(RequestError, match="needs one tensor of class scores: give a function with `loss`"):
         divergence({"out": torch.zeros(1)}, None, None)
 

@@ -37,11 +37,19 @@ class Student(nn.Module):
         self.projections = projections(stages, kind)
         self._tap = FeatureTap(network, [stage.module for stage in stages])
 
+    def features(self, images: Tensor | Example) -> tuple[Tensor, ...]:
+        """The features of the stages compared, as the network gives them."""
+        self._output(images)
+        return self._tap.take()
+
     def forward(self, images: Tensor | Example) -> tuple[Any, ...]:
         """(logits, feature, feature, …): a flat tuple, which every wrapper for many devices understands."""
-        logits = images.run(self.network) if isinstance(images, Example) else self.network(images)
+        logits = self._output(images)
         features = self._tap.take()
         return (logits, *(project(f) for project, f in zip(self.projections, features, strict=True)))
+
+    def _output(self, images: Tensor | Example) -> Any:
+        return images.run(self.network) if isinstance(images, Example) else self.network(images)
 
 
 class Objective(nn.Module):
