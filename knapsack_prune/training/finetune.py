@@ -21,6 +21,7 @@ from knapsack_prune.data.source import ImageSource, require_classes
 from knapsack_prune.errors import RequestError
 from knapsack_prune.files import write_json
 from knapsack_prune.markup import html_table
+from knapsack_prune.narrowing.equivalence import EquivalenceError, check_flops
 from knapsack_prune.networks.fingerprint import weights_digest
 from knapsack_prune.outputs import locked
 from knapsack_prune.planning.identity import check_fingerprint
@@ -179,6 +180,10 @@ def _finetuned(
     if mask:
         release_masks(student, parent)
         student = slim(student, plan, check=False)
+    try:
+        counted = check_flops(student, plan.model.example(), plan.planned_flops)
+    except EquivalenceError as error:
+        raise RequestError(f"{error}: the plan was changed, so make it again") from error
     after = session.accuracy(student)
 
     accelerator, history = session.accelerator, trained.result.history
@@ -191,7 +196,7 @@ def _finetuned(
         "unreadable_test": (after.unreadable.sentence() or None) if after.unreadable else None,
         "flops": {
             "parent": sum(layer.flops_before for layer in plan.layers),
-            "student": sum(layer.flops_after for layer in plan.layers),
+            "student": plan.planned_flops if counted is None else counted,
             "unit": "multiply-adds, as fvcore counts them",
         },
         "parameters": {"parent": _count(parent), "student": _count(student)},
