@@ -21,6 +21,7 @@ from knapsack_prune.data.source import ImageSource, require_classes
 from knapsack_prune.errors import RequestError
 from knapsack_prune.files import write_json
 from knapsack_prune.markup import html_table
+from knapsack_prune.narrowing.equivalence import EquivalenceError, check_flops
 from knapsack_prune.networks.fingerprint import weights_digest
 from knapsack_prune.outputs import locked
 from knapsack_prune.planning.identity import check_fingerprint
@@ -28,7 +29,7 @@ from knapsack_prune.planning.plan_file import Plan
 from knapsack_prune.planning.plan_parts import DataPart
 from knapsack_prune.settings import ExecutionSettings, FinetuneSettings, RepairSettings, TrainingSettings
 from knapsack_prune.settings.run import ENSEMBLE
-from knapsack_prune.slimming.repair import Repaired, repair_on_source
+from knapsack_prune.slimming.repair import Repaired, repair_on_batches, repair_on_source
 from knapsack_prune.slimming.slim import require_structure, slim, write_slim
 from knapsack_prune.training.distillation.teacher import EnsembleTeacher, NetworkTeacher, Teacher
 from knapsack_prune.training.ensemble.members import build_by_name, open_ensemble
@@ -36,6 +37,8 @@ from knapsack_prune.training.evaluation import Accuracy
 from knapsack_prune.training.masks import hold_masks, release_masks
 from knapsack_prune.training.matching import match_stages
 from knapsack_prune.training.session import Session
+from knapsack_prune.training.task import Task
+from knapsack_prune.training.task_session import TaskSession
 
 PACKAGES = ("torch", "torchvision", "accelerate", "knapsack-prune")
 
@@ -73,7 +76,7 @@ class FinetuneResult:
 def finetune(
     parent: nn.Module,
     plan: Plan,
-    source: ImageSource,
+    source: ImageSource | Task,
     output: str | Path,
     settings: TrainingSettings | None = None,
     execution: ExecutionSettings | None = None,
@@ -93,7 +96,8 @@ def finetune(
     Args:
         parent: the trained network that the plan was made for; left as it is. It is the teacher.
         plan: what is kept.
-        source: the dataset; test images are only ever evaluated.
+        source: the dataset; test images are only ever evaluated. Or a `Task`: batches from any data loaders, with a
+            loss and a metric.
         output: directory for the network (`model.safetensors`, `plan.json`, `config.json`), `result.json`,
             `summary.csv`, TensorBoard files and checkpoints.
         settings: what is done; defaults if None.
@@ -117,9 +121,16 @@ def finetune(
     require_structure(parent, plan)
     if mask and start is not None:
         raise RequestError("`mask` trains the parent: give it a plan, not a slim network")
-    require_classes(source, _outputs(parent, plan))
-    teachers = (*teachers, *_members(settings, parent, plan, source))
-    session = session or Session(source, plan.model.input_shape, settings, execution)
+    if isinstance(source, Task):
+        if settings.teacher is not None:
+            raise RequestError(
+                f"`teacher` {settings.teacher}: ensembles teach image classes; leave it out of a task"
+            )
+        session = session or TaskSession(source, plan.model.example(), settings, execution)
+    else:
+        require_classes(source, _outputs(parent, plan))
+        teachers = (*teachers, *_members(settings, parent, plan, source))
+        session = session or Session(source, plan.model.input_shape, settings, execution)
     with locked(output) if session.accelerator.is_main_process else nullcontext():
         return _finetuned(
             parent,
@@ -179,6 +190,10 @@ def _finetuned(
     if mask:
         release_masks(student, parent)
         student = slim(student, plan, check=False)
+    try:
+        counted = check_flops(student, plan.model.example(), plan.planned_flops)
+    except EquivalenceError as error:
+        raise RequestError(f"{error}: the plan was changed, so make it again") from error
     after = session.accuracy(student)
 
     accelerator, history = session.accelerator, trained.result.history
@@ -191,7 +206,7 @@ def _finetuned(
         "unreadable_test": (after.unreadable.sentence() or None) if after.unreadable else None,
         "flops": {
             "parent": sum(layer.flops_before for layer in plan.layers),
-            "student": sum(layer.flops_after for layer in plan.layers),
+            "student": plan.planned_flops if counted is None else counted,
             "unit": "multiply-adds, as fvcore counts them",
         },
         "parameters": {"parent": _count(parent), "student": _count(student)},
@@ -212,7 +227,7 @@ def _finetuned(
         "settings": settings.record(),
     }
     if accelerator.is_main_process:
-        write_slim(student, plan, output, DataPart.of(session.source))
+        write_slim(student, plan, output, None if session.source is None else DataPart.of(session.source))
         write_json(output / "result.json", record)
         if repaired is not None:
             repaired.write(output)
@@ -241,9 +256,14 @@ def _network(
         return start, weights_digest(start), None
     network = slim(parent, plan, check=False)
     sliced = weights_digest(network)
-    repaired = repair_on_source(
-        parent, network, plan, session.source, repair, log, session.accelerator.device
-    )
+    device = session.accelerator.device
+    if isinstance(session, TaskSession):
+        repaired = repair_on_batches(
+            parent, network, plan, session.task.train, session.task.loss, repair, log, device
+        )
+    else:
+        assert session.source is not None
+        repaired = repair_on_source(parent, network, plan, session.source, repair, log, device)
     return network, sliced if repaired is None else {"sliced": sliced, **repair.record()}, repaired
 
 
@@ -264,7 +284,7 @@ def _members(
     return ensemble.extra_teachers(weights_digest(parent))
 
 
-def _accuracies(parent: Accuracy, before: Accuracy, after: Accuracy) -> dict[str, dict[str, float]]:
+def _accuracies(parent: Accuracy, before: Accuracy, after: Accuracy) -> dict[str, dict[str, float | None]]:
     named = {"parent": parent, "before": before, "after": after}
     return {
         "accuracy": {name: accuracy.top1 for name, accuracy in named.items()},
