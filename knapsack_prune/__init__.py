@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from knapsack_prune.settings import RepairSettings as RepairSettings
     from knapsack_prune.settings import RunSettings as RunSettings
     from knapsack_prune.settings import TrainingSettings as TrainingSettings
+    from knapsack_prune.slimming.hub import pull_slim as pull_slim
+    from knapsack_prune.slimming.hub import push_slim as push_slim
     from knapsack_prune.slimming.repair import RepairReport as RepairReport
     from knapsack_prune.slimming.repair import repair as repair
     from knapsack_prune.slimming.slim import load_slim as load_slim
@@ -80,6 +82,8 @@ _HOMES = {
     "open_source": "data",
     "plan": "search.planner",
     "plan_schema": "planning.plan_file",
+    "pull_slim": "slimming.hub",
+    "push_slim": "slimming.hub",
     "repair": "slimming.repair",
     "save_slim": "slimming.slim",
     "score": "values.criteria",
@@ -121,6 +125,8 @@ __all__ = [
     "open_source",
     "plan",
     "plan_schema",
+    "pull_slim",
+    "push_slim",
     "repair",
     "save_slim",
     "score",

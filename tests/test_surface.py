@@ -44,6 +44,8 @@ NAMES = {
     "open_source",
     "plan",
     "plan_schema",
+    "pull_slim",
+    "push_slim",
     "save_slim",
     "score",
     "slim",
@@ -54,7 +56,7 @@ COMMANDS = {
     *("plan", "sweep", "inspect", "diff", "slim", "verify"),
     *("finetune", "iterate", "evaluate", "export", "run", "latency-table"),
     "stagewise",
-    *("solve", "bench", "report"),
+    *("solve", "bench", "report", "push", "pull"),
 }
 
 
@@ -103,3 +105,13 @@ def test_solvers_load_neither_torch_nor_the_product() -> None:
     code = "import solvers, sys; print(*({'torch', 'knapsack_prune', 'ortools'} & sys.modules.keys()))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == ""
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_knows_every_command(shell: str) -> None:
+    script = load_commands().generate_completion(prog_name="knapsack-prune", shell=shell)
+    assert all(name in script for name in COMMANDS)
+    assert "flops-budget" in script
+    if shell == "bash":
+        ended = subprocess.run(["bash", "-n"], input=script, capture_output=True, text=True, check=False)
+        assert ended.returncode == 0, ended.stderr

@@ -15,6 +15,7 @@ def load_commands() -> App:
     functions, so that `--help` and the torch-free commands start at once.
     """
     from knapsack_prune.cli import (  # noqa: F401
+        hub,
         latency,
         planning,
         reading,

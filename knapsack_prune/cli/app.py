@@ -28,6 +28,10 @@ app = App(
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EIO)
 """Errors of the disk that no writer has told in its own words, as of standard output."""
 
+app.register_install_completion_command(
+    help="Set up completion for your shell: bash, zsh, fish or PowerShell."
+)
+
 SPELLED = {"budgets": "budget"}
 """Flags that are not their setting's name: given several times, each adds one."""
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from signal import SIGINT
+from threading import Event, Thread
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
@@ -93,6 +95,12 @@ class Steps:
         """How much is done, of a total that may show only now."""
         self._progress.update(self._task, completed=completed, total=total)
 
+    def told(self) -> str:
+        """The step in words: its name, and how much of it is done."""
+        (task,) = (task for task in self._progress.tasks if task.id == self._task)
+        done = "" if task.total is None else f", {task.completed:g} of {task.total:g}"
+        return f"{task.description}{done}"
+
     def say(self, name: str) -> None:
         """Another description of the same step."""
         self._progress.update(self._task, description=name)
@@ -121,8 +129,29 @@ def resumable(output: Path) -> Iterator[None]:
 
 @contextmanager
 def steps() -> Iterator[Steps]:
-    """Show steps on standard error while the block runs; the line is gone afterwards."""
+    """Show steps on standard error while the block runs; the line is gone afterwards.
+
+    Where nobody looks, in a file or a pipe, whatever takes longer than `QUIET` seconds says a line so often.
+    """
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), _Left())
     console = notes()
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        yield Steps(progress)
+        shown = Steps(progress)
+        ended = Event()
+        if not console.is_terminal:
+            Thread(target=_tell, args=(shown, console, ended), daemon=True).start()
+        try:
+            yield shown
+        finally:
+            ended.set()
+
+
+QUIET = 60.0
+"""Seconds between two lines of progress in a file or a pipe."""
+
+
+def _tell(shown: Steps, console: Console, ended: Event) -> None:
+    """Say what goes on once in a while, until it has ended."""
+    begun = time.monotonic()
+    while not ended.wait(QUIET):
+        console.print(f"{shown.told()}; {time.monotonic() - begun:.0f} s so far", style="dim", markup=False)

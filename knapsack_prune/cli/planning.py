@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,7 +13,7 @@ from knapsack_prune.cli.app import command_line
 from knapsack_prune.cli.command import command
 from knapsack_prune.cli.console import AsJson, Steps, notes, output, print_json, steps
 from knapsack_prune.errors import RequestError
-from knapsack_prune.files import STANDARD_OUTPUT
+from knapsack_prune.files import STANDARD_OUTPUT, is_stream
 from knapsack_prune.settings import (
     AllocationSettings,
     DataSettings,
@@ -56,7 +57,7 @@ def plan(
     from knapsack_prune.cli.loading import prepare, quiet_libraries
     from knapsack_prune.cli.outputs import PlanSummary
     from knapsack_prune.cli.tables import show_plan
-    from knapsack_prune.outputs import check_output
+    from knapsack_prune.outputs import check_output, locked
     from knapsack_prune.planning.planner import plan_problem
     from knapsack_prune.planning.preparation import budget_limits, check_budgets
     from knapsack_prune.report.sources import LOG, write_log
@@ -69,7 +70,8 @@ def plan(
         check_output(plan_output, force=plan.force, same=lambda path: _same_request(path, plan, network))
     if export_instance is not None:
         check_output(export_instance, force=plan.force)
-    with steps() as progress:
+    values = locked(plan.values, directory=False) if plan.values is not None else nullcontext()
+    with values, steps() as progress:
         prepared = prepare(network, plan, data, progress)
         resources = _price(prepared, plan.requested(), plan, progress)
         limits = budget_limits(prepared.graph, plan.requested(), resources)
@@ -97,13 +99,15 @@ def plan(
     made = made.model_copy(update={"data": prepared.data})
     if plan_output is not None:
         made.save(plan_output)
-        if plan_output != STANDARD_OUTPUT:
+        if not is_stream(plan_output):
             write_log(plan_output.with_name(plan_output.name + LOG), command_line(), trace)
     if as_json:
         print_json(PlanSummary.of(made))
     else:
         show_plan(notes() if plan_output == STANDARD_OUTPUT else output(), made)
     written = [str(path) for path in (plan_output, export_instance) if path is not None]
+    if plan_output not in (None, STANDARD_OUTPUT):
+        written.insert(1, f"{plan_output}{LOG} (command and solver's trace)")
     told = (
         f"Written: {', '.join(written)}."
         if written

@@ -93,6 +93,13 @@ def slim(
     console = output()
     console.print(f"{plan.model.name}: {before:,} parameters, slim {after:,} ({100 * after / before:.2f} %).")
     console.print("Sliced, it equals the masked parent, and fvcore counts in it what the plan says.")
+    if plan.rewritten:
+        names = ", ".join(part.module or "the network" for part in plan.rewritten)
+        console.print(
+            f"{len(plan.rewritten)} modules run their exported operators, since their own code cannot follow other "
+            f"widths, for inputs of the planned size: {names}.",
+            markup=False,
+        )
     if latency is not None:
         console.print(timed, markup=False)
     if repaired is not None:

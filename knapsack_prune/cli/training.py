@@ -197,12 +197,20 @@ def export(
     export: ExportSettings,
     network: ParentSettings,
     compare: Annotated[bool, Parameter(help="Also export and time the parent of a slim network.")] = False,
+    timm: Annotated[
+        bool,
+        Parameter(
+            negative=(),
+            help="Also write timm's format of pruned networks, for timm alone.",
+        ),
+    ] = False,
     force: Force = False,
 ) -> None:
     """Export to ONNX and torch.export with a dynamic batch, check against PyTorch's output, and time it."""
     from knapsack_prune.cli.loading import load, load_target, set_threads
     from knapsack_prune.cli.results import show_exports
     from knapsack_prune.export.exporting import export_all
+    from knapsack_prune.export.timm_pruned import export_timm
     from knapsack_prune.outputs import check_not_within, check_output, locked, replaced
 
     check_output(directory, directory=True, force=force)
@@ -217,6 +225,8 @@ def export(
         networks = {"model": subject.slim()} | ({"parent": parent.model} if compare else {})
     set_threads(DeviceSettings(threads=export.threads), parent, max(export.batch))
     with locked(directory), replaced(directory) as waiting:
+        if timm:
+            export_timm(networks["model"], parent.name, parent.input_shape, waiting / "model")
         exported = export_all(networks, parent.input_shape, waiting, export)
     show_exports(output(), exported)
     notes().print(f"Written: {directory}", markup=False)

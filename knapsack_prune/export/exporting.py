@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -179,6 +180,22 @@ def _write_onnx(network: nn.Module, example: Tensor, path: Path) -> None:
             external_data=False,
             verbose=False,
         )
+    _name_batch(path)
+
+
+def _name_batch(path: Path) -> None:
+    """Call the one dynamic axis `batch`, in all that a file says of shapes; torch gives it a number."""
+    import onnx
+
+    model = onnx.load(str(path))
+    given = model.graph.input[0].type.tensor_type.shape.dim[0].dim_param
+    if given in ("", "batch"):
+        return
+    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param:
+                dim.dim_param = re.sub(rf"\b{re.escape(given)}\b", "batch", dim.dim_param)
+    onnx.save(model, str(path))
 
 
 def _load_onnx(path: Path) -> Runner:

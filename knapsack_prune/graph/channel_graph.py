@@ -18,6 +18,8 @@ if TYPE_CHECKING:  # reading a plan needs no torch
     from knapsack_prune.graph.module_program import RewrittenModule
     from knapsack_prune.networks.example import Example
 
+from knapsack_prune.markup import html_table
+
 IntArray = npt.NDArray[np.int64]
 
 Role = Literal["out", "in", "channel"]
@@ -310,3 +312,11 @@ class ChannelGraph:
     def sizes(self) -> tuple[int, ...]:
         """Units of each group in the parent."""
         return tuple(group.size for group in self.groups)
+
+    def _repr_html_(self) -> str:
+        """What notebooks show: the groups, and what is frozen and why."""
+        groups = ((group.name, group.size, group.channels, len(group.slices)) for group in self.groups)
+        frozen = ((part.name, part.size, part.reason) for part in self.frozen)
+        return html_table(
+            f"Input {tuple(self.input_shape)}", ("group", "units", "channels a unit", "slices"), groups
+        ) + html_table("Frozen", ("where", "channels", "reason"), frozen)

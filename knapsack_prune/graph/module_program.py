@@ -46,9 +46,9 @@ class ModuleProgram:
 
     Attributes:
         module: the module's name in the network.
-        inputs: names of the tensors that enter, in the order of the call.
-        batch: an input, one of its dimensions, and that dimension's size for one example; None where no argument
-            depends on the number of examples.
+        inputs: names of what enters, in the order of the call; empty for what is no tensor.
+        batch: a tensor of the inputs, one of its dimensions, and that dimension's size for one example; None where no
+            input counts examples.
         nodes: in order.
         output: what the module returns.
     """

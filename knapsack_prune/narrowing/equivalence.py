@@ -71,15 +71,7 @@ def check_equivalence(
         EquivalenceError: outputs or FLOPs differ.
         RequestError: an output is not finite, so that nothing can be compared.
     """
-    counted = None
-    if importlib.util.find_spec("fvcore") is not None:
-        from knapsack_prune.costs.counting import count_flops
-
-        counted = count_flops(small, example)
-        if counted != flops:
-            raise EquivalenceError(
-                f"fvcore counts {counted:,} FLOPs in the slim network, the plan says {flops:,}"
-            )
+    counted = check_flops(small, example, flops)
     others = tuple(
         f"{part.operator} in {part.module}" for part in selection.reductions if part.operator not in IMITATED
     )
@@ -112,6 +104,24 @@ def output_difference(
             f"slim and masked outputs differ by {difference:.1e} of the largest output, more than {TOLERANCE:.0e}"
         )
     return difference
+
+
+def check_flops(small: nn.Module, example: Example, flops: int) -> int | None:
+    """Count a slim network's FLOPs; None where fvcore, which counts them, is not installed.
+
+    Raises:
+        EquivalenceError: they are not those of the plan.
+    """
+    if importlib.util.find_spec("fvcore") is None:
+        return None
+    from knapsack_prune.costs.counting import count_flops
+
+    counted = count_flops(small, example)
+    if counted != flops:
+        raise EquivalenceError(
+            f"fvcore counts {counted:,} FLOPs in the slim network, the plan says {flops:,}"
+        )
+    return counted
 
 
 def _outputs(model: nn.Module, example: Example) -> list[Tensor]:

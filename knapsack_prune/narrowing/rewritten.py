@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.fx import Graph, GraphModule, Node
 from torch.utils._pytree import tree_leaves
 
@@ -38,15 +38,16 @@ def run_program(module: nn.Module, program: ModuleProgram) -> None:
             f"again"
         ) from error
     run: Callable[..., Any] = type(built).forward
-    expected = len(program.inputs)
 
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-        if len(tensors) != expected:
+        values = tree_leaves((args, kwargs))
+        if len(values) != len(program.inputs):
             raise TypeError(
-                f"{program.module or 'the network'} runs a program of {expected} tensors, {len(tensors)} were given; "
-                f"it was rewritten for the call that was traced"
+                f"{program.module or 'the network'} runs a program of {len(program.inputs)} arguments, {len(values)} "
+                f"were given; it was rewritten for the call that was traced"
             )
+        # Not by their type: sizes are tensors while a network is recorded.
+        tensors = (value for value, name in zip(values, program.inputs, strict=True) if name)
         return run(self, *tensors)
 
     own = type(module)
@@ -65,7 +66,7 @@ class _Builder:
         self._known: dict[str, Node] = {}
 
     def graph(self) -> Graph:
-        for name in self._program.inputs:
+        for name in filter(None, self._program.inputs):
             self._values[name] = self._graph.placeholder(f"input_{len(self._inputs)}")
             self._inputs.append(self._values[name])
         for node in self._program.nodes:

@@ -13,6 +13,7 @@ from knapsack_prune.errors import RequestError
 from knapsack_prune.files import parse_json, read_text, write_text
 from knapsack_prune.graph.channel_graph import CrossChannelReduction, ResidualBlock
 from knapsack_prune.graph.selection import DependentAttribute, KeptChannels, RemovedIndices, Selection
+from knapsack_prune.markup import html_table
 from knapsack_prune.planning.input_parts import Part
 from knapsack_prune.planning.plan_parts import (
     AttributePart,
@@ -121,6 +122,22 @@ class Plan(Part):
             reductions=tuple(CrossChannelReduction(part.module, part.operator, ()) for part in self.mixing),
             rewritten=tuple(part.program() for part in self.rewritten),
             blocks=tuple(ResidualBlock(part.module, (), part.parameters) for part in self.blocks),
+        )
+
+    def _repr_html_(self) -> str:
+        """What notebooks show: budgets, the proof, and a row per group."""
+        solver = self.solver
+        proof = f"{self.model.name}: {solver.status}, gap {solver.gap:.2g}, importance {self.importance.criterion}"
+        budgets = (
+            (part.resource, f"{part.planned:,}", f"{part.parent:,}", f"{100 * part.kept_fraction:.2f} %")
+            for part in self.budgets
+        )
+        groups = (
+            (part.name, part.size * part.channels, len(part.kept) * part.channels, ", ".join(part.layers[:3]))
+            for part in self.groups
+        )
+        return html_table(proof, ("resource", "planned", "parent", "kept"), budgets) + html_table(
+            "Groups", ("group", "channels", "kept", "layers"), groups
         )
 
     def to_json(self) -> str:

@@ -13,6 +13,7 @@ from knapsack_prune.costs.peak_memory import live_tensors
 from knapsack_prune.costs.registry import RESOURCES
 from knapsack_prune.costs.resource import Resource
 from knapsack_prune.errors import RequestError
+from knapsack_prune.markup import html_table
 from knapsack_prune.narrowing.copying import narrow_copy
 from knapsack_prune.narrowing.equivalence import EquivalenceError, check_equivalence
 from knapsack_prune.planning.claims import BrokenPlanError, Check, Subject
@@ -46,6 +47,10 @@ class Verification:
 
     checks: tuple[Check, ...]
     trusted: tuple[str, ...]
+
+    def _repr_html_(self) -> str:
+        rows = [(check.claim, check.result) for check in self.checks]
+        return html_table("Holds", ("what", "found"), [*rows, ("taken on trust", ", ".join(self.trusted))])
 
 
 LABELS = ("model.name", "model.weights", "importance.seed")

@@ -10,6 +10,7 @@ from torch import nn
 from knapsack_prune.data import ImageSource, calibration_loader
 from knapsack_prune.errors import RequestError
 from knapsack_prune.networks.example import Example
+from knapsack_prune.planning.fitting import fitted
 from knapsack_prune.planning.plan_file import Plan
 from knapsack_prune.planning.plan_parts import DataPart, SearchPart
 from knapsack_prune.planning.planner import Planner
@@ -118,7 +119,7 @@ def find_plan(
     """
     if not settings.tries:
         enter("solving")
-        return planner.best(values, explain=True)
+        return fitted(model, planner.graph, planner.best(values, explain=True))
     assert images is not None
     trials = Trials(model, images, loss, settings.seed, enter)
     ranking = rank_candidates(planner, values, settings, trials)
@@ -135,7 +136,7 @@ def find_plan(
         start_loss=first.repaired_loss if settings.rounds else None,
         rounds=rounds.parts,
     )
-    return rounds.plan.model_copy(update={"search": search})
+    return fitted(model, planner.graph, rounds.plan.model_copy(update={"search": search}))
 
 
 def _count(batches: Batches) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import BeforeValidator, Field
 
@@ -54,9 +54,9 @@ class BenchSettings(ThreadSettings, OutputSettings):
     """Many instances, many solvers."""
 
     solvers: Annotated[
-        tuple[SolverName, ...],
+        tuple[str, ...],
         BeforeValidator(split),
-        Field(min_length=1, description="Names, separated by commas."),
+        Field(min_length=1, description=f"Names, separated by commas: {', '.join(get_args(SolverName))}."),
     ] = ("exact", "cp_sat")
     seeds: Annotated[
         int, Field(ge=1, lt=INT_LIMIT, description="Runs per instance and solver, with seeds 0, 1, …")

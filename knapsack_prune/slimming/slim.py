@@ -108,6 +108,7 @@ def write_slim(small: nn.Module, plan: Plan, folder: Path, data: DataPart | None
         "input_shape": list(plan.model.input_shape),
         "parent_fingerprint": plan.model.fingerprint,
         "slim_fingerprint": fingerprint(small),
+        "rewritten_modules": [part.module for part in plan.rewritten],
         "weights": f"sha256:{weights_digest(small)}",
         "plan": f"sha256:{file_digest(folder / PLAN)}",
     }

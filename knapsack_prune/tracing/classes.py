@@ -92,8 +92,8 @@ def _settle_broadcasts(ledger: Ledger, classes: IntArray) -> list[tuple[int, str
     """Ties stretched elements whose partners are one unit; returns those whose partners are several."""
     undecided: list[tuple[int, str]] = []
     for broadcast in ledger.broadcasts:
-        mask = (broadcast.stretched != NONE) & (broadcast.over != NONE)
-        pairs = np.unique(np.stack((broadcast.stretched[mask], classes[broadcast.over[mask]])), axis=1)
+        codes = np.unique(broadcast.stretched * len(classes) + classes[broadcast.over])
+        pairs = np.stack(np.divmod(codes, len(classes)))
         ids, counts = np.unique(pairs[0], return_counts=True)
         single = ids[counts == 1]
         partner = dict(zip(pairs[0].tolist(), pairs[1].tolist(), strict=True))

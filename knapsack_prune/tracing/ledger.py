@@ -145,6 +145,13 @@ class Ledger:
                 pairs = np.stack(np.divmod(codes, self.next_id))
             self.ties.append((pairs, operator))
 
+    def stretch(self, stretched: Tensor, over: Tensor, operator: str) -> None:
+        """Record elements that broadcasting stretches over others, each pair once."""
+        first, second = (ids.reshape(-1).numpy() for ids in torch.broadcast_tensors(stretched, over))
+        met = (first != NONE) & (second != NONE)
+        codes = np.unique(first[met] * self.next_id + second[met])
+        self.broadcasts.append(Broadcast(*np.divmod(codes, self.next_id), operator))
+
     def tie_along(self, ids: Ids, dims: tuple[int, ...], operator: str = "") -> Ids:
         """Tie all ids along `dims`; returns the ids with those dimensions uniform."""
         data = ids.data

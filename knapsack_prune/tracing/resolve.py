@@ -96,11 +96,12 @@ def _reductions(ledger: Ledger, member: Membership) -> tuple[CrossChannelReducti
 def _element_axes(ledger: Ledger, classes: IntArray, frozen: dict[int, str]) -> list[ParameterAxis]:
     """Parameters used as plain data: sliced along the one dimension in which their elements differ."""
     axes = []
+    fixed = np.zeros(ledger.next_id, dtype=np.bool_)
+    fixed[list(frozen)] = True
     for name, ids in ledger.elements:
         data = ids.data.numpy()
         spread = classes[data]
-        removable = ~np.isin(spread, list(frozen))
-        if not removable.any():
+        if fixed[spread].all():
             continue
         for dim, size in enumerate(spread.shape):
             if size > 1 and bool((spread != spread.take([0], axis=dim)).any()):
@@ -111,6 +112,7 @@ def _element_axes(ledger: Ledger, classes: IntArray, frozen: dict[int, str]) -> 
             # All elements are one unit: the parameter would vanish with it.
             for index in np.unique(spread):
                 frozen.setdefault(int(index), f"parameter `{name}` would vanish with it")
+                fixed[index] = True
     return axes
 
 

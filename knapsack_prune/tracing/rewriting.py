@@ -283,14 +283,16 @@ class _Alignment:
         for spec in self._alone.graph_signature.input_specs:
             node = placeholders[spec.arg.name]
             if spec.kind is InputKind.USER_INPUT:
-                if isinstance(spec.arg, TensorArgument):
+                tensor = isinstance(spec.arg, TensorArgument)
+                if not tensor and not isinstance(spec.arg, ConstantArgument):
+                    raise NotRewritableError(f"it takes a {type(spec.arg).__name__}")
+                if tensor:
                     self._values[node] = {"node": node.name}
                     counting = self._rewriter.calls[self._module].counting
-                    if self._batch is None and counting and counting[len(self._inputs)]:
-                        self._batch = (len(self._inputs), 0, counting[len(self._inputs)])
-                    self._inputs.append(node.name)
-                elif not isinstance(spec.arg, ConstantArgument):
-                    raise NotRewritableError(f"it takes a {type(spec.arg).__name__}")
+                    place = sum(map(bool, self._inputs))
+                    if self._batch is None and counting and counting[place]:
+                        self._batch = (place, 0, counting[place])
+                self._inputs.append(node.name if tensor else "")
             else:
                 self._held[node] = (spec.kind, str(spec.target))
 

@@ -6,7 +6,6 @@ import torch
 
 from knapsack_prune.tracing.context import Context, Parameter, Rule, Value, share_rule
 from knapsack_prune.tracing.ids import NONE, Ids
-from knapsack_prune.tracing.ledger import Broadcast
 
 UNARY = (
     "abs alias bernoulli celu ceil clamp clamp_max clamp_min clone contiguous cos detach dropout elu erf "
@@ -55,10 +54,7 @@ def elementwise(context: Context) -> Value:
             result, data = torch.broadcast_tensors(result, ids.data)
             result = torch.where(result == NONE, data, result)
     for ids in stretched:
-        first, over = torch.broadcast_tensors(ids.data, result)
-        context.ledger.broadcasts.append(
-            Broadcast(first.reshape(-1).numpy(), over.reshape(-1).numpy(), context.operator)
-        )
+        context.ledger.stretch(ids.data, result, context.operator)
     return Ids(result, shape)
 
 

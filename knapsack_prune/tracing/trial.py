@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from knapsack_prune.errors import RequestError
-from knapsack_prune.graph.channel_graph import ChannelGraph
+from knapsack_prune.graph.channel_graph import ChannelGraph, IntArray
 from knapsack_prune.graph.module_program import ModuleProgram, RewrittenModule
 from knapsack_prune.graph.selection import Selection, select
 from knapsack_prune.narrowing.copying import narrow_copy
@@ -27,6 +27,7 @@ from knapsack_prune.narrowing.shortcuts import removable
 from knapsack_prune.networks.example import Example
 from knapsack_prune.networks.fingerprint import weights_digest
 from knapsack_prune.networks.modes import evaluating
+from knapsack_prune.tracing.grouping import Membership
 from knapsack_prune.tracing.rewriting import NotRewritableError, Rewriter, observe_calls
 from knapsack_prune.tracing.trace import ExportedNetwork
 
@@ -52,6 +53,7 @@ def trace(
     keep: Sequence[str] = (),
     submodule: str = "",
     rewrite: Sequence[str] = (),
+    planned: Sequence[IntArray] = (),
 ) -> ChannelGraph:
     """Find the groups of interchangeable units of a network, and the exact cost of keeping them.
 
@@ -62,15 +64,16 @@ def trace(
         keep: globs over layer names; the output channels of matching layers stay.
         submodule: the part to trace instead of the whole; called as the network calls it on the example.
         rewrite: modules that are known not to follow other widths: their code is replaced without trying it.
+        planned: the units that each group is to keep: these widths are tried, besides some between.
 
     Raises:
         RequestError: the network refuses the example, torch.export refuses the network, a glob of `keep`
             matches no layer, or no narrower copy computes what it should.
     """
     network = ExportedNetwork.of(model, Example.of(example).within(model, submodule).like(model), keep)
-    graph, _ = network.resolved()
-    if graph.sized or rewrite:
-        graph = _Trial(network, graph, rewrite).settled()
+    graph, member = network.resolved()
+    if graph.sized or graph.attributes or rewrite or planned:
+        graph = _Trial(network, graph, member, rewrite, planned).settled()
     unknown = any(parameter.is_meta for parameter in model.parameters())
     return replace(
         graph,
@@ -109,7 +112,9 @@ class _Trial:
 
     network: ExportedNetwork
     graph: ChannelGraph
+    member: Membership
     rewrite: Sequence[str]
+    planned: Sequence[IntArray]
     rewritten: dict[str, RewrittenModule] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
     frozen: dict[str, int] = field(default_factory=dict)
@@ -139,6 +144,8 @@ class _Trial:
         model, example = self.network.model, self.network.example
         selection = _narrower(graph)
         failure = trial_run(model, example, selection)
+        if failure is None and len(self.planned) == len(graph.groups):
+            failure = trial_run(model, example, select(graph, self.planned))
         if failure is not None:
             return failure
         try:
@@ -179,13 +186,12 @@ class _Trial:
     def _programs(self) -> Rewriter:
         if self.rewriter is None:
             network = self.network
-            _, member = network.resolved()
             calls, times = observe_calls(network.model, network.example)
             self.rewriter = Rewriter(
                 network.model,
                 network.program,
                 network.ledger,
-                member.owner,
+                self.member.owner,
                 calls,
                 times,
                 network.example.batch,
@@ -201,9 +207,9 @@ class _Trial:
             reason = f"{reason[:-1]}; it cannot be rewritten: {self.refused[module]})"
         freeze = self.network.freeze_counted if times == 1 else self.network.freeze_inside
         freeze(module, reason)
-        self.graph, member = self.network.resolved()
+        self.graph, self.member = self.network.resolved()
         if self.rewriter is not None:
-            self.rewriter.owner = member.owner
+            self.rewriter.owner = self.member.owner
             for name in [name for name in self.rewritten if name != module]:
                 self._rewrite(name)
         self.rewritten.pop(module, None)

@@ -20,6 +20,8 @@ from torch import nn
 from knapsack_prune.data.source import ImageSource, require_classes
 from knapsack_prune.errors import RequestError
 from knapsack_prune.files import write_json
+from knapsack_prune.markup import html_table
+from knapsack_prune.narrowing.equivalence import EquivalenceError, check_flops
 from knapsack_prune.networks.fingerprint import weights_digest
 from knapsack_prune.outputs import locked
 from knapsack_prune.planning.identity import check_fingerprint
@@ -52,6 +54,21 @@ class FinetuneResult:
     network: nn.Module
     record: dict[str, Any]
     losses: tuple[tuple[float, ...], ...]
+
+    def _repr_html_(self) -> str:
+        """What notebooks show: accuracy and costs of parent and student."""
+        accuracy, flops, parameters = (self.record[key] for key in ("accuracy", "flops", "parameters"))
+        rows = [
+            (name, f"{100 * accuracy[key]:.2f} %", f"{flops[side]:,}", f"{parameters[side]:,}")
+            for name, key, side in (
+                ("parent", "parent", "parent"),
+                ("slim, before", "before", "student"),
+                ("slim, trained", "after", "student"),
+            )
+        ]
+        return html_table(
+            f"On {self.record['test_images']} test images", ("", "top-1", "FLOPs", "parameters"), rows
+        )
 
 
 def finetune(
@@ -163,6 +180,10 @@ def _finetuned(
     if mask:
         release_masks(student, parent)
         student = slim(student, plan, check=False)
+    try:
+        counted = check_flops(student, plan.model.example(), plan.planned_flops)
+    except EquivalenceError as error:
+        raise RequestError(f"{error}: the plan was changed, so make it again") from error
     after = session.accuracy(student)
 
     accelerator, history = session.accelerator, trained.result.history
@@ -175,7 +196,7 @@ def _finetuned(
         "unreadable_test": (after.unreadable.sentence() or None) if after.unreadable else None,
         "flops": {
             "parent": sum(layer.flops_before for layer in plan.layers),
-            "student": sum(layer.flops_after for layer in plan.layers),
+            "student": plan.planned_flops if counted is None else counted,
             "unit": "multiply-adds, as fvcore counts them",
         },
         "parameters": {"parent": _count(parent), "student": _count(student)},

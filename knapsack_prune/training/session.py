@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import nn
+from torch import Tensor, nn
 
 from knapsack_prune.data.augment import mixer
 from knapsack_prune.data.batches import (
@@ -35,9 +35,10 @@ from knapsack_prune.data.sampling import hold_out
 from knapsack_prune.data.seeds import derive_seed
 from knapsack_prune.data.source import ImageSource
 from knapsack_prune.errors import RequestError
+from knapsack_prune.networks.modes import evaluating
 from knapsack_prune.settings import ExecutionSettings, TrainingSettings
 from knapsack_prune.training.distillation.features import StageMatch
-from knapsack_prune.training.distillation.inner import target_variances
+from knapsack_prune.training.distillation.inner import fit_projections, target_variances
 from knapsack_prune.training.distillation.objective import Objective, Student
 from knapsack_prune.training.distillation.teacher import Teacher
 from knapsack_prune.training.evaluation import Accuracy, evaluate
@@ -45,7 +46,7 @@ from knapsack_prune.training.loop import Trainer, TrainingResult
 from knapsack_prune.training.run_directory import RunDirectory
 from knapsack_prune.training.weight_average import weight_average
 
-VARIANCE_IMAGES = 512
+SAMPLE_IMAGES = 512
 RESULTS = ("checkpoints/step-*",)
 BESIDE = ("start", "rounds")
 """What rounds have written before a run claims its directory."""
@@ -231,8 +232,11 @@ class Session:
             torch.manual_seed(derive_seed(settings.seed, 5))
             student = Student(starting, stages, kind)
         variances = None
-        if teacher is not None and settings.inner and settings.scale_features:
-            variances = self._target_variances(teacher, stages, settings)
+        if teacher is not None and settings.inner:
+            if settings.scale_features:
+                variances = self._target_variances(teacher, stages, settings)
+            if kind == "learned":
+                self._fit_projections(student, Student(deepcopy(network), stages, kind), teacher, settings)
         whole = {
             **identity,
             "stages": [stage.module for stage in stages],
@@ -261,18 +265,34 @@ class Session:
         self.accelerator.free_memory()
         return Trained(trained.cpu().eval(), result, data.schedule.images, data.batches.unreadable())
 
+    def _sample(self, settings: TrainingSettings) -> Iterator[Tensor]:
+        """Some training images, the same in every process."""
+        sample = calibration_loader(
+            self.source, SAMPLE_IMAGES, SPLIT_SEED, settings.batch_size, self._preparation.input_shape
+        )
+        device = self.accelerator.device
+        return (images.to(device, memory_format=self.layout) for images, _ in sample)
+
     def _target_variances(
         self, teacher: Teacher, stages: Sequence[StageMatch], settings: TrainingSettings
     ) -> tuple[float, ...]:
-        """Measured once, on the same images in every process: a batch's own would depend on its cut."""
-        sample = calibration_loader(
-            self.source, VARIANCE_IMAGES, SPLIT_SEED, settings.batch_size, self._preparation.input_shape
-        )
+        """Measured once: a batch's own would depend on its cut."""
+        teacher.to(self.accelerator.device, self.layout)
+        with torch.no_grad(), self.accelerator.autocast():
+            outputs = (teacher(images) for images in self._sample(settings))
+            return target_variances(outputs, stages, settings.inner_kind)
+
+    def _fit_projections(
+        self, student: Student, twin: Student, teacher: Teacher, settings: TrainingSettings
+    ) -> None:
+        """On a twin of the student, in evaluation mode."""
         device = self.accelerator.device
         teacher.to(device, self.layout)
-        with torch.no_grad(), self.accelerator.autocast():
-            outputs = (teacher(images.to(device, memory_format=self.layout)) for images, _ in sample)
-            return target_variances(outputs, stages, settings.inner_kind)
+        twin.to(device=device, memory_format=self.layout)  # type: ignore[call-overload]
+        with torch.no_grad(), evaluating(twin.network):
+            pairs = ((twin.features(one), teacher(one).features) for one in self._sample(settings))
+            fit_projections(twin.projections, pairs)
+        student.projections.load_state_dict(twin.projections.state_dict())
 
     def _require_same(self, settings: TrainingSettings) -> None:
         for name in ("precision", "channels_last", "batch_size", "accumulate", "held_out"):

@@ -30,6 +30,11 @@ def test_toml_and_yaml_say_the_same(tmp_path: Path) -> None:
         ("a.toml", "[plan\n", "is not TOML"),
         ("a.yaml", "plan: [\n", "is not YAML"),
         ("a.json", "{}", r"ends in '.json'"),
+        ("a.yaml", "plan: &a {keep: [x]}\nfinetune: *a\n", r"aliases \(\*name\) are not read"),
+        ("a.yaml", "[" * 5000, "is not YAML"),
+        ("a.toml", "[plan]\nseed = " + "9" * 5000, "is not TOML"),
+        ("a.toml", "a = " + "[" * 5000, "is not TOML"),
+        ("a.toml", "#" * 2_000_000, "holds more than 1,048,576 bytes"),
     ],
 )
 def test_wrong_files_are_refused_in_one_sentence(tmp_path: Path, name: str, text: str, reason: str) -> None:

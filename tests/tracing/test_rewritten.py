@@ -110,9 +110,9 @@ def test_dropout_works_in_training_only(slimmed: tuple[nn.Module, kp.Plan, nn.Mo
     _, _, small = slimmed
     small = copy.deepcopy(small)
     tokens = torch.randn(2, 16, small.attention.qkv.in_features)
-    assert torch.equal(small.attention(tokens), small.attention(tokens))
+    assert torch.equal(small.attention(tokens, scale=2.0), small.attention(tokens, scale=2.0))
     small.train()
-    assert not torch.equal(small.attention(tokens), small.attention(tokens))
+    assert not torch.equal(small.attention(tokens, scale=2.0), small.attention(tokens, scale=2.0))
     small(torch.randn(2, 3, 8, 8)).sum().backward()
     assert all(parameter.grad is not None for parameter in small.parameters())
 
@@ -180,3 +180,24 @@ def test_networks_that_fail_otherwise(network: Callable[[], nn.Module]) -> None:
     check_polynomial(graph, model)
     assert graph.groups
     kp.slim(model, random_plan(model, graph, 0, 0.7))
+
+
+class Picky(nn.Module):
+    """Code that fails at just the widths that a plan chose."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(3, 16, 1), nn.Conv2d(16, 16, 1), nn.Conv2d(16, 5, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        if x.shape[1] == 4:
+            raise ValueError("4 channels are unlucky")
+        return self.c(self.b(x)).mean((2, 3))
+
+
+def test_planned_widths_are_tried_themselves() -> None:
+    model = enliven(Picky())
+    plan = kp.plan(model, EXAMPLE, flops_budget=0.99, importance="l1", limit=("a=4:4",))
+    assert [part.module for part in plan.rewritten] == [""]
+    assert kp.slim(model, plan).a.out_channels == 4

@@ -189,3 +189,15 @@ def test_what_is_cut_here_is_repaired_and_continues(lab: Any, tmp_path: Path) ->
     sliced = lab.finetune(tmp_path / "sliced", SHORT, repair=RepairSettings(repair=False))
     assert not sliced.record["repaired"] and sliced.record["outcome"] is None
     assert not (tmp_path / "sliced" / "repair.json").exists()
+
+
+def test_the_start_is_kept_where_no_epoch_is_better(lab: Any, tmp_path: Path) -> None:
+    """Story: `finetune` of the embedded default's default plan ended 1.4 points under its parent."""
+    told: list[str] = []
+    ruinous = TrainingSettings(epochs=1, batch_size=32, lr=3.0, warmup=0.0, clip=1.0)
+    found = lab.finetune(tmp_path, ruinous, log=told.append)
+    assert found.record["epoch"] is None
+    assert found.record["accuracy"]["after"] == found.record["accuracy"]["before"] > 0.9
+    assert any("no epoch is better on 16 held-out images" in line for line in told)
+    last = lab.finetune(tmp_path / "last", ruinous, choose=False)
+    assert last.record["epoch"] == 0 and last.record["accuracy"]["after"] < 0.9

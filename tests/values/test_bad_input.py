@@ -161,3 +161,24 @@ def test_large_batches_are_read_in_parts(monkeypatch: pytest.MonkeyPatch) -> Non
     measured_values(graph, model, data, known=known, progress=lambda *call: calls.append(call))
     assert {key.partition(":")[0] for key in known} == {"0", "1", "2"}
     assert calls[-1] == (27, 27)
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        (torch.rand(4), r"labels are torch\.float32 of shape \(4,\).*for a regression give a function"),
+        (torch.rand(4, 5), "add up to .* where probabilities of classes add up to 1"),
+        (torch.tensor([0, 1, 2, 5]), "lie in 0 to 5, the network has the classes 0 to 4"),
+        (torch.tensor([0, 1, 2, -1]), "lie in -1 to 2"),
+        (torch.full((4,), -100), "0 of 4 of them other than -100"),
+        (torch.tensor([True, False, True, True]), r"labels are torch\.bool"),
+    ],
+)
+def test_labels_that_are_no_classes_give_no_plan(labels: Tensor, words: str) -> None:
+    """Story: a regression's targets gave a "taylor ... OPTIMAL" plan from a meaningless loss."""
+    graph, model = residual()
+    assert model(images(4)).shape == (4, 5)
+    with pytest.raises(RequestError, match=words):
+        kp.score(graph, model, "taylor", data=[(images(4), labels)])
+    good = torch.tensor([0, 1, -100, 4])
+    assert kp.score(graph, model, "taylor", data=[(images(4), good)]).samples == 4

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from knapsack_prune.markup import html_table
+
 Status = Literal["fitted", "kept", "skipped"]
 
 
@@ -55,6 +57,14 @@ class RepairReport:
     held_out: int
     seconds: float
     activation_bytes: int
+
+    def _repr_html_(self) -> str:
+        """What notebooks show: per layer, the error on held-out images before and after its fit."""
+        rows = []
+        for layer in self.layers:
+            errors = ("" if error is None else f"{error:.3f}" for error in (layer.before, layer.after))
+            rows.append((layer.name, layer.status, *errors))
+        return html_table(f"Repair on {self.images} images", ("layer", "", "before", "after"), rows)
 
     def record(self) -> dict[str, Any]:
         """As plain values."""

@@ -17,6 +17,9 @@ from knapsack_prune.settings.objective import InnerKind
 from knapsack_prune.training.distillation.features import StageMatch
 from knapsack_prune.training.distillation.teacher import TeacherOutput
 
+RIDGE = 1e-6
+"""Relative to the mean second moment of the student's channels: keeps a projection of idle channels finite."""
+
 
 class ChannelProjection(nn.Module):
     """A learnable 1x1 convolution without bias along one dimension: `inputs` to `outputs` channels."""
@@ -33,6 +36,10 @@ class ChannelProjection(nn.Module):
             return F.conv2d(feature, self.weight[:, :, None, None])
         return F.linear(feature.movedim(dim, -1), self.weight).movedim(-1, dim)
 
+    def rows(self, feature: Tensor) -> Tensor:
+        """A feature's channels at every place: shape (places, channels), float64."""
+        return feature.detach().movedim(self._dim, -1).reshape(-1, feature.shape[self._dim]).double()
+
 
 def projections(stages: Sequence[StageMatch], kind: InnerKind) -> nn.ModuleList:
     """What brings each student feature to the channels it is compared in; identities but for `learned`."""
@@ -42,6 +49,33 @@ def projections(stages: Sequence[StageMatch], kind: InnerKind) -> nn.ModuleList:
         else nn.Identity()
         for stage in stages
     )
+
+
+def fit_projections(
+    projected: nn.ModuleList, features: Iterable[tuple[Sequence[Tensor], Sequence[Tensor]]]
+) -> None:
+    """Set learnable projections to the least-squares solution, from where they are learned on.
+
+    A random one begins with an error that is all the student's: its first gradients would undo what the student has
+    of the parent.
+
+    Args:
+        projected: of `projections`.
+        features: the student's and the teacher's features of some batches, stage by stage.
+    """
+    learnable = [(n, one) for n, one in enumerate(projected) if isinstance(one, ChannelProjection)]
+    seconds: dict[int, Tensor] = {}
+    mixed: dict[int, Tensor] = {}
+    for ours, theirs in features:
+        for n, one in learnable:
+            given, wanted = one.rows(ours[n]), one.rows(theirs[n])
+            seconds[n] = seconds.get(n, 0) + given.T @ given
+            mixed[n] = mixed.get(n, 0) + given.T @ wanted
+    for n, one in learnable:
+        second = seconds[n]
+        second.diagonal().add_(RIDGE * second.diagonal().mean() + 1e-30)
+        with torch.no_grad():
+            one.weight.copy_(torch.linalg.solve(second, mixed[n]).T)
 
 
 def target_variances(

@@ -34,6 +34,11 @@ class Student(nn.Module):
         self.projections = projections(stages, kind)
         self._tap = FeatureTap(network, [stage.module for stage in stages])
 
+    def features(self, images: Tensor) -> tuple[Tensor, ...]:
+        """The features of the stages compared, as the network gives them."""
+        self.network(images)
+        return self._tap.take()
+
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """(logits, feature, feature, …): a flat tuple, which every wrapper for many devices understands."""
         logits: Tensor = self.network(images)

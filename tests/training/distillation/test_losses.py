@@ -18,7 +18,13 @@ from knapsack_prune.training.distillation import (
     StageMatch,
     TeacherOutput,
 )
-from knapsack_prune.training.distillation.inner import ChannelProjection, InnerLoss, target_variances
+from knapsack_prune.training.distillation.inner import (
+    ChannelProjection,
+    InnerLoss,
+    fit_projections,
+    projections,
+    target_variances,
+)
 from knapsack_prune.training.distillation.logits import logit_loss
 from knapsack_prune.training.distillation.objective import Student, StudentOutput
 
@@ -133,6 +139,24 @@ def test_a_student_gives_logits_and_projected_features() -> None:
     assert feature.shape == (5, 4, 2, 2)
     with pytest.raises(RequestError, match="no module 'layer9'"):
         Student(network, [StageMatch("layer9", 1, 4, (0, 3))], "kept")
+
+
+@pytest.mark.parametrize("dim", [1, -1])
+def test_projections_begin_at_the_least_squares_solution(dim: int) -> None:
+    stages = [StageMatch("a", dim, 6, (0, 2, 4)), StageMatch("b", dim, 2, (0, 1))]
+    found = projections(stages, "learned")
+    draw = torch.Generator().manual_seed(0)
+    told = torch.randn(6, 3, generator=draw)
+    shape = (8, 3, 4, 4) if dim == 1 else (8, 5, 3)
+    batches = []
+    for _ in range(2):
+        ours = torch.randn(shape, generator=draw)
+        theirs = (ours.movedim(dim, -1) @ told.T).movedim(-1, dim)
+        batches.append(((ours, ours), (theirs, ours)))
+    fit_projections(found, batches)
+    torch.testing.assert_close(found[0].weight, told, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(found[0](batches[0][0][0]), batches[0][1][0], atol=1e-4, rtol=1e-4)
+    assert isinstance(found[1], nn.Identity)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,158 @@
+"""Try what users meet and attackers send: `python -m benchmarks.faults [-o FOLDER]`, which continues where it was.
+
+Commands run on a network and images that are made here (`small`). A disk is full by a preloaded library
+(`full_disk.c`, compiled by `cc`) that fails the n-th write of a command and all after it. Rows are appended to
+`trials.jsonl`; `faults.md` is written from them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from functools import partial
+from itertools import zip_longest
+from pathlib import Path
+
+from benchmarks.faults.commands import Workshop
+from benchmarks.faults.harness import start
+from benchmarks.faults.small import write_all
+from benchmarks.faults.trials import ODD, Row, Trials
+from knapsack_prune.files import markdown_table, write_text
+
+ROOT = Path(__file__).parents[2]
+COUNTS = {
+    "random kills": 50,
+    "edits of a plan": 100,
+    "damaged files": 63,
+    "odd images": 2 * len(ODD),
+    "two at once": 12,
+}
+
+
+def main() -> None:
+    """Do what is missing, and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("-o", "--output", type=Path, default=ROOT / "benchmarks" / "results" / "faults")
+    parser.add_argument("--only", help="trials of this kind alone")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        _preload(Path(folder))
+    options.output.mkdir(parents=True, exist_ok=True)
+    log = options.output / "trials.jsonl"
+    rows = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    done = {row["key"] for row in rows}
+    with tempfile.TemporaryDirectory() as folder:
+        trials = Trials(_workshop(Path(folder)), Path(folder) / "trials")
+        for key, work in _all(trials):
+            kind = key.partition(":")[0]
+            if key in done or (options.only and kind != options.only):
+                continue
+            row = {"key": key, **asdict(work())}
+            rows.append(row)
+            with log.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+            print(
+                "." if not (row["traceback"] or row["lost"] or row["wrong"]) else f"\n{row}",
+                end="",
+                flush=True,
+            )
+    write_text(options.output / "faults.md", table(rows))
+
+
+def _all(trials: Trials) -> Iterator[tuple[str, Callable[[], Row]]]:
+    made: dict[str, Callable[[int], Row]] = {
+        "two at once": trials.pair,
+        "odd images": trials.image,
+        "damaged files": trials.damaged,
+        "edits of a plan": trials.edit,
+        "random kills": trials.kills,
+    }
+    columns: list[list[tuple[str, Callable[[], Row]]]] = [
+        [(f"{kind}:{number}", partial(make, number)) for number in range(COUNTS[kind])]
+        for kind, make in made.items()
+    ]
+    columns.append([(f"full disk:{name}", partial(trials.full_disk, name)) for name in trials.full_disks()])
+    # In turns, so that a run that is stopped has tried something of every kind.
+    for row in zip_longest(*columns):
+        yield from filter(None, row)
+
+
+def _preload(folder: Path) -> None:
+    """Compile the library that fills disks, and begin again with it."""
+    if os.environ.get("LD_PRELOAD", "").endswith("full_disk.so"):
+        return
+    library = Path(tempfile.gettempdir()) / "full_disk.so"
+    source = Path(__file__).with_name("full_disk.c")
+    subprocess.run(["cc", "-shared", "-fPIC", "-O1", "-o", library, source, "-ldl"], check=True)
+    environment = {**os.environ, "LD_PRELOAD": str(library), "OMP_NUM_THREADS": "1"}
+    os.execve(sys.executable, [sys.executable, "-m", "benchmarks.faults", *sys.argv[1:]], environment)
+
+
+def _workshop(folder: Path) -> Workshop:
+    """Everything that commands read."""
+    # Imported before anything is forked, so that no trial imports it.
+    import knapsack_prune.cli.results
+    import knapsack_prune.export.exporting
+    import knapsack_prune.iterate.method
+    import knapsack_prune.pipeline.run
+    import knapsack_prune.stagewise.method
+    import knapsack_prune.training.finetune  # noqa: F401
+
+    write_all(folder)
+    shop = Workshop(folder)
+    (folder / "run.toml").write_text("[export]\nformat = []\n[plan]\nround_to = 1\n")
+    plain = ["--importance", "l1"]
+    for number, arguments in enumerate(
+        [
+            [*shop.planning(*plain, "-o", str(shop.plan)), "--export-instance", str(shop.instances[0])],
+            [*shop.planning(*plain, "--round-to", "2"), "--export-instance", str(shop.instances[1])],
+            shop.commands()["slim"].arguments(shop.slim),
+            shop.commands()["latency-table"].arguments(folder / "times.json"),
+        ]
+    ):
+        ended = start(arguments, folder / "logs" / str(number), folder).wait()
+        if ended.code != 0:
+            raise RuntimeError(f"{arguments}: {ended.err}")
+    return shop
+
+
+def table(rows: list[dict[str, object]]) -> str:
+    """The kinds with how many were tried and what went wrong, and every trial that was not survived."""
+    kinds = list(dict.fromkeys(str(row["kind"]) for row in rows))
+    lines = []
+    for kind in [*kinds, "all"]:
+        own = [row for row in rows if kind in (row["kind"], "all")]
+        bad = [row for row in own if row["traceback"] or row["lost"] or row["wrong"]]
+        counts = [sum(bool(row[key]) for row in own) for key in ("lost", "traceback", "wrong")]
+        lines.append([kind, len(own), len(own) - len(bad), *counts])
+    failed = [row for row in rows if row["traceback"] or row["lost"] or row["wrong"]]
+    told = [
+        f"- {row['kind']}: {row['name']}: {row['ended']}; {row['lost'] or row['wrong'] or 'traceback'}"
+        for row in failed
+    ]
+    header = ["", "tried", "survived", "lost", "tracebacks", "silently wrong"]
+    return "\n".join(
+        [
+            "# Faults on purpose",
+            "",
+            f"`python -m benchmarks.faults`; {platform.machine()}, {os.cpu_count()} cores, Python "
+            f"{platform.python_version()}. A kill is survived if the same command, given again, comes to the result of "
+            "an undisturbed run; a full disk, if it is told in one message and the same command comes to that result "
+            "once there is room; an edit, if `verify` refuses it or lists its key as taken on trust.",
+            "",
+            *markdown_table(header, lines),
+            "",
+            *(["## Not survived", "", *told, ""] if told else []),
+        ]
+    )
+
+
+if __name__ == "__main__":
+    main()
