@@ -1,4 +1,4 @@
-"""Every torchvision family and the timm networks named below: traced, planned, slimmed, recounted and run.
+"""Every torchvision family and all of timm: traced, planned, slimmed, recounted and run.
 
     python benchmarks/families.py -o benchmarks/results/families [--only 'resnet*'] [--budgets 0.3,0.5,0.7]
 
@@ -49,10 +49,11 @@ TRANSFORMERS = ("vit_", "swin_", "maxvit", "deit")
 
 def names() -> list[str]:
     """All networks, small ones first within each source."""
+    import timm
     from torchvision import models
 
     found = models.list_models(module=models)
-    return [*OWN, *found, *(f"timm:{name}" for name in TIMM)]
+    return [*OWN, *found, *(f"timm:{name}" for name in dict.fromkeys((*TIMM, *timm.list_models())))]
 
 
 def heavy_tailed(model: Any, seed: int) -> None:
@@ -86,10 +87,12 @@ def measure(name: str, budgets: list[float], time_limit: float) -> dict[str, Any
     from knapsack_prune.narrowing.copying import narrow_copy
     from knapsack_prune.narrowing.equivalence import check_equivalence
     from knapsack_prune.networks import load_network
+    from knapsack_prune.planning.fitting import fitted
     from knapsack_prune.planning.planner import plan_from_values
     from knapsack_prune.planning.problem import build_instance
     from knapsack_prune.tracing.trial import trace
     from knapsack_prune.values.criteria import score
+    from knapsack_prune.values.tables import additive_tables
 
     base = peak()
     network = load_network(name)
@@ -101,7 +104,7 @@ def measure(name: str, budgets: list[float], time_limit: float) -> dict[str, Any
     traced = time.perf_counter() - started
     check_polynomial(graph, model)
     counted = time.perf_counter() - started - traced
-    scores = score(graph, model, "l1")
+    scores = additive_tables(graph, score(graph, model, "l1"))
     parent = total(graph.flops, graph.sizes)
     frozen = sorted(graph.frozen, key=lambda part: -part.flops)
     record: dict[str, Any] = {
@@ -111,6 +114,7 @@ def measure(name: str, budgets: list[float], time_limit: float) -> dict[str, Any
         "params": total(graph.params, graph.sizes),
         "groups": len(graph.groups),
         "units": sum(graph.sizes),
+        "rewritten": len(graph.rewritten),
         "frozen_share": sum(part.flops for part in frozen) / parent,
         "frozen_why": [f"{p.name}: {p.reason} ({p.flops / parent:.2%})" for p in frozen[:3] if p.flops],
         "trace_seconds": round(traced, 2),
@@ -123,6 +127,7 @@ def measure(name: str, budgets: list[float], time_limit: float) -> dict[str, Any
         limit = max(limit, least)
         started = time.perf_counter()
         plan = plan_from_values(graph, scores, {"flops": limit}, name=name, time_limit=time_limit)
+        plan = fitted(model, graph, plan)
         planned = time.perf_counter() - started
         # Before anything is slimmed: later peaks are the equivalence check's.
         record.setdefault("planning_peak_bytes", peak() - base)
@@ -189,12 +194,22 @@ def table(records: list[dict[str, Any]]) -> str:
         "*memory*: peak growth of the process while loading and planning, beside twice the parameters plus 1.5 GB.",
         "",
     ]
-    header = ["network", "GFLOPs", "groups", "units", "frozen", "used", "largest gap", "difference"]
+    header = [
+        "network",
+        "GFLOPs",
+        "groups",
+        "units",
+        "rewritten",
+        "frozen",
+        "used",
+        "largest gap",
+        "difference",
+    ]
     header += ["trace s", "plan s", "slim s", "memory GB"]
     cells: list[list[object]] = []
     for record in records:
         if "error" in record:
-            cells.append([record["network"], record["error"], *[""] * 10])
+            cells.append([record["network"], record["error"], *[""] * 11])
             continue
         mine = record["rows"]
         differences = [row["difference"] for row in mine if row["difference"] is not None]
@@ -207,6 +222,7 @@ def table(records: list[dict[str, Any]]) -> str:
                 f"{record['flops'] / 1e9:.3f}",
                 record["groups"],
                 record["units"],
+                record.get("rewritten", 0),
                 f"{record['frozen_share']:.2%}",
                 used_each,
                 f"{max(row['gap'] for row in mine):.1e}",
@@ -232,7 +248,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("-o", "--output", type=Path, required=True)
-    parser.add_argument("--only", default="*", help="glob over names")
+    parser.add_argument("--only", default="*", help="glob over names, timm:* for all of timm")
     parser.add_argument("--budgets", default="0.3,0.5,0.7")
     parser.add_argument("--time-limit", type=float, default=10.0, help="seconds for the solver, per plan")
     parser.add_argument("--memory", type=float, default=14.0, help="GB of address space")

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from knapsack_prune.slimming.slim import slim as slim
     from knapsack_prune.tracing.trial import trace as trace
     from knapsack_prune.training.finetune import finetune as finetune
+    from knapsack_prune.training.task import Task as Task
     from knapsack_prune.values.criteria import Scores as Scores
     from knapsack_prune.values.criteria import score as score
     from knapsack_prune.values.estimate import estimate_values as estimate_values
@@ -68,6 +69,7 @@ _HOMES = {
     "RequestError": "errors",
     "RunSettings": "settings",
     "Scores": "values.criteria",
+    "Task": "training.task",
     "RepairSettings": "settings",
     "TrainingSettings": "settings",
     "ValueTables": "values.tables",
@@ -111,6 +113,7 @@ __all__ = [
     "RequestError",
     "RunSettings",
     "Scores",
+    "Task",
     "TrainingSettings",
     "ValueTables",
     "Verification",

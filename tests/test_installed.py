@@ -32,7 +32,12 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_wheel_holds_the_two_packages_and_their_assets(installed: Path) -> None:
     top = {path.name for path in installed.iterdir() if not path.name.endswith(".dist-info")}
     assert top == {"knapsack_prune", "solvers"}
-    for file in ("assets/digits.npz", "assets/digits_resnet14.safetensors", "py.typed"):
+    for file in (
+        "report/templates/report.html",
+        "assets/digits.npz",
+        "assets/digits_resnet14.safetensors",
+        "py.typed",
+    ):
         assert (installed / "knapsack_prune" / file).is_file()
     assert (installed / "knapsack_prune/assets/digits_resnet14.safetensors").stat().st_size < 1_500_000
     assert list(installed.glob("*.dist-info/licenses/LICENSE"))

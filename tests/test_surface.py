@@ -30,6 +30,7 @@ NAMES = {
     "ImageSource",
     "Network",
     "Example",
+    "Task",
     "Plan",
     "RequestError",
     "TrainingSettings",

@@ -29,7 +29,6 @@ def latency_table(
 
     Stop it at any time: the same command continues.
     """
-    import torch
 
     from knapsack_prune.cli.loading import load, quiet_libraries
     from knapsack_prune.outputs import check_output, locked
@@ -50,7 +49,7 @@ def latency_table(
         with quiet_libraries():
             made = measure_latency(
                 loaded.model,
-                torch.zeros(1, *loaded.input_shape),
+                loaded.example,
                 table,
                 latency,
                 name=loaded.name,

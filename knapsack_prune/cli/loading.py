@@ -84,7 +84,7 @@ def load_parent(settings: ParentSettings, plan: Plan, used: bool = True) -> Netw
     """
     model = plan.model
     name = settings.model or parent_name(plan, settings.trust_plan)
-    told: dict[str, object] = {"model": name, "input_shape": model.input_shape}
+    told: dict[str, object] = {"model": name, "input_shape": model.input_shape or (1,)}
     if settings.checkpoint is None and settings.model in (None, model.name):
         told["weights"] = model.weights
     given = {
@@ -216,7 +216,7 @@ def prepare(
     with quiet_libraries():
         graph, values = trace_and_value(
             network.model,
-            torch.zeros(1, *network.input_shape, device=device),
+            network.example,
             settings,
             criterion,
             data=batches,

@@ -75,7 +75,7 @@ def show_accuracy(console: Console, name: str, data: str, accuracy: Accuracy, as
         return
     console.print(
         f"{name} on {accuracy.images} test images of {data}: top-1 {100 * accuracy.top1:.2f} %, "
-        f"top-5 {100 * accuracy.top5:.2f} %, cross-entropy {accuracy.loss:.4f}",
+        f"top-5 {100 * (accuracy.top5 or 0):.2f} %, cross-entropy {accuracy.loss or 0:.4f}",
         markup=False,
     )
     _show_unreadable(console, accuracy)
@@ -149,8 +149,8 @@ def show_ensemble(
         table.add_row(member, f"{100 * top1:.2f}", *(f"{100 * value:.2f}" for value in row))
     console.print(table)
     console.print(
-        f"Summed softmax: top-1 {100 * accuracy.top1:.2f} %, top-5 {100 * accuracy.top5:.2f} %, "
-        f"cross-entropy {accuracy.loss:.4f}",
+        f"Summed softmax: top-1 {100 * accuracy.top1:.2f} %, top-5 {100 * (accuracy.top5 or 0):.2f} %, "
+        f"cross-entropy {accuracy.loss or 0:.4f}",
         markup=False,
     )
     _show_unreadable(console, accuracy)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
+from knapsack_prune.errors import RequestError
 from knapsack_prune.graph.channel_graph import ChannelGraph, Terms
 from knapsack_prune.networks.example import Example
 from knapsack_prune.networks.modes import evaluating
@@ -61,7 +62,18 @@ def _analysis(model: nn.Module, example: Example, kind: str) -> Iterator[Any]:
     with _counting(flat):
         analysis = getattr(fvcore.nn, kind)(flat, flat.tensors)
         analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
+        try:
+            analysis.total()
+        except Exception as error:
+            raise RequestError(
+                f"fvcore cannot run and count this network ({_first_line(error)}); replace the operator by one that "
+                f"torch.jit.trace and fvcore take"
+            ) from error
         yield analysis
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).split("\n")[0]
 
 
 class _Flat(nn.Module):
@@ -78,6 +90,43 @@ class _Flat(nn.Module):
         leaves = [next(given) if isinstance(leaf, Tensor) else leaf for leaf in self._leaves]
         args, kwargs = tree_unflatten(leaves, self._spec)
         return tuple(leaf for leaf in tree_leaves(self.model(*args, **kwargs)) if isinstance(leaf, Tensor))
+
+
+def differing_counts(graph: ChannelGraph, model: nn.Module) -> dict[tuple[str, str], int]:
+    """fvcore's count by module and operator, for the smallest modules where the polynomials at full width differ.
+
+    Returns:
+        By name of the module and of the operator; empty where all agree.
+    """
+    with _analysis(model, graph.example, "FlopCountAnalysis") as analysis:
+        by_module = analysis.by_module_and_operator()
+    counted = {
+        (name.removeprefix("model").removeprefix("."), operator): int(count)
+        for name, operators in by_module.items()
+        for operator, count in operators.items()
+    }
+    ours: dict[tuple[str, str], int] = {}
+    for term in graph.flops:
+        parts = term.layer.split(".") if term.layer else []
+        for depth in range(len(parts) + 1):
+            key = ".".join(parts[:depth]), term.operator
+            ours[key] = ours.get(key, 0) + term.at(graph.sizes)
+    differences = {key: counted.get(key, 0) - ours.get(key, 0) for key in {*counted, *ours}}
+    children = {
+        name: [f"{name}.{child}".removeprefix(".") for child, _ in module.named_children()]
+        for name, module in model.named_modules()
+    }
+    found = {}
+    for operator in sorted({operator for _, operator in differences}):
+        waiting = [""] if differences.get(("", operator)) else []
+        while waiting:
+            name = waiting.pop()
+            below = [child for child in children.get(name, ()) if differences.get((child, operator))]
+            if below and sum(differences[child, operator] for child in below) == differences[name, operator]:
+                waiting += below
+            else:
+                found[name, operator] = counted.get((name, operator), 0)
+    return found
 
 
 def check_polynomial(graph: ChannelGraph, model: nn.Module) -> None:

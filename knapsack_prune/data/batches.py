@@ -12,7 +12,7 @@ from torch import Tensor
 from knapsack_prune.data.decoded import DecodedBatches, DecodedEvaluation, DecodedImages, decode
 from knapsack_prune.data.images import ImageSet, Unreadable
 from knapsack_prune.data.preparation import Preparation
-from knapsack_prune.data.schedule import BatchSchedule
+from knapsack_prune.data.schedule import BatchSchedule, TaskSchedule
 from knapsack_prune.data.streamed import StreamedBatches, StreamedEvaluation, scales
 from knapsack_prune.settings import AugmentationSettings
 
@@ -58,7 +58,7 @@ class TrainingData:
     """Training batches and their schedule (which knows the number of steps)."""
 
     batches: TrainingBatches
-    schedule: BatchSchedule
+    schedule: BatchSchedule | TaskSchedule
 
 
 def training_data(

@@ -53,3 +53,21 @@ class BatchSchedule:
         order = epoch_order(self.images, self.seed, epoch)
         dealt = order[: self.steps * self.step_size].view(-1, self.batch_size)
         yield from dealt[first_step * self.accumulate * self.processes + self.rank :: self.processes]
+
+
+@dataclass(frozen=True)
+class TaskSchedule:
+    """Optimiser steps per epoch, and batches in each.
+
+    Attributes:
+        images: batches of an epoch.
+        step_size: batches per step, over all processes.
+    """
+
+    images: int
+    step_size: int
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps per epoch."""
+        return self.images // self.step_size

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from knapsack_prune.costs.counting import total
@@ -104,7 +103,7 @@ class Rounds:
         self._log = log
         self._schedule = schedule
         self._repair = repair or RepairSettings()
-        self._graph = trace_checked(network.model, torch.zeros(1, *network.input_shape), keep=pruning.keep)
+        self._graph = trace_checked(network.model, network.example, keep=pruning.keep)
         limit = budget_limits(self._graph, {"flops": pruning.flops_budget})["flops"]
         parent_cost = total(self._graph.flops, self._graph.sizes)
         self.budgets = geometric_budgets(parent_cost, limit, pruning.rounds)

@@ -8,6 +8,9 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.prune import BasePruningMethod
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 from knapsack_prune.errors import RequestError
 from knapsack_prune.graph.selection import DependentAttribute, Selection
@@ -15,6 +18,7 @@ from knapsack_prune.narrowing.attention import replacement
 from knapsack_prune.narrowing.full_width import FullWidth
 from knapsack_prune.narrowing.rewritten import run_program
 from knapsack_prune.narrowing.shortcuts import remove_blocks
+from knapsack_prune.networks.modes import evaluating
 
 
 def tensor_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
@@ -47,8 +51,14 @@ def narrow_copy(model: nn.Module, selection: Selection, *, empty: bool = False) 
             cut = cut.index_select(dim, kept.to(cut.device))
         is_parameter = isinstance(tensor, nn.Parameter)
         memo[id(tensor)] = nn.Parameter(cut, tensor.requires_grad) if is_parameter else cut
+    for module in model.modules():
+        for attribute in vars(module).values():
+            # What a hook computes before every pass (weight norm) cannot be copied; it is computed anew below.
+            if isinstance(attribute, Tensor) and attribute.grad_fn is not None:
+                memo.setdefault(id(attribute), attribute.detach().to("meta") if empty else attribute.detach())
     # deepcopy takes what `memo` holds for the original: the wide tensors are never copied.
     small = copy.deepcopy(model, memo)
+    _compute_weights(small)
     _set_widths(small, model)
     _set_attributes(small, selection.attributes)
     _replace_modules(small, model, selection)
@@ -61,6 +71,15 @@ def narrow_copy(model: nn.Module, selection: Selection, *, empty: bool = False) 
             )
         run_program(modules[program.module], program)
     return remove_blocks(small, selection.blocks)
+
+
+def _compute_weights(small: nn.Module) -> None:
+    """Let the hooks of PyTorch that compute a weight before every pass do so now, so that its width is known."""
+    for module in small.modules():
+        for hook in module._forward_pre_hooks.values():
+            if isinstance(hook, (WeightNorm, SpectralNorm, BasePruningMethod)):
+                with torch.no_grad(), evaluating(module):
+                    hook(module, ())
 
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -116,6 +135,17 @@ def _set_widths(small: nn.Module, model: nn.Module) -> None:
             module.normalized_shape = tuple(module.weight.shape)
         elif isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
             module.embedding_dim = module.weight.shape[1]
+        elif isinstance(module, nn.RNNBase):
+            rows, module.input_size = module.get_parameter("weight_ih_l0").shape
+            module.hidden_size = rows // {"LSTM": 4, "GRU": 3}.get(module.mode, 1)
+            if module.proj_size:
+                module.proj_size = module.get_parameter("weight_hh_l0").shape[1]
+        elif isinstance(module, nn.RNNCellBase):
+            module.input_size, module.hidden_size = module.weight_ih.shape[1], module.weight_hh.shape[1]
+        elif isinstance(module, nn.RMSNorm) and module.weight is not None:
+            module.normalized_shape = tuple(module.weight.shape)
+        elif isinstance(module, nn.Bilinear):
+            module.out_features, module.in1_features, module.in2_features = module.weight.shape
         elif isinstance(module, nn.PReLU):
             module.num_parameters = module.weight.shape[0]
 

@@ -125,7 +125,9 @@ def check_flops(small: nn.Module, example: Example, flops: int) -> int | None:
 
 
 def _outputs(model: nn.Module, example: Example) -> list[Tensor]:
-    with evaluating(model, fused_attention=False), torch.no_grad():
+    with evaluating(model, fused_attention=False), torch.no_grad(), torch.random.fork_rng(devices=[]):
+        # What a network draws at random is the same on both sides.
+        torch.manual_seed(0)
         outputs = _tensors(example.like(model).run(model))
     if not all(bool(torch.isfinite(output).all()) for output in outputs):
         raise RequestError(

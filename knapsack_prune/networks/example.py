@@ -147,6 +147,12 @@ class Example:
         """The same call with tensors on a device."""
         return self.map(lambda leaf: leaf.to(device))
 
+    def contiguous(self, memory_format: torch.memory_format) -> Example:
+        """The same call with images in a memory format."""
+        return self.map(
+            lambda leaf: leaf.contiguous(memory_format=memory_format) if leaf.dim() == 4 else leaf
+        )
+
     def batched(self, size: int) -> Example:
         """The same call for `size` examples: every tensor with as many rows as the batch repeats them."""
         if size == self.batch:

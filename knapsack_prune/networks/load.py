@@ -14,6 +14,7 @@ from knapsack_prune.networks import sources
 from knapsack_prune.networks.checkpoint import load_checkpoint
 from knapsack_prune.networks.collection import COLLECTION
 from knapsack_prune.networks.collection import input_shape as collection_shape
+from knapsack_prune.networks.example import Example
 from knapsack_prune.settings import NetworkSettings
 from knapsack_prune.settings.network import names_code
 
@@ -28,7 +29,8 @@ class Network:
 
     `weights` is the tag of its weights: torchvision's or timm's, `embedded`, `checkpoint:FILE`, or None where
     no weights were asked for. `input_shape` is one input without the batch dimension. `num_classes` is None
-    where only the network's maker knows it. `note` says in words where the weights come from.
+    where only the network's maker knows it. `note` says in words where the weights come from. `given` is an example
+    that no shape describes, or that of a part.
     """
 
     model: nn.Module
@@ -37,6 +39,12 @@ class Network:
     input_shape: tuple[int, ...]
     num_classes: int | None
     note: str
+    given: Example | None = None
+
+    @property
+    def example(self) -> Example:
+        """What it is called with: what was `given`, or an image of its input shape."""
+        return self.given or Example.zeros(self.input_shape)
 
 
 def load_network(model: str | NetworkSettings | None = None, *, seed: int = 0, **given: Any) -> Network:
@@ -46,7 +54,8 @@ def load_network(model: str | NetworkSettings | None = None, *, seed: int = 0, *
         model: a torchvision classification network, `timm:NAME`, `module:callable`, a network of the project's own
             collection, or None for the embedded default, which comes with its weights; or all settings together.
         seed: of the random initialisation where no weights are given; the global generator is left alone.
-        given: fields of `NetworkSettings` by name: `weights`, `checkpoint`, `input_shape`, `num_classes`.
+        given: fields of `NetworkSettings` by name: `weights`, `checkpoint`, `input_shape`, `example`, `submodule`,
+            `num_classes`.
 
     Raises:
         RequestError: unknown name or tag, both weights and a checkpoint, a checkpoint that does not fit,
@@ -83,13 +92,18 @@ def load_network(model: str | NetworkSettings | None = None, *, seed: int = 0, *
     if checkpoint is not None:
         load_checkpoint(built.model, checkpoint, sources.AUXILIARY_HEADS.get(name, ()))
         tag = f"{CHECKPOINT_MARK}{checkpoint.name}"
-    shape = settings.input_shape or built.input_shape
+    parent = built.model.eval()
+    example = None if settings.example is None else sources.read_example(settings.example)
+    shape = settings.input_shape or (built.input_shape if example is None else example.input_shape)
     if shape is None:
         raise RequestError(
-            f"{name} does not say what input it takes: give it with `input_shape` (channels, height, width)"
+            f"{name} does not say what input it takes: give it with `input_shape` (channels, height, width) or "
+            "`example`"
         )
-    note = _note(name, tag, seed)
-    return Network(built.model.eval(), name, tag, tuple(shape), built.num_classes, note)
+    if settings.submodule is not None:
+        example = (example or Example.zeros(shape)).within(parent, settings.submodule)
+        shape = example.input_shape
+    return Network(parent, name, tag, tuple(shape), built.num_classes, _note(name, tag, seed), example)
 
 
 def _build(name: str, weights: str | None, num_classes: int | None) -> sources.Built:

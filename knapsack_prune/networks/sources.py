@@ -11,10 +11,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import nn
 
 from knapsack_prune.errors import RequestError
-from knapsack_prune.networks.example import first_line
+from knapsack_prune.networks.example import Example, first_line
+from knapsack_prune.settings.network import names_code
 
 # Training-only heads of the two networks that have them: they never run in eval mode, so they are not built.
 AUXILIARY_HEADS = {"googlenet": ("aux1.", "aux2."), "inception_v3": ("AuxLogits.",)}
@@ -107,6 +110,57 @@ def build_timm(name: str, weights: str | None, num_classes: int | None) -> Built
     return Built(model, built_tag, tuple(config["input_size"]), int(model.num_classes))
 
 
+def call_code(name: str, setting: str, what: str, **arguments: Any) -> Any:
+    """What `module:callable` returns; the working directory is importable, as it is for `python -m`.
+
+    Args:
+        name: of the code.
+        setting: that names it, for messages.
+        what: it should return.
+        arguments: it is called with.
+
+    Raises:
+        RequestError: the module or the callable is missing, or fails.
+    """
+    module_name, _, attribute = name.partition(":")
+    here = str(Path.cwd())
+    sys.path.insert(0, here)
+    try:
+        function: Any = importlib.import_module(module_name)
+        for part in attribute.split("."):
+            function = getattr(function, part)
+        return function(**arguments)
+    except ModuleNotFoundError as error:
+        raise RequestError(
+            f"`{setting}` {name}: there is no module {error.name!r}; {what} of your own is given as "
+            "module:callable, with the module importable from the working directory"
+        ) from error
+    except Exception as error:  # the user's code may raise anything, and it is the request that is wrong
+        raise RequestError(
+            f"`{setting}` {name} did not give {what}: {type(error).__name__}: {first_line(error)}"
+        ) from error
+    finally:
+        sys.path.remove(here)
+
+
+def read_example(given: str) -> Example:
+    """An example from `module:callable` or from a .safetensors file of named inputs.
+
+    Raises:
+        RequestError: it is neither, the file cannot be read, or the code fails.
+    """
+    if given.endswith(".safetensors"):
+        try:
+            return Example((), load_file(given))
+        except (OSError, SafetensorError) as error:
+            raise RequestError(
+                f"`example` {given}: {first_line(error)}; give a file of named inputs"
+            ) from error
+    if not names_code(given):
+        raise RequestError(f"`example` {given!r} is neither module:callable nor a .safetensors file")
+    return Example.of(call_code(given, "example", "an example"))
+
+
 def build_callable(name: str, num_classes: int | None) -> Built:
     """The network that `module:callable` returns, called with `num_classes` if one is given.
 
@@ -115,25 +169,7 @@ def build_callable(name: str, num_classes: int | None) -> Built:
     Raises:
         RequestError: the module or the callable is missing, fails, or does not return an nn.Module.
     """
-    module_name, _, attribute = name.partition(":")
-    here = str(Path.cwd())
-    sys.path.insert(0, here)
-    try:
-        builder: Any = importlib.import_module(module_name)
-        for part in attribute.split("."):
-            builder = getattr(builder, part)
-        model = builder(**_classes(num_classes))
-    except ModuleNotFoundError as error:
-        raise RequestError(
-            f"`model` {name}: there is no module {error.name!r}; a network of your own is given as "
-            "module:callable, with the module importable from the working directory"
-        ) from error
-    except Exception as error:  # the user's code may raise anything, and it is the request that is wrong
-        raise RequestError(
-            f"`model` {name} did not give a network: {type(error).__name__}: {first_line(error)}"
-        ) from error
-    finally:
-        sys.path.remove(here)
+    model = call_code(name, "model", "a network", **_classes(num_classes))
     if not isinstance(model, nn.Module):
         raise RequestError(
             f"`model` {name} gave a {type(model).__name__}, expected a callable that returns an nn.Module"

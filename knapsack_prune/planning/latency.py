@@ -74,7 +74,7 @@ def measure_latency(
         runtime=asked.runtime,
     )
     graph = trace(model, example)
-    check_prunable(graph)
+    check_prunable(graph, model)
     known = None if asked.force else _begun(path, conditions, graph.fingerprint)
     if isinstance(known, LatencyTable):
         return known

@@ -8,13 +8,14 @@ from typing import Any
 
 from torch import nn
 
-from knapsack_prune.costs.counting import check_polynomial
+from knapsack_prune.costs.counting import check_polynomial, differing_counts, total
 from knapsack_prune.costs.resource import Resource
 from knapsack_prune.errors import RequestError
-from knapsack_prune.graph.channel_graph import ChannelGraph
+from knapsack_prune.graph.channel_graph import ChannelGraph, FrozenGroup
 from knapsack_prune.planning.constraints import check_layers
 from knapsack_prune.planning.pricing import graph_resources
 from knapsack_prune.settings.plan import PlanningSettings
+from knapsack_prune.tracing.refusals import plain_containers
 from knapsack_prune.tracing.trial import trace
 from knapsack_prune.values.estimate import estimate_values
 from knapsack_prune.values.losses import Batches, Loss
@@ -41,8 +42,28 @@ def trace_checked(
     """
     enter("tracing")
     graph = trace(model, example, keep=keep)
-    check_prunable(graph)
+    check_prunable(graph, model)
     enter("counting FLOPs")
+    return counted_as_fvcore(graph, model)
+
+
+def counted_as_fvcore(graph: ChannelGraph, model: nn.Module, rewrite: Sequence[str] = ()) -> ChannelGraph:
+    """The traced network, with fvcore's count as a constant where the rules count something else.
+
+    The channels in such a count stay, and the plan says so.
+
+    Args:
+        graph: the traced network.
+        model: the parent.
+        rewrite: as of `trace`.
+
+    Raises:
+        RequestError: fvcore cannot count the network, or nothing is left to prune.
+    """
+    miscounted = differing_counts(graph, model)
+    if miscounted:
+        graph = trace(model, graph.example, keep=graph.keep, rewrite=rewrite, miscounted=miscounted)
+        check_prunable(graph, model)
     check_polynomial(graph, model)
     return graph
 
@@ -89,20 +110,33 @@ def prepare(
     )
 
 
-def check_prunable(graph: ChannelGraph) -> None:
+def check_prunable(graph: ChannelGraph, model: nn.Module) -> None:
     """Raise a `RequestError` that says what froze everything, if nothing can be pruned."""
     if graph.groups:
         return
-    reasons: dict[str, int] = defaultdict(int)
+    parent = total(graph.flops, graph.sizes) or 1
+    reasons: dict[str, list[FrozenGroup]] = defaultdict(list)
     for frozen in graph.frozen:
-        reasons[frozen.reason] += frozen.size
-    largest = sorted(reasons.items(), key=lambda item: -item[1])[:4]
-    listed = "; ".join(f"{size} channels: {reason}" for reason, size in largest)
+        reasons[frozen.reason].append(frozen)
+    shares = {reason: sum(part.flops for part in parts) / parent for reason, parts in reasons.items()}
+    largest = sorted(
+        reasons.items(), key=lambda item: (-shares[item[0]], -sum(part.size for part in item[1]))
+    )[:4]
+    listed = "; ".join(
+        f"{sum(part.size for part in parts)} channels of {_names(parts)}, {shares[reason]:.0%} of the FLOPs: {reason}"
+        for reason, parts in largest
+    )
+    culprits = plain_containers(model)
+    remedy = "; ".join(culprits) or "pin less with `keep`, or use operators that have rules"
     raise RequestError(
         f"0 groups of this network can be pruned; every channel is frozen "
-        f"({listed or 'it has no layer with weights'}); pin less with `keep`, or use a network whose operators have "
-        f"rules"
+        f"({listed or 'it has no layer with weights'}); {remedy}"
     )
+
+
+def _names(parts: Sequence[FrozenGroup]) -> str:
+    names = [part.name or "the network" for part in parts]
+    return ", ".join(names[:2]) + (f" and {len(names) - 2} more" if len(names) > 2 else "")
 
 
 def check_budgets(requested: Mapping[str, float | int]) -> None:

@@ -38,6 +38,7 @@ from knapsack_prune.planning.plan_parts import (
     SlicePart,
     StagePart,
 )
+from knapsack_prune.planning.preparation import counted_as_fvcore
 from knapsack_prune.tracing.trial import trace
 
 CHOSEN = {"round_to", "levels", "order", "values", "none", "next"}
@@ -108,19 +109,34 @@ def check_structure(model: nn.Module, plan: Plan) -> ChannelGraph:
     graph = trace(
         model, plan.model.example(), keep=plan.keep, rewrite=[part.module for part in plan.rewritten]
     )
-    own = structure(graph, kept_units(graph, plan))
-    for key, parts in own.items():
-        exclude = CHOSEN if key == "groups" else None
-        said = [part.model_dump(exclude=exclude) for part in getattr(plan, key)]
-        difference = _difference(said, [part.model_dump(exclude=exclude) for part in parts], key)
-        if difference:
-            raise RequestError(f"{difference}; the plan was changed or is of another network: make it again")
+    difference = _structure_difference(graph, plan)
+    if difference and plan.groups:
+        # Where fvcore counts an operator in a way of its own, the plan was made with its channels frozen.
+        graph = counted_as_fvcore(graph, model, rewrite=[part.module for part in plan.rewritten])
+        difference = _structure_difference(graph, plan)
+    if difference:
+        raise RequestError(f"{difference}; the plan was changed or is of another network: make it again")
     planned = plan.budget("flops")
     if planned is not None and planned.planned != plan.planned_flops:
         raise RequestError(
             f"flops are {plan.planned_flops:,} by the layers, the plan says {planned.planned:,}; make it again"
         )
     return graph
+
+
+def _structure_difference(graph: ChannelGraph, plan: Plan) -> str | None:
+    """The first thing that a plan says otherwise than a traced network, in words."""
+    try:
+        own = structure(graph, kept_units(graph, plan))
+    except RequestError as error:
+        return str(error)
+    for key, parts in own.items():
+        exclude = CHOSEN if key == "groups" else None
+        said = [part.model_dump(exclude=exclude) for part in getattr(plan, key)]
+        difference = _difference(said, [part.model_dump(exclude=exclude) for part in parts], key)
+        if difference:
+            return difference
+    return None
 
 
 def _difference(said: Any, own: Any, place: str) -> str | None:

@@ -52,6 +52,12 @@ def parse_settings(content: Any, source: str, *, model: str | None = None) -> Ru
             f"{source}: in [network]: {named!r} is Python code, and a file never names code to run; if you know that "
             f"code, give `model` {named} beside the file"
         )
+    example = settings.network.example
+    if example is not None and names_code(example):
+        raise RequestError(
+            f"{source}: in [network]: {example!r} is Python code, and a file never names code to run; give `example` "
+            f"{example} on the command line"
+        )
     return settings
 
 

@@ -46,6 +46,20 @@ class NetworkSettings(Settings):
             "network is made for."
         ),
     ] = None
+    example: Annotated[
+        str | None,
+        Field(
+            description="What the network is called with, instead of one image: module:callable, which returns a "
+            "tensor, a tuple of arguments or a mapping of named ones; or a .safetensors file of named inputs."
+        ),
+    ] = None
+    submodule: Annotated[
+        str | None,
+        Field(
+            description="The part of the network to plan, as in backbone; FLOPs are the part's, and slimming gives the "
+            "whole network."
+        ),
+    ] = None
     num_classes: Annotated[
         int | None, Field(ge=1, lt=INT_LIMIT, description="Outputs of the classifier; by default its own.")
     ] = None

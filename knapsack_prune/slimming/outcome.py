@@ -57,20 +57,24 @@ def read_outcome(directory: Path) -> Outcome | None:
     return Outcome(*(told[name] for name in names)) if told.keys() >= set(names) else None
 
 
-def outcome(model: nn.Module, small: nn.Module, plan: Plan, held_out: Batches) -> Outcome:
+def outcome(
+    model: nn.Module, small: nn.Module, plan: Plan, held_out: Batches, loss: Loss | TaskLoss | None = None
+) -> Outcome:
     """What came of a plan, by the divergence to the parent.
 
     Args:
         model, small: the parent and its slim network, on one device; left as they are.
         plan: what was kept.
         held_out: images that neither values nor repair have read.
+        loss: judges outputs; by default the divergence to the parent's (KL).
 
     Raises:
         RequestError: as of `held_out_loss`.
     """
-    loss, images = held_out_loss(model, small, plan, held_out)
+    risen, images = held_out_loss(model, small, plan, held_out, loss)
     said = plan.importance
-    return Outcome(said.predicted_loss if said.loss == "divergence" else None, loss, images)
+    same = said.loss == ("divergence" if loss is None else "user")
+    return Outcome(said.predicted_loss if same else None, risen, images)
 
 
 def held_out_loss(

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from pydantic import ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_model, save_model
-from torch import nn
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
 from knapsack_prune.errors import RequestError
 from knapsack_prune.files import (
@@ -100,7 +100,7 @@ def write_slim(small: nn.Module, plan: Plan, folder: Path, data: DataPart | None
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / CONFIG).unlink(missing_ok=True)
-    write_atomically(folder / WEIGHTS, lambda waiting: save_model(small, str(waiting)))
+    write_atomically(folder / WEIGHTS, lambda waiting: save_file(_own_tensors(small), str(waiting)))
     plan.save(folder / PLAN)
     config: dict[str, object] = {
         **SLIM_FORMAT,
@@ -141,7 +141,13 @@ def load_slim(directory: str | Path, model_factory: Callable[[], nn.Module]) -> 
             f"{folder}: {PLAN} does not describe the network of {CONFIG}; one of the files was changed: {AGAIN}"
         )
     try:
-        load_model(small, str(folder / WEIGHTS))
+        state = load_file(str(folder / WEIGHTS))
+        missing = _own_tensors(small).keys() - state.keys()
+        if missing:
+            raise RuntimeError(f"{min(missing)} is missing")
+        unexpected = small.load_state_dict(state, strict=False).unexpected_keys
+        if unexpected:
+            raise RuntimeError(f"{unexpected[0]} is not of this network")
     except (OSError, SafetensorError, RuntimeError) as error:
         said = " ".join(str(error).split())
         raise RequestError(
@@ -151,6 +157,18 @@ def load_slim(directory: str | Path, model_factory: Callable[[], nn.Module]) -> 
         raise RequestError(f"{folder / WEIGHTS} is not as it was written, by the digest in {CONFIG}: {AGAIN}")
     check_finite(small, str(folder / WEIGHTS))
     return small
+
+
+def _own_tensors(small: nn.Module) -> dict[str, Tensor]:
+    """The state of a network, every tensor once by its first name, and each with memory of its own."""
+    named: dict[int, tuple[str, Tensor]] = {}
+    for name, tensor in small.state_dict(keep_vars=True).items():
+        named.setdefault(id(tensor), (name, tensor.detach()))
+    places = [tensor.untyped_storage().data_ptr() for _, tensor in named.values()]
+    return {
+        name: tensor.contiguous() if places.count(place) == 1 else tensor.clone().contiguous()
+        for place, (name, tensor) in zip(places, named.values(), strict=True)
+    }
 
 
 def recorded_data(folder: Path) -> DataPart | None:

@@ -41,6 +41,10 @@ def size_attributes(
         if not any(bool((counted.groups >= 0).any()) for counted in owners.values()):
             continue
         places = list(_places(modules[module], value))
+        if isinstance(modules[module], nn.LayerNorm):
+            # Several dimensions of one size: each is an item of its own.
+            items = {constant.argument[-1] for constant in ledger.constants if constant.module == module}
+            places = [place for place in places if place[1] in items]
         if not isinstance(modules[module], (nn.LayerNorm, nn.GroupNorm)):
             sized[module] = None
         if len(owners) == 1:

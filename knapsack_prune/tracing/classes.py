@@ -25,6 +25,7 @@ def unit_classes(ledger: Ledger) -> tuple[IntArray, dict[int, str]]:
         classes = _components(ledger)
         before = len(ledger.ties)
         _settle_grids(ledger, classes)
+        _settle_elements(ledger, classes)
         if len(ledger.ties) == before:
             undecided = _settle_broadcasts(ledger, classes)
             if len(ledger.ties) == before:
@@ -35,6 +36,11 @@ def unit_classes(ledger: Ledger) -> tuple[IntArray, dict[int, str]]:
             frozen.setdefault(int(index), reason)
     for stretched, operator in undecided:
         frozen.setdefault(int(classes[stretched]), f"`{operator}` stretches it over other channels")
+    for read, dims, operator in ledger.positions:
+        spread = classes[read.data.numpy()]
+        if set(dims) & set(_varying_dims(spread)):
+            for index in np.unique(spread):
+                frozen.setdefault(int(index), f"`{operator}` reads channels by their position")
     for name, elements in ledger.elements:
         spread = classes[elements.data.numpy()]
         if _varying(spread) > 1:
@@ -86,6 +92,28 @@ def _settle_grids(ledger: Ledger, classes: IntArray) -> None:
             lead = np.broadcast_to(spread.take([0], axis=dim), spread.shape)
             differ = spread != lead
             ledger.ties.append((np.stack((spread[differ], lead[differ])), operator))
+
+
+def _settle_elements(ledger: Ledger, classes: IntArray) -> None:
+    """Elements of a parameter that nothing has met (positions beyond the input's) follow those beside them."""
+    count = np.bincount(classes)
+    for name, elements in ledger.elements:
+        spread = classes[elements.data.numpy()]
+        dims = _varying_dims(spread)
+        if len(dims) < 2:
+            continue
+        own = np.bincount(spread.reshape(-1), minlength=len(count))
+        met = count[spread] > own[spread]
+        if met.all() or not met.any():
+            continue
+        for dim in dims:
+            columns = np.moveaxis(spread, dim, -1).reshape(-1, spread.shape[dim])
+            used = np.moveaxis(met, dim, -1).reshape(columns.shape)
+            top = np.where(used, columns, -1).max(0)
+            if (used.any(0) & (np.where(used, columns, top) == top).all(0)).all():
+                lead = np.broadcast_to(top, columns.shape)
+                ledger.ties.append((np.stack((columns[~used], lead[~used])), f"parameter {name}"))
+                break
 
 
 def _settle_broadcasts(ledger: Ledger, classes: IntArray) -> list[tuple[int, str]]:

@@ -9,9 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.fx import Node
+from torch.fx.node import map_aggregate
 
+from knapsack_prune.tracing.filled import Filled
 from knapsack_prune.tracing.ids import Ids
 from knapsack_prune.tracing.ledger import Ledger
+from knapsack_prune.tracing.weights import ParameterWeight, Weight
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,14 +24,38 @@ class Parameter:
     Attributes:
         name: its name in the `state_dict`.
         tensor: its values.
+        constant: it is written in the code and cannot be sliced.
     """
 
     name: str
     tensor: Tensor
+    constant: bool = False
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The tensor's own shape."""
+        return tuple(self.tensor.shape)
+
+
+@dataclass(frozen=True, eq=False)
+class Computed:
+    """A tensor computed from parameters alone: whether its ids lie per element or per dimension shows where it is used.
+
+    Attributes:
+        context: the node that computes it, and the node's arguments.
+    """
+
+    context: Context
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the tensor."""
+        return self.context.shape
 
 
 Value = Any
-"""What flows along an edge: `Ids`, a `Parameter`, a tuple or list of values, or a plain Python value."""
+"""What flows along an edge: `Ids`, a `Parameter`, what was computed from some, a tuple or list of values, or a plain
+Python value."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +68,8 @@ class Context:
         args: positional arguments by value.
         kwargs: keyword arguments by value.
         ledger: where ties, parameter axes and costs are recorded.
-        element_ids: gives a parameter used as plain data one id per element.
+        element_ids: gives a parameter (or what was computed from some) that is used as plain data one id per element.
+        axes: gives the same tensors, used as weights, ids per dimension.
     """
 
     node: Node
@@ -49,7 +77,8 @@ class Context:
     args: tuple[Value, ...]
     kwargs: dict[str, Value]
     ledger: Ledger
-    element_ids: Callable[[Parameter], Ids]
+    element_ids: Callable[[Parameter | Computed], Ids]
+    axes: Callable[[Parameter | Computed], Weight]
 
     @property
     def operator(self) -> str:
@@ -71,11 +100,22 @@ class Context:
         """Any value as ids: parameters get one id per element, numbers none."""
         if isinstance(value, Ids):
             return value
-        if isinstance(value, Parameter):
+        if isinstance(value, (Parameter, Computed)):
             return self.element_ids(value)
         if isinstance(value, Tensor):
             return Ids.none(value.shape)
         return Ids.none(())
+
+    def entering(self, value: Value, dim: int) -> Ids:
+        """As `ids`, of what enters a layer along a dimension: a tensor of one value enters with channels of its own."""
+        ids = self.ids(value)
+        return ids.along_dim(dim) if isinstance(ids, Filled) else ids
+
+    def weight(self, value: Value) -> Weight | ParameterWeight | None:
+        """A parameter or what was computed from some, as a layer uses it; None for activations."""
+        if isinstance(value, Parameter) and not value.constant:
+            return ParameterWeight(value.name, value.tensor)
+        return self.axes(value) if isinstance(value, (Parameter, Computed)) else None
 
     def own_module(self, parameter: Parameter) -> str:
         """The module that holds a parameter: the layer's name, also where a parent calls its function directly."""
@@ -87,6 +127,20 @@ def short_name(target: object) -> str:
     if isinstance(target, torch._ops.OpOverload):
         return target._schema.name.split("::")[-1].rstrip("_")
     return getattr(target, "__name__", str(target))
+
+
+def nothing(value: Any) -> Value:
+    """The value of a node whose tensors belong to no channel; `value` is what was exported with it."""
+
+    def without_ids(leaf: Value) -> Value:
+        return Ids.none(leaf.shape) if isinstance(leaf, Tensor) else leaf
+
+    return map_aggregate(value, without_ids)
+
+
+def is_tensor(value: Value) -> bool:
+    """Whether a value is a tensor of the exported graph."""
+    return isinstance(value, (Ids, Parameter, Computed, Tensor))
 
 
 Rule = Callable[[Context], Value]

@@ -30,7 +30,7 @@ class ParameterAxis:
 
 @dataclass(frozen=True, eq=False)
 class Cost:
-    """One operator's FLOPs: `coefficient * product over factors of the ids kept`, or a look-up by one such number.
+    """One operator's FLOPs: `coefficient * product over factors of the ids kept`, or a look-up by one or two such.
 
     `node` is its node in the exported graph.
     """
@@ -39,7 +39,7 @@ class Cost:
     operator: str
     coefficient: int
     factors: tuple[IntArray, ...]
-    lookup: Callable[[int], int] | None = None
+    lookup: Callable[..., int] | None = None
     node: str = ""
 
 
@@ -98,9 +98,13 @@ class Ledger:
         constants: integer arguments that count channels.
         broadcasts: elements stretched over others.
         grids: ids that a reshape has spread over several dimensions, each with the operator.
+        positions: ids that an operator reads by position along some dimensions, which must not differ along these.
         elements: parameters used as plain data, with an id per element.
         full_width: modules to be run at the parent's width: name, dimension, channel ids.
         reductions: operators that reduce over channels: module, operator, channel ids.
+        mixed_weights: operators that reduce over a weight's dimension: module, operator, channel ids, the parameters'
+            dimensions, and whether zeros add nothing.
+        whole: parameters' dimensions that hold no channels (of a kernel), which stay if something lies along them.
         stages: the features in which stages end, with their channel ids.
         values: what every node of the graph gives, by its name.
         branches: what is added to what it read.
@@ -118,13 +122,19 @@ class Ledger:
     constants: list[Constant] = field(default_factory=list)
     broadcasts: list[Broadcast] = field(default_factory=list)
     grids: list[tuple[Ids, str]] = field(default_factory=list)
+    positions: list[tuple[Ids, tuple[int, ...], str]] = field(default_factory=list)
     elements: list[tuple[str, Ids]] = field(default_factory=list)
     full_width: list[tuple[str, int, IntArray]] = field(default_factory=list)
     reductions: list[tuple[str, str, IntArray]] = field(default_factory=list)
+    mixed_weights: list[tuple[str, str, IntArray, frozenset[tuple[str, int]], bool]] = field(
+        default_factory=list
+    )
     stages: list[tuple[CutPoint, IntArray]] = field(default_factory=list)
     values: dict[str, Any] = field(default_factory=dict)
     branches: tuple[Branch, ...] = ()
     node: str = ""
+
+    whole: set[tuple[str, int]] = field(default_factory=set)
 
     def fresh(self, count: int) -> Tensor:
         """Shape (count,): new ids."""
@@ -182,6 +192,8 @@ class Ledger:
         known = self.axes.get((parameter, dim))
         if known is not None:
             self.tie(torch.from_numpy(known.ids), ids)
+            for one, other in ((torch.from_numpy(known.ids), ids), (ids, torch.from_numpy(known.ids))):
+                self.freeze(one[other == NONE], f"`{parameter}` is also used where nothing can be removed")
             self.play((parameter, dim), role)
             return torch.from_numpy(known.ids)
         own = ids.contiguous().numpy().copy()
@@ -204,7 +216,7 @@ class Ledger:
         operator: str,
         coefficient: int,
         *factors: Tensor,
-        lookup: Callable[[int], int] | None = None,
+        lookup: Callable[..., int] | None = None,
     ) -> None:
         """Record an operator's count; factors that belong to no channel go into the coefficient."""
         self.costs.append(_cost(layer, operator, coefficient, factors, self.node, lookup))
@@ -212,6 +224,23 @@ class Ledger:
     def volume(self, layer: str, operator: str, ids: Ids, factor: int) -> None:
         """Record a count proportional to the number of elements of a tensor."""
         self.costs.append(_volume(layer, operator, ids, factor, self.node))
+
+    def count_as(self, module: str, operator: str, count: int) -> None:
+        """Take a count for what a module spends on one operator, and keep all channels in it."""
+        inside = [
+            cost
+            for cost in self.costs
+            if cost.operator == operator and f"{cost.layer}.".startswith(f"{module}." if module else "")
+        ]
+        for cost in inside:
+            for ids in cost.factors:
+                where = module or "the network"
+                self.freeze(
+                    torch.from_numpy(ids), f"fvcore counts `{operator}` in {where} in a way of its own"
+                )
+        self.costs = [cost for cost in self.costs if cost not in inside]
+        if count:
+            self.costs.append(Cost(module, operator, count, ()))
 
     def wrote(self, layer: str, operator: str, ids: Ids) -> None:
         """Record the elements of a tensor as activations."""
@@ -230,7 +259,7 @@ def _cost(
     coefficient: int,
     factors: tuple[Tensor, ...],
     node: str,
-    lookup: Callable[[int], int] | None = None,
+    lookup: Callable[..., int] | None = None,
 ) -> Cost:
     varying = []
     for ids in factors:

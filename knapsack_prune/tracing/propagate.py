@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import operator as python_operator
 from collections.abc import Mapping
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
+from torch.fx import GraphModule
 from torch.fx.node import Node, map_aggregate
+from torch.utils._pytree import tree_leaves
 
 from knapsack_prune.graph.channel_graph import IntArray
 from knapsack_prune.tracing import (
@@ -19,18 +20,24 @@ from knapsack_prune.tracing import (
     rules_embedding,
     rules_layers,
     rules_movement,
+    rules_positions,
+    rules_recurrent,
     rules_reduction,
 )
 from knapsack_prune.tracing.branches import residual_branches
-from knapsack_prune.tracing.context import Context, Parameter, Rule, Value
+from knapsack_prune.tracing.context import Computed, Context, Parameter, Rule, Value, is_tensor, nothing
+from knapsack_prune.tracing.filled import Filled
 from knapsack_prune.tracing.ids import Ids
 from knapsack_prune.tracing.ledger import Ledger
 from knapsack_prune.tracing.program import innermost_module
+from knapsack_prune.tracing.reading import ParameterReader, without_rule
 from knapsack_prune.tracing.stages import CutPoint, choose_stages, cut_points
 
 RULES: dict[str, Rule] = {
     **rules_elementwise.RULES,
     **rules_movement.RULES,
+    **rules_positions.RULES,
+    **rules_recurrent.RULES,
     **rules_layers.RULES,
     **rules_embedding.RULES,
     **rules_reduction.RULES,
@@ -43,6 +50,37 @@ ACTIVATIONS = (
     *("linear", "matmul", "bmm", "addmm", "einsum"),
 )
 """Operators whose output elements fvcore counts as activations."""
+
+LAYERS = (
+    *("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "linear"),
+    *(
+        "layer_norm",
+        "group_norm",
+        "instance_norm",
+        "rms_norm",
+        "embedding",
+        "addmm",
+        "baddbmm",
+        "bmm",
+        "einsum",
+    ),
+    *("adaptive_avg_pool2d", "upsample_nearest2d", "upsample_bilinear2d", "grid_sampler"),
+    *("lstm", "gru", "rnn_tanh", "rnn_relu", "lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell"),
+    *("bilinear", "deform_conv2d", "_native_batch_norm_legit_no_training"),
+)
+"""Operators that are layers, also where all that they take are parameters."""
+
+SECTIONS = ("wrap_with_autocast", "wrap_with_set_grad_enabled")
+"""Operators that run a graph of their own."""
+
+COUNTED_OF_WEIGHTS = ("matmul", "mm", "batch_norm")
+"""Operators that fvcore counts, also between weights."""
+
+COUNTED = frozenset((*LAYERS, *COUNTED_OF_WEIGHTS)) - {"embedding"}
+"""Operators whose rule counts something, whatever reaches them."""
+
+FILLED = rules_movement.FILLED.split()
+"""Operators that fill a tensor with one value."""
 
 CHECKS = ("_assert_tensor_metadata", "_assert_async", "sym_size", "sym_constrain_range", "_assert_scalar")
 """Operators without a value."""
@@ -58,38 +96,85 @@ def propagate(program: ExportedProgram, aliases: Mapping[str, str] | None = None
         aliases: further names of parameters and buffers, each with the first name of the same tensor.
     """
     ledger = Ledger()
-    element_ids = _ElementIds(ledger)
+    reader = ParameterReader(ledger, RULES)
     values: dict[Node, Value] = _placeholders(program, aliases or {})
+    reached = set(_inputs(program))
 
-    def fetch(arg: Value) -> Value:
-        return values[arg] if isinstance(arg, Node) else arg
-
-    for node in program.graph.nodes:
-        if node.op == "placeholder":
-            continue
-        if node.op == "output":
-            for output in node.all_input_nodes:
-                if isinstance(values[output], Ids):
-                    ledger.freeze(values[output].data, "output of the network")
-            continue
-        if node.op != "call_function":
-            values[node] = Ids.none(())
-            continue
-        context = Context(
-            node=node,
-            module=innermost_module(node),
-            args=map_aggregate(node.args, fetch),
-            kwargs=map_aggregate(node.kwargs, fetch),
-            ledger=ledger,
-            element_ids=element_ids,
-        )
-        ledger.node = node.name
-        values[node] = _apply(context)
-        _record_written(context, values[node])
-    ledger.values = {node.name: value for node, value in values.items()}
+    for output in _Walk(ledger, reader, values, reached).run(program.graph_module):
+        if is_tensor(output):
+            ledger.freeze(_ids(reader, output).data, "output of the network")
+    reader.reconcile()
+    ledger.values = {node.name: values[node] for node in program.graph.nodes if node in values}
     ledger.stages.extend(_stages(program, ledger.values))
     ledger.branches = residual_branches(program)
     return ledger
+
+
+@dataclass(frozen=True, eq=False)
+class _Walk:
+    """A walk over a graph and the graphs inside it (sections under autocast or without gradients).
+
+    Attributes:
+        ledger: where rules record.
+        reader: gives parameters their ids.
+        values: of the nodes so far.
+        reached: nodes that an input of the network reaches.
+    """
+
+    ledger: Ledger
+    reader: ParameterReader
+    values: dict[Node, Value]
+    reached: set[Node]
+
+    def run(self, module: GraphModule) -> list[Value]:
+        """Give every node its value; returns those of the outputs."""
+        for node in module.graph.nodes:
+            if node.op == "get_attr":
+                self.values[node] = getattr(module, str(node.target))
+            elif node.op == "call_function":
+                self._call(node)
+            elif node.op == "output":
+                return [self._fetch(part) for part in tree_leaves(node.args)]
+        return []
+
+    def _fetch(self, arg: Value) -> Value:
+        return self.values[arg] if isinstance(arg, Node) else arg
+
+    def _call(self, node: Node) -> None:
+        if self.reached.intersection(node.all_input_nodes):
+            self.reached.add(node)
+        context = Context(
+            node=node,
+            module=innermost_module(node),
+            args=map_aggregate(node.args, self._fetch),
+            kwargs=map_aggregate(node.kwargs, self._fetch),
+            ledger=self.ledger,
+            element_ids=self.reader.element_ids,
+            axes=self.reader.axes,
+        )
+        self.ledger.node = node.name
+        if context.operator in SECTIONS:
+            self.values[node] = self._section(node, context.args)
+        else:
+            self.values[node] = _apply(context, node not in self.reached)
+            _record_written(context, self.values[node])
+
+    def _section(self, node: Node, args: tuple[Value, ...]) -> Value:
+        """A graph inside the graph, run as if it stood there."""
+        at = next(index for index, value in enumerate(args) if isinstance(value, GraphModule))
+        inner = args[at]
+        names = [part for part in inner.graph.nodes if part.op == "placeholder"]
+        for name, value, given in zip(names, args[at + 1 :], node.args[at + 1 :], strict=True):
+            self.values[name] = value
+            if isinstance(given, Node) and given in self.reached:
+                self.reached.add(name)
+        return tuple(self.run(inner))
+
+
+def _ids(reader: ParameterReader, value: Value) -> Ids:
+    if isinstance(value, (Parameter, Computed)):
+        return reader.element_ids(value)
+    return value if isinstance(value, Ids) else Ids.none(value.shape)
 
 
 def _record_written(context: Context, value: Value) -> None:
@@ -112,53 +197,38 @@ def _stages(program: ExportedProgram, by_name: dict[str, Value]) -> list[tuple[C
     return [(stage, by_name[stage.node].channel_ids(stage.dim).numpy()) for stage in choose_stages(trunk)]
 
 
-class _ElementIds:
-    """One id per element for parameters that are used as plain data, the same ones at every use."""
-
-    def __init__(self, ledger: Ledger) -> None:
-        self._ledger = ledger
-        self._known: dict[str, Ids] = {}
-
-    def __call__(self, parameter: Parameter) -> Ids:
-        tensor = parameter.tensor
-        if tensor.numel() <= 1 or not tensor.is_floating_point():
-            return Ids.none(tensor.shape)
-        if parameter.name not in self._known:
-            fresh = self._ledger.fresh(tensor.numel()).reshape(tensor.shape)
-            self._known[parameter.name] = Ids(fresh, tuple(tensor.shape))
-            self._ledger.elements.append((parameter.name, self._known[parameter.name]))
-        return self._known[parameter.name]
-
-
-def _apply(context: Context) -> Value:
-    target = context.node.target
-    if target is python_operator.getitem:
-        return RULES["getitem"](context)
+def _apply(context: Context, constant: bool) -> Value:
+    """The value of a node; `constant` says that no input of the network reaches it."""
     name = context.operator
-    leaves: list[Value] = []
-    map_aggregate((context.args, context.kwargs), leaves.append)
-    inputs = [value for value in leaves if isinstance(value, (Ids, Parameter))]
-    untouched = all(isinstance(value, Ids) and value.empty for value in inputs)
-    rule = RULES.get(name)
     if name in CHECKS or context.node.meta.get("val") is None:
         return None
-    counted = name in ("matmul", "bmm", "einsum") or name in rules_reduction.FVCORE_POOLING
-    constant = _fold(context, inputs)
-    if constant is not None:
-        return constant
-    if untouched and not counted and name not in ("layer_norm", "batch_norm", "group_norm", "instance_norm"):
-        return _nothing(context.node.meta["val"])
-    if rule is not None:
-        return rule(context)
-    reason = f"`{name}` has no rule"
-    for value in inputs:
-        context.ledger.freeze(context.ids(value).data, reason)
-    return _nothing(context.node.meta["val"])
+    leaves: list[Value] = []
+    map_aggregate((context.args, context.kwargs), leaves.append)
+    inputs = [value for value in leaves if isinstance(value, (Ids, Parameter, Computed))]
+    folded = _fold(context, inputs)
+    if folded is not None:
+        return folded
+    if constant and name not in LAYERS and any(isinstance(value, (Parameter, Computed)) for value in inputs):
+        computed = Computed(context)
+        if name in COUNTED_OF_WEIGHTS:
+            context.axes(computed)
+        return computed
+    if name == "getitem":
+        return RULES["getitem"](context)
+    untouched = all(
+        isinstance(value, Ids) and value.empty and not isinstance(value, Filled) for value in inputs
+    )
+    if untouched and name not in COUNTED and name not in FILLED:
+        return nothing(context.node.meta["val"])
+    rule = RULES.get(name)
+    return rule(context) if rule is not None else without_rule(context)
 
 
 def _fold(context: Context, inputs: list[Value]) -> Value:
     """The value of an operator on integer buffers (indices of a bias table, say), computed; None for others."""
     if not inputs or not all(isinstance(v, Parameter) and not v.tensor.is_floating_point() for v in inputs):
+        return None
+    if context.node.target is python_operator.getitem:
         return None
     args, kwargs = map_aggregate(
         (context.args, context.kwargs),
@@ -166,16 +236,13 @@ def _fold(context: Context, inputs: list[Value]) -> Value:
     )
     with torch.no_grad():
         result = context.node.target(*args, **kwargs)  # type: ignore[operator]
-    return Parameter("", result) if isinstance(result, torch.Tensor) else None
+    return Parameter("", result, constant=True) if isinstance(result, torch.Tensor) else None
 
 
-def _nothing(value: Any) -> Value:
-    """The value of a node whose tensors belong to no channel."""
-
-    def without_ids(leaf: Value) -> Value:
-        return Ids.none(leaf.shape) if isinstance(leaf, torch.Tensor) else leaf
-
-    return map_aggregate(value, without_ids)
+def _inputs(program: ExportedProgram) -> list[Node]:
+    """The placeholders of the network's own inputs."""
+    names = set(program.graph_signature.user_inputs)
+    return [node for node in program.graph.nodes if node.op == "placeholder" and node.name in names]
 
 
 def _placeholders(program: ExportedProgram, aliases: Mapping[str, str]) -> dict[Node, Value]:
@@ -192,7 +259,7 @@ def _placeholders(program: ExportedProgram, aliases: Mapping[str, str]) -> dict[
             tensor = program.constants[spec.target]
             # A constant written in the code cannot be sliced: its elements belong to no channel.
             floating = isinstance(tensor, torch.Tensor) and tensor.is_floating_point()
-            values[node] = Ids.none(tensor.shape) if floating else Parameter(spec.target, tensor)
+            values[node] = Ids.none(tensor.shape) if floating else Parameter(spec.target, tensor, True)
         else:
-            values[node] = _nothing(node.meta.get("val"))
+            values[node] = nothing(node.meta.get("val"))
     return values

@@ -85,7 +85,13 @@ def resolve(
 
 def _reductions(ledger: Ledger, member: Membership) -> tuple[CrossChannelReduction, ...]:
     reductions = {}
-    for module, operator, ids in ledger.reductions:
+    # Zeros in the dimension by which a layer reads change no sum; those in the other would.
+    mixed = [
+        (module, operator, ids)
+        for module, operator, ids, sources, exact in ledger.mixed_weights
+        if not exact or not all(ledger.axes[source].role == "in" for source in sources)
+    ]
+    for module, operator, ids in (*ledger.reductions, *mixed):
         groups = np.unique(member.groups[member.classes[ids]])
         groups = groups[groups >= 0]
         if len(groups):
@@ -131,13 +137,15 @@ def _terms(
             else:
                 coefficient *= form.constant
         if cost.lookup is not None:
-            if factors and factors[0].weights:
+            if any(form.weights for form in factors):
                 lookup = np.vectorize(cost.lookup, otypes=[np.int64])
                 block = blocks.get(cost.node)
                 present = None if block is None else block.groups[0]
-                terms.append(TabulatedTerm(cost.layer, cost.operator, (factors[0],), lookup, present=present))
+                terms.append(
+                    TabulatedTerm(cost.layer, cost.operator, tuple(factors), lookup, present=present)
+                )
                 continue
-            coefficient, factors = cost.lookup(factors[0].constant), []
+            coefficient, factors = cost.lookup(*(form.constant for form in factors)), []
         present = _present(factors, blocks.get(cost.node))
         terms.append(CostTerm(cost.layer, cost.operator, coefficient, tuple(factors), present))
     return terms
@@ -195,7 +203,7 @@ def _frozen_groups(
     layer_of: dict[int, str] = {}
     sizes: dict[tuple[str, str], int] = defaultdict(int)
     for axis in axes:
-        if axis.role != "out":
+        if not axis.produces:
             continue
         layer = axis.parameter.rpartition(".")[0]
         for index in np.unique(member.classes[axis.ids]).tolist():

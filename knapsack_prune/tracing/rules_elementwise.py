@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import torch
 
-from knapsack_prune.tracing.context import Context, Parameter, Rule, Value, share_rule
+from knapsack_prune.tracing.context import Context, Rule, Value, is_tensor, share_rule
+from knapsack_prune.tracing.filled import Filled
 from knapsack_prune.tracing.ids import NONE, Ids
 
 UNARY = (
-    "abs alias bernoulli celu ceil clamp clamp_max clamp_min clone contiguous cos detach dropout elu erf "
-    "exp feature_dropout floor gelu hardshrink hardsigmoid hardswish hardtanh leaky_relu lift_fresh_copy "
-    "log log1p log_sigmoid logical_not mish neg reciprocal relu relu6 round rsqrt selu sigmoid sign silu "
-    "sin softplus softshrink sqrt square tanh threshold to type_as _to_copy eq ne lt le gt ge zero fill"
+    "abs acos acosh alias angle asin asinh atan atanh bernoulli bitwise_not ceil celu clamp clamp_max clamp_min clone "
+    "_conj contiguous cos cosh detach dropout elu erf erfc erfinv exp exp2 expm1 feature_dropout floor frac gelu "
+    "hardshrink hardsigmoid hardswish hardtanh imag isfinite isinf isnan leaky_relu lift_fresh_copy log log10 log1p "
+    "log2 log_sigmoid logical_not logit mish nan_to_num neg real reciprocal relu relu6 round rrelu rsqrt selu sgn "
+    "sigmoid sign silu sin sinh softplus softshrink special_expit sqrt square tan tanh threshold to trunc type_as "
+    "_to_copy eq ne lt le gt ge zero fill"
 )
 """Operators of one tensor; further tensors (as in comparisons) follow the n-ary rule."""
 
 NARY = (
-    "add addcdiv addcmul atan2 bitwise_and bitwise_or div floor_divide fmod lerp logical_and logical_or "
-    "masked_fill maximum minimum mul pow remainder rsub sub true_divide where"
+    "add addcdiv addcmul atan2 bitwise_and bitwise_or complex copysign div floor_divide fmod hypot lerp logaddexp "
+    "logical_and logical_or logical_xor masked_fill maximum minimum mul polar pow remainder rsub sub true_divide where "
+    "xlogy"
 )
 
 
@@ -28,9 +32,12 @@ def elementwise(context: Context) -> Value:
     spatial-attention map, a learnt scalar) belongs to none of them: it is set aside until all ties are known.
     """
     shape = context.shape
-    operands = [
-        context.ids(value) for value in (*context.args, *context.kwargs.values()) if _is_tensor(value)
-    ]
+    operands = [context.ids(value) for value in (*context.args, *context.kwargs.values()) if is_tensor(value)]
+    differing = {dim - len(ids.shape) for ids in operands for dim in ids.varying}
+    operands = [ids.along_any(differing) if isinstance(ids, Filled) else ids for ids in operands]
+    blank = next((ids for ids in operands if isinstance(ids, Filled) and ids.shape == shape), None)
+    if blank is not None and all(ids.empty for ids in operands):
+        return blank
     padded = [
         Ids(
             ids.data.reshape((1,) * (len(shape) - len(ids.shape)) + tuple(ids.data.shape)),
@@ -41,11 +48,14 @@ def elementwise(context: Context) -> Value:
     varies = [any(ids.data.shape[dim] > 1 for ids in padded) for dim in range(len(shape))]
     result = torch.zeros((1,) * len(shape), dtype=torch.int64)
     stretched = []
+    # In an outer product each operand is stretched: the largest carries the channels of the result.
+    carrier = max(padded, key=lambda ids: ids.data.numel(), default=None)
     # The operand that varies least comes first: once tied, its ids stand for all.
     for ids in sorted(padded, key=lambda ids: ids.data.numel()):
         if ids.empty:
             continue
-        if any(varies[dim] and ids.shape[dim] == 1 and size > 1 for dim, size in enumerate(shape)):
+        over = any(varies[dim] and ids.shape[dim] == 1 and size > 1 for dim, size in enumerate(shape))
+        if over and ids is not carrier:
             stretched.append(ids)
             continue
         context.ledger.tie(result, ids.data)
@@ -67,10 +77,6 @@ def _freeze_against_fixed(context: Context, ids: Ids, operands: list[Ids]) -> No
         fixed = (theirs == NONE) & (mine != NONE)
         if bool(fixed.any()):
             context.ledger.freeze(mine[fixed], f"`{context.operator}` joins them with an input or a constant")
-
-
-def _is_tensor(value: Value) -> bool:
-    return isinstance(value, (Ids, Parameter, torch.Tensor))
 
 
 RULES: dict[str, Rule] = share_rule(elementwise, f"{UNARY} {NARY}")

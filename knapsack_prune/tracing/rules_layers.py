@@ -12,52 +12,63 @@ from functools import partial
 
 from torch import Tensor
 
-from knapsack_prune.tracing.context import Context, Parameter, Rule, Value, share_rule
+from knapsack_prune.tracing.context import Context, Rule, Value, is_tensor, share_rule
 from knapsack_prune.tracing.ids import NONE, Ids
 from knapsack_prune.tracing.ledger import Constant, LayerRecord
 
 
-def _attach_bias(context: Context, bias: Value, out: Tensor) -> Tensor:
-    if isinstance(bias, Parameter):
-        return context.ledger.attach(bias.name, 0, "out", out)
+def attach_bias(context: Context, bias: Value, out: Tensor) -> Tensor:
+    """Tie a bias to the channels that leave a layer; returns their ids."""
+    own = context.weight(bias)
+    if own is not None:
+        return own.attach(context.ledger, len(own.dims) - 1, "out", out, context.operator)
     if isinstance(bias, Ids):
-        context.ledger.tie(out, context.ledger.channel_ids(bias, 0))
+        context.ledger.tie(out, context.ledger.channel_ids(bias, -1))
     return out
 
 
-def _computed_weight(context: Context) -> Value:
-    reason = f"`{context.operator}` in {context.module or 'the network'} with a computed weight"
-    for value in context.args:
-        if isinstance(value, Ids):
-            context.ledger.freeze(value.data, reason)
+def _written_by_activations(context: Context, operator: str, cost: int) -> Value:
+    """A layer whose weight depends on the input: nothing of it can be removed."""
+    for value in (*context.args[:2], context.argument("bias")):
+        if is_tensor(value):
+            reason = f"`{context.operator}` in {context.module or 'the network'} has a weight that depends on the input"
+            context.ledger.freeze(context.ids(value).data, reason)
+    context.ledger.cost(context.module, operator, cost)
     return Ids.none(context.shape)
 
 
 def convolution(context: Context, transposed: bool = False) -> Value:
     """`conv1d`, `conv2d`, `conv3d` and their transposes, dense, grouped or depthwise."""
     ledger = context.ledger
-    source, weight = context.ids(context.args[0]), context.args[1]
+    source, weight = context.entering(context.args[0], 1), context.args[1]
     bias = context.argument("bias")
     groups = int(context.argument("groups", 1))
-    if not isinstance(weight, Parameter):
-        return _computed_weight(context)
-    layer = context.own_module(weight)
+    own = context.weight(weight)
     shape = context.shape
-    kernel = math.prod(weight.tensor.shape[2:])
     pixels = math.prod((source.shape if transposed else shape)[2:])
+    # fvcore does not count convolutions whose padding is a word.
+    counted = 0 if getattr(context.node.target, "_overloadname", "") == "padding" else shape[0] * pixels
+    if len(source.shape) < len(weight.shape):
+        context.ledger.freeze(source.data, f"`{context.operator}` without a batch dimension")
+        own = None
+    if own is None:
+        return _written_by_activations(context, "conv", counted * math.prod(weight.shape))
+    layer = own.layer
+    kernel = math.prod(weight.shape[2:])
+    own.keep(ledger, *range(2, len(weight.shape)))
     across = [dim for dim in range(2, len(shape)) if source.data.shape[dim] > 1]
     if across:
         one_channel = source.shape[1] == shape[1] == 1
         if one_channel and len(across) == 1 and source.shape[across[0]] == shape[across[0]]:
-            return _across_channels(context, source, weight, across[0])
+            return _across_channels(context, source, layer, across[0], counted * math.prod(weight.shape))
         source = ledger.tie_along(source, tuple(across), context.operator)
     entering = ledger.channel_ids(source, 1)
     in_dim, out_dim = (0, 1) if transposed else (1, 0)
     out_channels = shape[1]
     if groups == 1:
-        entering = ledger.attach(weight.name, in_dim, "in", entering)
-        leaving = ledger.attach(weight.name, out_dim, "out", ledger.fresh(out_channels))
-        ledger.cost(layer, "conv", shape[0] * kernel * pixels, entering, leaving)
+        entering = own.attach(ledger, in_dim, "in", entering, context.operator)
+        leaving = own.attach(ledger, out_dim, "out", ledger.fresh(out_channels), context.operator)
+        ledger.cost(layer, "conv", kernel * counted, entering, leaving)
     else:
         per_in, per_out = source.shape[1] // groups, out_channels // groups
         if per_in == 1:
@@ -76,70 +87,107 @@ def convolution(context: Context, transposed: bool = False) -> Value:
             leaving = leads.expand(groups, per_out).reshape(-1)
         if transposed:
             # The weight holds input channels in dimension 0, each group's outputs in dimension 1.
-            ledger.attach(weight.name, 0, "out", entering)
-            ledger.cost(layer, "conv", shape[0] * kernel * pixels * per_out, entering)
+            own.attach(ledger, 0, "out", entering, context.operator)
+            own.keep(ledger, 1)
+            ledger.cost(layer, "conv", kernel * counted * per_out, entering)
         else:
-            leaving = ledger.attach(weight.name, 0, "out", leaving)
-            ledger.cost(layer, "conv", shape[0] * kernel * pixels * per_in, leaving)
-    leaving = _attach_bias(context, bias, leaving)
+            leaving = own.attach(ledger, 0, "out", leaving, context.operator)
+            own.keep(ledger, 1)
+            ledger.cost(layer, "conv", kernel * counted * per_in, leaving)
+    leaving = attach_bias(context, bias, leaving)
     ledger.layers.append(LayerRecord(layer, entering.contiguous().numpy(), leaving.contiguous().numpy()))
     return Ids.along(leaving, 1, shape)
 
 
-def _across_channels(context: Context, source: Ids, weight: Parameter, dim: int) -> Value:
+def _across_channels(context: Context, source: Ids, layer: str, dim: int, cost: int) -> Value:
     """A convolution that slides along channels (efficient channel attention): it runs at the parent's width."""
     ledger = context.ledger
-    layer = context.own_module(weight)
     ledger.full_width.append((layer, dim, source.channel_ids(dim).contiguous().numpy()))
-    ledger.cost(layer, "conv", context.shape[0] * weight.tensor.numel() * math.prod(context.shape[2:]))
+    ledger.cost(layer, "conv", cost)
     return source.like(context.shape)
 
 
 def linear(context: Context) -> Value:
     """`linear`: the last dimension enters and leaves."""
     ledger = context.ledger
-    source, weight = context.ids(context.args[0]), context.args[1]
-    if not isinstance(weight, Parameter):
-        return _computed_weight(context)
-    layer = context.own_module(weight)
+    source, weight = context.entering(context.args[0], -1), context.args[1]
+    own = context.weight(weight)
+    if own is None or len(weight.shape) != 2:
+        return _written_by_activations(context, "linear", math.prod(source.shape) * weight.shape[0])
+    layer = own.layer
     last = len(source.shape) - 1
-    entering = ledger.attach(weight.name, 1, "in", ledger.channel_ids(source, last))
-    leaving = ledger.attach(weight.name, 0, "out", ledger.fresh(weight.tensor.shape[0]))
-    leaving = _attach_bias(context, context.argument("bias"), leaving)
+    entering = own.attach(ledger, 1, "in", ledger.channel_ids(source, last), "linear")
+    leaving = own.attach(ledger, 0, "out", ledger.fresh(weight.shape[0]), "linear")
+    leaving = attach_bias(context, context.argument("bias"), leaving)
     ledger.cost(layer, "linear", math.prod(source.shape[:-1]), entering, leaving)
     ledger.layers.append(LayerRecord(layer, entering.contiguous().numpy(), leaving.contiguous().numpy()))
     return Ids.along(leaving, last, context.shape)
 
 
+def deformable(context: Context) -> Value:
+    """`deform_conv2d(input, weight, offset, mask, bias, …)`: its offsets and masks stay; fvcore does not count it."""
+    ledger = context.ledger
+    source, weight = context.ids(context.args[0]), context.weight(context.args[1])
+    for value in context.args[2:4]:
+        ledger.freeze(context.ids(value).data, "`deform_conv2d` reads positions from them")
+    channels = ledger.channel_ids(source, 1, context.operator)
+    groups, offset_groups = (int(number) for number in context.args[11:13])
+    if weight is None or groups > 1 or offset_groups > 1:
+        return _written_by_activations(context, "deform_conv2d", 0)
+    weight.keep(ledger, 2, 3)
+    entering = weight.attach(ledger, 1, "in", channels, context.operator)
+    leaving = weight.attach(ledger, 0, "out", ledger.fresh(context.shape[1]), context.operator)
+    leaving = attach_bias(context, context.args[4], leaving)
+    ledger.layers.append(LayerRecord(weight.layer, entering.numpy().copy(), leaving.contiguous().numpy()))
+    return Ids.along(leaving, 1, context.shape)
+
+
+def bilinear(context: Context) -> Value:
+    """`bilinear(one, two, weight, bias)`: both inputs enter; fvcore does not count it."""
+    ledger = context.ledger
+    weight = context.weight(context.args[2])
+    if weight is None:
+        return _written_by_activations(context, "bilinear", 0)
+    for dim, value in enumerate(context.args[:2], 1):
+        weight.attach(ledger, dim, "in", ledger.channel_ids(context.ids(value), -1), "bilinear")
+    leaving = weight.attach(ledger, 0, "out", ledger.fresh(context.shape[-1]), "bilinear")
+    leaving = attach_bias(context, context.argument("bias"), leaving)
+    return Ids.along(leaving, len(context.shape) - 1, context.shape)
+
+
 def _attach(context: Context, values: tuple[Value, ...], channels: Tensor) -> None:
     for value in values:
-        if isinstance(value, Parameter):
-            context.ledger.attach(value.name, 0, "channel", channels)
+        own = context.weight(value)
+        if own is not None:
+            own.attach(context.ledger, 0, "channel", channels, context.operator)
         elif isinstance(value, Ids):
             context.ledger.tie(context.ledger.channel_ids(value, 0), channels)
 
 
 def _owner(context: Context, *values: Value) -> str:
     for value in values:
-        if isinstance(value, Parameter):
-            return context.own_module(value)
+        own = context.weight(value)
+        if own is not None:
+            return own.layer
     return context.module
 
 
 def batch_norm(context: Context) -> Value:
     """Per-channel normalisation by stored statistics, or per instance."""
     source = context.ids(context.args[0])
+    functional = context.operator == "_native_batch_norm_legit_no_training"
+    name = "batch_norm" if functional else context.operator
     weight, bias, mean, variance = context.args[1:5]
     channels = context.ledger.channel_ids(source, 1)
     _attach(context, (weight, bias, mean, variance), channels)
     affine = weight is not None
-    if context.operator == "instance_norm":
+    if name == "instance_norm" or (not functional and bool(context.args[5])):
         factor = 5 if affine else 4
     else:
         factor = 2 if affine else 1
     ids = Ids.along(channels, 1, source.shape)
-    context.ledger.volume(_owner(context, weight, mean), context.operator, ids, factor)
-    return ids
+    context.ledger.volume(_owner(context, weight, mean), name, ids, factor)
+    return (ids, Ids.none((0,)), Ids.none((0,))) if functional else ids
 
 
 def layer_norm(context: Context) -> Value:
@@ -151,6 +199,11 @@ def layer_norm(context: Context) -> Value:
     bias = context.argument("bias")
     dims = tuple(range(len(source.shape) - len(normalized), len(source.shape)))
     layer = _owner(context, weight, bias)
+    counted = context.operator == "layer_norm"
+    # The check can imitate a norm over channels alone, which it knows by its weight.
+    told = (
+        context.operator if weight is not None and len(dims) == 1 else f"{context.operator} of another kind"
+    )
     if len(dims) == 1:
         channels = ledger.channel_ids(source, dims[0])
         source = Ids.along(channels, dims[0], source.shape)
@@ -162,13 +215,14 @@ def layer_norm(context: Context) -> Value:
                 ledger.tie(source.data, data)
     for dim in dims:
         if dim in source.varying:
-            ledger.reduces(layer, "layer_norm", source)
+            ledger.reduces(layer, told, source)
             ids = source.channel_ids(dim).contiguous().numpy()
             place = dim - dims[0]
             ledger.constants.append(
                 Constant(context.node.name, context.module, "layer_norm", normalized[place], ids, (1, place))
             )
-    ledger.volume(layer, "layer_norm", source, 4 if weight is None else 5)
+    if counted:
+        ledger.volume(layer, "layer_norm", source, 4 if weight is None else 5)
     return source
 
 
@@ -199,7 +253,7 @@ def group_norm(context: Context) -> Value:
 def prelu(context: Context) -> Value:
     """A slope per channel, or one for all."""
     source, weight = context.ids(context.args[0]), context.args[1]
-    if isinstance(weight, Parameter) and weight.tensor.numel() > 1:
+    if is_tensor(weight) and math.prod(weight.shape) > 1:
         channels = context.ledger.channel_ids(source, 1)
         _attach(context, (weight,), channels)
         return Ids.along(channels, 1, source.shape)
@@ -210,8 +264,10 @@ RULES: dict[str, Rule] = {
     **share_rule(convolution, "conv1d conv2d conv3d"),
     **share_rule(partial(convolution, transposed=True), "conv_transpose1d conv_transpose2d conv_transpose3d"),
     "linear": linear,
-    **share_rule(batch_norm, "batch_norm instance_norm"),
-    "layer_norm": layer_norm,
+    "bilinear": bilinear,
+    **share_rule(batch_norm, "batch_norm instance_norm _native_batch_norm_legit_no_training"),
+    **share_rule(layer_norm, "layer_norm rms_norm"),
+    "deform_conv2d": deformable,
     "group_norm": group_norm,
     "prelu": prelu,
 }

@@ -12,12 +12,13 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from knapsack_prune.tracing.context import Context, Parameter, Rule, Value, share_rule
+from knapsack_prune.tracing.context import Context, Rule, Value, share_rule
+from knapsack_prune.tracing.filled import Filled
 from knapsack_prune.tracing.ids import NONE, Ids
 from knapsack_prune.tracing.ledger import Constant
 
 
-def _counts(
+def counts(
     context: Context, argument: tuple[int, ...], value: int, ids: Tensor, *, whole: bool = False
 ) -> None:
     """Record that the integer `value` counts the channels `ids`; `argument` is its place among the arguments."""
@@ -42,14 +43,14 @@ def reshape(context: Context) -> Value:
     if context.operator == "unflatten":
         place, sizes = 2, context.args[2]
         first = int(context.args[1]) % len(source.shape)
-    elif context.operator == "flatten":
+    elif context.operator in ("flatten", "reshape_as", "view_as"):
         place, sizes, first = 1, (), 0
     else:
         place, sizes, first = 1, context.args[1], 0
     for offset, size in enumerate(sizes):
         dim = first + offset
         if isinstance(size, int) and size > 1 and dim in moved.varying:
-            _counts(context, (place, offset), size, moved.channel_ids(dim), whole=True)
+            counts(context, (place, offset), size, moved.channel_ids(dim), whole=True)
     if len(moved.varying) > 1:
         context.ledger.grids.append((moved, context.operator))
     return moved
@@ -64,7 +65,7 @@ def expand(context: Context) -> Value:
     if context.operator == "expand":
         for dim, size in enumerate(context.args[1]):
             if size > 1 and dim in stretched.varying:
-                _counts(context, (1, dim), size, stretched.channel_ids(dim), whole=True)
+                counts(context, (1, dim), size, stretched.channel_ids(dim), whole=True)
     return stretched
 
 
@@ -119,7 +120,7 @@ def chunk(context: Context) -> Value:
         for part in parts[1:]:
             context.ledger.tie(parts[0].data, part.data, context.operator)
     if context.operator == "split":
-        _counts(context, (1,), size, parts[0].channel_ids(dim))
+        counts(context, (1,), size, parts[0].channel_ids(dim))
     return parts
 
 
@@ -130,7 +131,7 @@ def split_with_sizes(context: Context) -> Value:
     parts = _parts(source, dim, [int(size) for size in context.args[1]])
     if dim in source.varying:
         for place, part in enumerate(parts):
-            _counts(context, (1, place), part.shape[dim], part.channel_ids(dim))
+            counts(context, (1, place), part.shape[dim], part.channel_ids(dim))
     return parts
 
 
@@ -155,12 +156,12 @@ def slice_(context: Context) -> Value:
     if dim in source.varying:
         channels = source.channel_ids(dim)
         if step != 1:
-            context.ledger.freeze(source.data, f"`slice` takes every {step}th channel")
+            context.ledger.positions.append((source, (dim,), f"slice` by steps of `{step}"))
         elif (begin, end) != (0, length):
             if begin > 0:
-                _counts(context, (2,), begin, channels[:begin])
+                counts(context, (2,), begin, channels[:begin])
             if end < length:
-                _counts(context, (3,), end, channels[:end])
+                counts(context, (3,), end, channels[:end])
     index = [slice(None)] * dim + [slice(begin, end, step)]
     return source.moved(lambda full: full[tuple(index)])
 
@@ -186,7 +187,7 @@ def pad(context: Context) -> Value:
             size = [1] * data.dim()
             size[dim] = width
             fresh = context.ledger.fresh(width)
-            _counts(context, (1, 2 * pair + side), width, fresh)
+            counts(context, (1, 2 * pair + side), width, fresh)
             sides.append(
                 fresh.reshape(size).expand([width if d == dim else n for d, n in enumerate(data.shape)])
             )
@@ -202,6 +203,10 @@ def cat(context: Context) -> Value:
     dim = int(context.argument("dim", 0)) % len(shape)
     if context.operator == "stack":
         parts = [Ids(p.data.unsqueeze(dim), (*p.shape[:dim], 1, *p.shape[dim:])) for p in parts]
+    differing = {d for part in parts for d in part.varying}
+    along = min(differing) if differing and dim not in differing else dim
+    if context.operator != "stack":
+        parts = [part.along_dim(along) if isinstance(part, Filled) else part for part in parts]
     if all(part.empty for part in parts):
         return Ids.none(shape)
     common = [max(part.data.shape[d] for part in parts) for d in range(len(shape))]
@@ -218,20 +223,24 @@ def repeat(context: Context) -> Value:
     return source.moved(lambda full: full.repeat(*context.args[1]))
 
 
-def index(context: Context) -> Value:
-    """Gathering by constant indices."""
+def glu(context: Context) -> Value:
+    """A half gated by the other: equal positions are tied."""
     source = context.ids(context.args[0])
-    indices: list[Tensor | None] = []
-    for value in context.args[1]:
-        if value is None:
-            indices.append(None)
-        elif isinstance(value, Parameter) and not value.tensor.is_floating_point():
-            indices.append(value.tensor)
-        else:
-            context.ledger.freeze(source.data, f"`{context.operator}` by computed indices")
-            return Ids.none(context.shape)
-    target = context.node.target
-    return source.moved(lambda full: target(full, indices))  # type: ignore[operator]
+    dim = int(context.argument("dim", -1)) % len(source.shape)
+    first, second = _parts(source, dim, [source.shape[dim] // 2] * 2)
+    context.ledger.tie(first.data, second.data, context.operator)
+    return first
+
+
+def channel_shuffle(context: Context) -> Value:
+    """The channels of several groups, interleaved: what goes, goes from every group."""
+    source = context.ids(context.args[0])
+    groups = int(context.args[1])
+    channels = context.ledger.channel_ids(source, 1, context.operator).reshape(groups, -1)
+    context.ledger.grids.append((Ids(channels, tuple(channels.shape)), context.operator))
+    # Where whole groups may go, their number must follow.
+    counts(context, (1,), groups, channels[:, 0], whole=True)
+    return Ids.along(channels.T.reshape(-1), 1, context.shape)
 
 
 def getitem(context: Context) -> Value:
@@ -240,32 +249,50 @@ def getitem(context: Context) -> Value:
 
 
 def constructor(context: Context) -> Value:
-    """A new tensor that only takes its shape or type from another."""
-    return Ids.none(context.shape)
+    """A new tensor of one value: its channels are those that it meets; sizes written in the code count them."""
+    shape = context.shape
+    places = {"new_": 1, "zeros": 0, "ones": 0, "full": 0, "empty": 0, "rand": 0}
+    place = next((at for start, at in places.items() if context.operator.startswith(start)), None)
+    sizes = () if place is None or context.operator.endswith("_like") else context.args[place]
 
+    def fresh(dim: int) -> Tensor:
+        ids = context.ledger.fresh(shape[dim])
+        if "rand" in context.operator:
+            # Fewer numbers are drawn than in the parent, so that the outputs are others.
+            context.ledger.reduces(context.module, context.operator, Ids.along(ids, dim, shape))
+        if dim < len(sizes) and isinstance(sizes[dim], int):
+            counts(context, (place or 0, dim), shape[dim], ids, whole=True)
+        return ids
+
+    return Filled(torch.zeros((1,) * len(shape), dtype=torch.int64), shape, fresh)
+
+
+FILLED = (
+    "new_zeros new_ones new_full new_empty zeros_like ones_like full_like empty_like rand_like randn_like zeros ones "
+    "full empty rand randn"
+)
+"""Operators that make a new tensor."""
 
 RULES: dict[str, Rule] = {
-    **share_rule(reshape, "view reshape _unsafe_view unflatten flatten"),
+    **share_rule(reshape, "view reshape _unsafe_view unflatten flatten reshape_as view_as"),
     **share_rule(expand, "expand expand_as"),
     # The channels of one block of a pixel shuffle meet at the next layer.
     **share_rule(
         rearrange,
-        "permute transpose swapaxes swapdims movedim squeeze unsqueeze t mT flip adjoint "
+        "permute transpose swapaxes swapdims movedim squeeze unsqueeze t mT numpy_T adjoint "
         "pixel_shuffle pixel_unshuffle",
     ),
     **share_rule(chunk, "chunk split"),
     **share_rule(cat, "cat concat stack"),
     **share_rule(pad, "pad constant_pad_nd"),
-    **share_rule(
-        constructor,
-        "new_zeros new_ones new_full new_empty zeros_like ones_like full_like empty_like rand_like randn_like",
-    ),
+    **share_rule(constructor, FILLED),
     "roll": roll,
     "select": select,
     "unbind": unbind,
     "split_with_sizes": split_with_sizes,
     "slice": slice_,
     "repeat": repeat,
-    "index": index,
+    "glu": glu,
+    "channel_shuffle": channel_shuffle,
     "getitem": getitem,
 }

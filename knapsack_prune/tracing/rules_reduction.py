@@ -6,6 +6,7 @@ import torch
 
 from knapsack_prune.tracing.context import Context, Rule, Value, share_rule
 from knapsack_prune.tracing.ids import Ids
+from knapsack_prune.tracing.rules_elementwise import elementwise
 
 FVCORE_POOLING = {
     "adaptive_avg_pool2d": (1, 0),
@@ -41,6 +42,12 @@ def reduction(context: Context) -> Value:
     Over space nothing happens to the channels. Over channels the result belongs to none of them; where a channel
     of zeros would still count (a mean), the slim network differs from the masked parent, which is said.
     """
+    if (
+        context.operator in ("max", "min")
+        and not isinstance(context.argument("dim"), int)
+        and len(context.args) > 1
+    ):
+        return elementwise(context)
     source = context.ids(context.args[0])
     value = context.node.meta["val"]
     several = isinstance(value, (tuple, list))
@@ -68,6 +75,17 @@ def reduction(context: Context) -> Value:
     return (result,) * len(value) if several else result
 
 
+def grid_sampler(context: Context) -> Value:
+    """Reading between positions: channels pass, the positions belong to the code."""
+    ledger = context.ledger
+    source, grid = context.ids(context.args[0]), context.ids(context.args[1])
+    ledger.freeze(grid.data, "`grid_sampler` reads positions from them")
+    channels = ledger.channel_ids(source, 1, context.operator)
+    sampled = Ids.along(channels, 1, context.shape)
+    ledger.volume(context.module, "grid_sampler", sampled, 4)
+    return sampled
+
+
 def softmax(context: Context) -> Value:
     """Softmax ties all entries along its dimension: each result depends on every one of them."""
     source = context.ids(context.args[0])
@@ -83,6 +101,7 @@ RULES: dict[str, Rule] = {
         "upsample_nearest1d upsample_nearest2d upsample_bilinear2d upsample_bicubic2d upsample_linear1d "
         "_upsample_nearest_exact2d",
     ),
+    "grid_sampler": grid_sampler,
     **share_rule(reduction, f"mean amax amin max min var std var_mean prod logsumexp {' '.join(EXACT_SUMS)}"),
     **share_rule(softmax, "softmax _softmax log_softmax"),
 }

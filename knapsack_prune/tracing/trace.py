@@ -9,18 +9,28 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 from torch.export import ExportedProgram
+from torch.fx import Node
+from torch.utils._pytree import tree_leaves
 
 from knapsack_prune.errors import RequestError
 from knapsack_prune.graph.channel_graph import ChannelGraph
 from knapsack_prune.networks.example import Example, check_example
 from knapsack_prune.networks.modes import evaluating
-from knapsack_prune.tracing.context import Value
+from knapsack_prune.tracing.context import Value, short_name
 from knapsack_prune.tracing.grouping import Membership
 from knapsack_prune.tracing.ids import Ids
 from knapsack_prune.tracing.ledger import Ledger
 from knapsack_prune.tracing.program import export_network, running_modules
 from knapsack_prune.tracing.propagate import propagate
+from knapsack_prune.tracing.refusals import refusal_before_export, remedy, watched, where_it_stopped
 from knapsack_prune.tracing.resolve import resolve
+from knapsack_prune.tracing.rules_elementwise import UNARY
+
+HARMLESS = frozenset((*UNARY.split(), "batch_norm", "dropout", "feature_dropout", "instance_norm")) - {
+    "fill",
+    "zero",
+}
+"""Operators that leave every element to its channel, also in place."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,15 +96,53 @@ def _aliases(model: nn.Module) -> dict[str, str]:
 
 
 def _export(model: nn.Module, example: Example) -> ExportedProgram:
+    refused = refusal_before_export(model)
+    if refused:
+        raise RequestError(f"cannot trace the network: {refused}")
+    running: list[str] = []
     try:
-        return export_network(example.exported(model), example.args, example.kwargs)
+        with watched(model, running):
+            program = export_network(example.exported(model), example.args, example.kwargs)
+        if _writes_in_place(program):
+            program = program.run_decompositions({})
     except Exception as error:
         check_example(model, example)
-        first = str(error).strip().split("\n")[0]
+        first = str(error).strip().split("\n")[0][:200]
         raise RequestError(
-            f"cannot trace the network with an input of {example.describe()}: {first}. The network runs on it, and "
-            f"must also be one that torch.export takes"
+            f"cannot trace the network with an input of {example.describe()}: torch.export stopped in "
+            f"{where_it_stopped(running)} ({first}); {remedy(error)}"
         ) from error
+    symbolic = _symbolic(program)
+    if symbolic is not None:
+        raise RequestError(f"cannot trace the network: {symbolic}")
+    return program
+
+
+def _symbolic(program: torch.export.ExportedProgram) -> str | None:
+    """The first tensor whose size depends on values, in words."""
+    for node in program.graph.nodes:
+        for value in tree_leaves(node.meta.get("val")):
+            if isinstance(value, torch.Tensor) and not all(isinstance(size, int) for size in value.shape):
+                name = next(iter(reversed((node.meta.get("nn_module_stack") or {"": ("",)}).values())))[0]
+                return (
+                    f"the size of what `{short_name(node.target)}` gives in {name or 'the network'} depends on the "
+                    f"values of a tensor; use a mask or torch.where, which keep the size"
+                )
+    return None
+
+
+def _writes_in_place(program: torch.export.ExportedProgram) -> bool:
+    """Whether an operator changes a tensor that is read otherwise too, such as a part of another."""
+    for node in program.graph.nodes:
+        target = node.target
+        if not isinstance(target, torch._ops.OpOverload) or not target._schema.is_mutable:
+            continue
+        changed = node.args[0] if node.args else None
+        if not isinstance(changed, Node) or short_name(target) in HARMLESS:
+            continue
+        if len(changed.users) > 1 or getattr(changed.target, "is_view", False):
+            return True
+    return False
 
 
 def _pinned(ledger: Ledger, keep: Sequence[str]) -> dict[str, str]:

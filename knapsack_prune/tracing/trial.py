@@ -8,8 +8,7 @@ done, what it counts is frozen, then all that it holds.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -28,6 +27,7 @@ from knapsack_prune.networks.example import Example
 from knapsack_prune.networks.fingerprint import weights_digest
 from knapsack_prune.networks.modes import evaluating
 from knapsack_prune.tracing.grouping import Membership
+from knapsack_prune.tracing.refusals import watched
 from knapsack_prune.tracing.rewriting import NotRewritableError, Rewriter, observe_calls
 from knapsack_prune.tracing.trace import ExportedNetwork
 
@@ -53,6 +53,7 @@ def trace(
     keep: Sequence[str] = (),
     submodule: str = "",
     rewrite: Sequence[str] = (),
+    miscounted: Mapping[tuple[str, str], int] | None = None,
     planned: Sequence[IntArray] = (),
 ) -> ChannelGraph:
     """Find the groups of interchangeable units of a network, and the exact cost of keeping them.
@@ -64,6 +65,8 @@ def trace(
         keep: globs over layer names; the output channels of matching layers stay.
         submodule: the part to trace instead of the whole; called as the network calls it on the example.
         rewrite: modules that are known not to follow other widths: their code is replaced without trying it.
+        miscounted: fvcore's count by module and operator, where the rules count something else: it is taken as a
+            constant, and the channels in it stay.
         planned: the units that each group is to keep: these widths are tried, besides some between.
 
     Raises:
@@ -71,6 +74,8 @@ def trace(
             matches no layer, or no narrower copy computes what it should.
     """
     network = ExportedNetwork.of(model, Example.of(example).within(model, submodule).like(model), keep)
+    for (module, operator), count in (miscounted or {}).items():
+        network.ledger.count_as(module, operator, count)
     graph, member = network.resolved()
     if graph.sized or graph.attributes or rewrite or planned:
         graph = _Trial(network, graph, member, rewrite, planned).settled()
@@ -219,7 +224,7 @@ def _run(model: nn.Module, example: Example, selection: Selection, *, empty: boo
     small = narrow_copy(model, selection, empty=empty)
     running: list[str] = []
     try:
-        with evaluating(small, fused_attention=False), torch.no_grad(), _watched(small, running):
+        with evaluating(small, fused_attention=False), torch.no_grad(), watched(small, running):
             (example.map(lambda leaf: leaf.to("meta")) if empty else example).run(small)
     except Exception as error:
         return TrialFailure(tuple(running), (str(error).strip() or type(error).__name__).split("\n")[0][:120])
@@ -233,24 +238,3 @@ def _narrower(graph: ChannelGraph) -> Selection:
         max(1, min(size - 1, round(size * share))) for size, share in zip(graph.sizes, shares, strict=True)
     ]
     return select(graph, [np.arange(count) for count in counts])
-
-
-@contextmanager
-def _watched(model: nn.Module, running: list[str]) -> Iterator[None]:
-    """Keep the names of the modules that are running; after an error, those that were."""
-    handles = []
-    for name, module in model.named_modules():
-
-        def enter(_: nn.Module, __: object, name: str = name) -> None:
-            running.append(name)
-
-        def leave(_: nn.Module, __: object, ___: object) -> None:
-            running.pop()
-
-        handles.append(module.register_forward_pre_hook(enter))
-        handles.append(module.register_forward_hook(leave))
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -22,7 +22,8 @@ class Accuracy:
     """What networks reach together on `images` images.
 
     Attributes:
-        top1, top5, loss: of the mean softmax over networks; the loss is its cross-entropy.
+        top1, top5, loss: of the mean softmax over networks; the loss is its cross-entropy. Of a task, the first is its
+            metric, there is no second, and no loss where the metric is another function.
         images: how many could be read.
         members: top-1 accuracy of each network.
         disagreement: (networks, networks): fraction of the images to which two of them give different classes.
@@ -30,8 +31,8 @@ class Accuracy:
     """
 
     top1: float
-    top5: float
-    loss: float
+    top5: float | None
+    loss: float | None
     images: int
     members: tuple[float, ...]
     disagreement: tuple[tuple[float, ...], ...]

@@ -29,7 +29,7 @@ from knapsack_prune.planning.plan_file import Plan
 from knapsack_prune.planning.plan_parts import DataPart
 from knapsack_prune.settings import ExecutionSettings, FinetuneSettings, RepairSettings, TrainingSettings
 from knapsack_prune.settings.run import ENSEMBLE
-from knapsack_prune.slimming.repair import Repaired, repair_on_source
+from knapsack_prune.slimming.repair import Repaired, repair_on_batches, repair_on_source
 from knapsack_prune.slimming.slim import require_structure, slim, write_slim
 from knapsack_prune.training.distillation.teacher import EnsembleTeacher, NetworkTeacher, Teacher
 from knapsack_prune.training.ensemble.members import build_by_name, open_ensemble
@@ -37,6 +37,8 @@ from knapsack_prune.training.evaluation import Accuracy
 from knapsack_prune.training.masks import hold_masks, release_masks
 from knapsack_prune.training.matching import match_stages
 from knapsack_prune.training.session import Session
+from knapsack_prune.training.task import Task
+from knapsack_prune.training.task_session import TaskSession
 
 PACKAGES = ("torch", "torchvision", "accelerate", "knapsack-prune")
 
@@ -74,7 +76,7 @@ class FinetuneResult:
 def finetune(
     parent: nn.Module,
     plan: Plan,
-    source: ImageSource,
+    source: ImageSource | Task,
     output: str | Path,
     settings: TrainingSettings | None = None,
     execution: ExecutionSettings | None = None,
@@ -94,7 +96,8 @@ def finetune(
     Args:
         parent: the trained network that the plan was made for; left as it is. It is the teacher.
         plan: what is kept.
-        source: the dataset; test images are only ever evaluated.
+        source: the dataset; test images are only ever evaluated. Or a `Task`: batches from any data loaders, with a
+            loss and a metric.
         output: directory for the network (`model.safetensors`, `plan.json`, `config.json`), `result.json`,
             `summary.csv`, TensorBoard files and checkpoints.
         settings: what is done; defaults if None.
@@ -118,9 +121,16 @@ def finetune(
     require_structure(parent, plan)
     if mask and start is not None:
         raise RequestError("`mask` trains the parent: give it a plan, not a slim network")
-    require_classes(source, _outputs(parent, plan))
-    teachers = (*teachers, *_members(settings, parent, plan, source))
-    session = session or Session(source, plan.model.input_shape, settings, execution)
+    if isinstance(source, Task):
+        if settings.teacher is not None:
+            raise RequestError(
+                f"`teacher` {settings.teacher}: ensembles teach image classes; leave it out of a task"
+            )
+        session = session or TaskSession(source, plan.model.example(), settings, execution)
+    else:
+        require_classes(source, _outputs(parent, plan))
+        teachers = (*teachers, *_members(settings, parent, plan, source))
+        session = session or Session(source, plan.model.input_shape, settings, execution)
     with locked(output) if session.accelerator.is_main_process else nullcontext():
         return _finetuned(
             parent,
@@ -217,7 +227,7 @@ def _finetuned(
         "settings": settings.record(),
     }
     if accelerator.is_main_process:
-        write_slim(student, plan, output, DataPart.of(session.source))
+        write_slim(student, plan, output, None if session.source is None else DataPart.of(session.source))
         write_json(output / "result.json", record)
         if repaired is not None:
             repaired.write(output)
@@ -246,9 +256,14 @@ def _network(
         return start, weights_digest(start), None
     network = slim(parent, plan, check=False)
     sliced = weights_digest(network)
-    repaired = repair_on_source(
-        parent, network, plan, session.source, repair, log, session.accelerator.device
-    )
+    device = session.accelerator.device
+    if isinstance(session, TaskSession):
+        repaired = repair_on_batches(
+            parent, network, plan, session.task.train, session.task.loss, repair, log, device
+        )
+    else:
+        assert session.source is not None
+        repaired = repair_on_source(parent, network, plan, session.source, repair, log, device)
     return network, sliced if repaired is None else {"sliced": sliced, **repair.record()}, repaired
 
 
@@ -269,7 +284,7 @@ def _members(
     return ensemble.extra_teachers(weights_digest(parent))
 
 
-def _accuracies(parent: Accuracy, before: Accuracy, after: Accuracy) -> dict[str, dict[str, float]]:
+def _accuracies(parent: Accuracy, before: Accuracy, after: Accuracy) -> dict[str, dict[str, float | None]]:
     named = {"parent": parent, "before": before, "after": after}
     return {
         "accuracy": {name: accuracy.top1 for name, accuracy in named.items()},

@@ -75,6 +75,7 @@ class Trainer:
         mixer: Mixer | None,
         average: AveragedModel | None,
         log: Callable[[str], None] = lambda line: None,
+        judge: Callable[..., Accuracy] = evaluate,
     ) -> None:
         """Prepare everything for the accelerator's device and processes.
 
@@ -90,6 +91,7 @@ class Trainer:
             mixer: mixes images and labels of a batch.
             average: the weights' moving average, copied from the network before; None for none.
             log: called with a line.
+            judge: of networks on held-out batches.
         """
         self._accelerator = accelerator
         self._device = accelerator.device
@@ -102,6 +104,7 @@ class Trainer:
         self._mixer = mixer
         self._average = average
         self._log = log
+        self._judge = judge
         self._format = torch.channels_last if settings.channels_last else torch.contiguous_format
         self._steps = data.schedule.steps
         self._total = self._steps * settings.epochs
@@ -283,7 +286,7 @@ class Trainer:
         if self._held_out is None:
             return None
         network = self._student.network if self._average is None else self._average.module
-        return evaluate(
+        return self._judge(
             [_LogitsOf(self._model) if self._sharded else network],
             self._held_out,
             self._device,

@@ -77,5 +77,5 @@ def _shapes(network: nn.Module, plan: Plan, names: Sequence[str]) -> dict[str, t
     copy = deepcopy(network).eval()
     tap = FeatureTap(copy, names)
     with torch.no_grad():
-        copy(torch.zeros(1, *plan.model.input_shape))
+        plan.model.example().like(copy).run(copy)
     return {name: tuple(f.shape) for name, f in zip(names, tap.take(), strict=True)}

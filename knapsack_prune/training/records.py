@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,8 @@ class Records:
             held_out: accuracy on held-out images, if there are any.
         """
         seconds = self._sums.pop("seconds")
-        earlier = max((self.start or 0.0, *(row["held_out_top1"] or 0.0 for row in self.history)))
+        before = (self.start, *(row["held_out_top1"] for row in self.history))
+        earlier = max((metric for metric in before if metric is not None), default=-inf)
         best = held_out is None or held_out.top1 >= earlier
         self.history.append(
             {
@@ -87,7 +89,8 @@ class Records:
         self._sums = dict.fromkeys(SUMS, 0.0)
         if held_out is not None:
             self._scalar("held_out/top1", held_out.top1, (epoch + 1) * steps)
-            self._scalar("held_out/loss", held_out.loss, (epoch + 1) * steps)
+            if held_out.loss is not None:
+                self._scalar("held_out/loss", held_out.loss, (epoch + 1) * steps)
         return best
 
     def write_summary(self) -> None:

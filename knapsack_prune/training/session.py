@@ -10,12 +10,13 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import nn
 
-from knapsack_prune.data.augment import mixer
+from knapsack_prune.data.augment import Mixer, mixer
 from knapsack_prune.data.batches import (
     Delivery,
     EvaluationBatches,
+    TrainingData,
     crop_kind,
     decode_training,
     evaluation_batches,
@@ -45,6 +46,7 @@ from knapsack_prune.training.evaluation import Accuracy, evaluate
 from knapsack_prune.training.loop import Trainer, TrainingResult
 from knapsack_prune.training.run_directory import RunDirectory
 from knapsack_prune.training.weight_average import weight_average
+from knapsack_prune.values.losses import TaskLoss
 
 SAMPLE_IMAGES = 512
 RESULTS = ("checkpoints/step-*",)
@@ -95,16 +97,9 @@ class Session:
         Raises:
             RequestError: no such device, no test images, no image that can be read, or too little memory.
         """
-        if execution.device == "cuda" and not torch.cuda.is_available():
-            raise RequestError("`device` is cuda, but torch finds 0 CUDA devices: use cpu or auto")
-        self.accelerator = Accelerator(
-            cpu=execution.device == "cpu",
-            mixed_precision="bf16" if settings.precision == "bf16" else "no",
-            gradient_accumulation_steps=settings.accumulate,
-        )
-        self.source = source
-        self.execution = execution
-        self._settings = settings
+        self._open(settings, execution)
+        self.source: ImageSource | None = source
+        self._images = source
         self.input_shape = tuple(input_shape)
         self._preparation = Preparation.to_shape(input_shape, source.normalisation)
         in_memory = isinstance(source.train, TensorImages)
@@ -124,6 +119,19 @@ class Session:
         self._held = None if held is None else self._batches(held)
         self.held_out_images = 0 if held is None else len(held.labels)
 
+    def _open(self, settings: TrainingSettings, execution: ExecutionSettings) -> None:
+        """Open the device."""
+        if execution.device == "cuda" and not torch.cuda.is_available():
+            raise RequestError("`device` is cuda, but torch finds 0 CUDA devices: use cpu or auto")
+        self.accelerator = Accelerator(
+            cpu=execution.device == "cpu",
+            mixed_precision="bf16" if settings.precision == "bf16" else "no",
+            gradient_accumulation_steps=settings.accumulate,
+        )
+        self.execution = execution
+        self._settings = settings
+        self._judge: Callable[..., Accuracy] = evaluate
+
     def _batches(self, images: ImageSet) -> EvaluationBatches:
         return evaluation_batches(images, self._preparation, self._delivery, self._settings.batch_size)
 
@@ -140,9 +148,8 @@ class Session:
         """
         whole = {
             **identity,
-            "data": self.source.identity(),
+            **self._data_identity(settings),
             "input_shape": list(self.input_shape),
-            "crops": crop_kind(self._train, self._preparation, settings, self._cached),
             "processes": self.accelerator.num_processes,
         }
         accelerator = self.accelerator
@@ -157,6 +164,11 @@ class Session:
             BESIDE,
         )
 
+    def _data_identity(self, settings: TrainingSettings) -> dict[str, Any]:
+        """What tells the data from others."""
+        crops = crop_kind(self._train, self._preparation, settings, self._cached)
+        return {"data": self._images.identity(), "crops": crops}
+
     @property
     def layout(self) -> torch.memory_format:
         """Memory format of networks and images."""
@@ -166,17 +178,14 @@ class Session:
         """Test accuracy of copies on the training device, together; the networks themselves do not move."""
         device = self.accelerator.device
         found = evaluate(
-            [
-                deepcopy(network).to(device=device, memory_format=self.layout)  # type: ignore[call-overload]
-                for network in networks
-            ],
+            training_copies(networks, device, self.layout),
             self._test,
             device,
             self.accelerator.autocast,
             lambda sums: self.accelerator.reduce(sums, "sum"),
             self.layout,
         )
-        return replace(found, unreadable=self._unreadable(self.source.test_images(), self._test))
+        return replace(found, unreadable=self._unreadable(self._images.test_images(), self._test))
 
     def _unreadable(self, images: ImageSet, batches: EvaluationBatches) -> Unreadable:
         """The unreadable images that all processes met; a class without any other is an error."""
@@ -213,17 +222,7 @@ class Session:
             RequestError, KeyboardInterrupt: see `Trainer.run`.
         """
         self._require_same(settings)
-        data = training_data(
-            self._train,
-            self._preparation,
-            settings,
-            self.source.mirror,
-            self._delivery,
-            settings.batch_size,
-            settings.accumulate,
-            settings.seed,
-            self._decoded if settings.crop == self._settings.crop else None,
-        )
+        data = self._training_data(settings)
         trained = deepcopy(network)  # receives the chosen weights: it never carries hooks
         starting = deepcopy(network).requires_grad_(True)
         average = weight_average(network, settings.ema) if settings.ema else None
@@ -245,16 +244,17 @@ class Session:
         trainer = Trainer(
             self.accelerator,
             student,
-            Objective(settings, stages, variances),
+            Objective(settings, stages, variances, self._label_loss(settings)),
             teacher,
             data,
             self._held if choose else None,
             settings,
             self.execution,
             self.run_directory(output, whole, settings, RESULTS),
-            mixer(settings, len(self.source.classes)) if settings.mixes else None,
+            self._mixer(settings),
             average,
             log,
+            self._judge,
         )
         result = trainer.run()
         if settings.compile:
@@ -265,10 +265,30 @@ class Session:
         self.accelerator.free_memory()
         return Trained(trained.cpu().eval(), result, data.schedule.images, data.batches.unreadable())
 
-    def _sample(self, settings: TrainingSettings) -> Iterator[Tensor]:
-        """Some training images, the same in every process."""
+    def _training_data(self, settings: TrainingSettings) -> TrainingData:
+        return training_data(
+            self._train,
+            self._preparation,
+            settings,
+            self._images.mirror,
+            self._delivery,
+            settings.batch_size,
+            settings.accumulate,
+            settings.seed,
+            self._decoded if settings.crop == self._settings.crop else None,
+        )
+
+    def _mixer(self, settings: TrainingSettings) -> Mixer | None:
+        return mixer(settings, len(self._images.classes)) if settings.mixes else None
+
+    def _label_loss(self, settings: TrainingSettings) -> TaskLoss | None:
+        """The loss against labels; None for the cross-entropy of logits."""
+        return None
+
+    def _sample(self, settings: TrainingSettings) -> Iterator[Any]:
+        """Some training images (or other inputs), the same in every process."""
         sample = calibration_loader(
-            self.source, SAMPLE_IMAGES, SPLIT_SEED, settings.batch_size, self._preparation.input_shape
+            self._images, SAMPLE_IMAGES, SPLIT_SEED, settings.batch_size, self._preparation.input_shape
         )
         device = self.accelerator.device
         return (images.to(device, memory_format=self.layout) for images, _ in sample)
@@ -301,6 +321,13 @@ class Session:
                 raise ValueError(
                     f"{name} of a session is {ours} and cannot become {theirs}: open another session"
                 )
+
+
+def training_copies(
+    networks: Sequence[nn.Module], device: torch.device, layout: torch.memory_format
+) -> list[nn.Module]:
+    """Copies on the training device; the networks themselves do not move."""
+    return [deepcopy(network).to(device=device, memory_format=layout) for network in networks]  # type: ignore[call-overload]
 
 
 def _split(source: ImageSource, settings: TrainingSettings) -> tuple[ImageSet, ImageSet | None]:

@@ -57,6 +57,14 @@ def class_scores(output: Any) -> Tensor:
     return classes.float().reshape(-1, classes.shape[-1])
 
 
+def comparable(output: Any) -> Tensor | None:
+    """The class scores in an output, which a student is taught by; None where there are none."""
+    try:
+        return class_scores(output)
+    except RequestError:
+        return None
+
+
 def divergence(output: Any, parent: Any, batch: Any) -> Tensor:
     """KL(parent || network) in nats, averaged over examples and positions, see `class_scores`."""
     ours, theirs = class_scores(output).log_softmax(1), class_scores(parent).log_softmax(1)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from functools import partial
 
 import pytest
 import torch
 import torch.nn.functional as F
+import torchvision
 from torch import Tensor, nn
 
 import knapsack_prune as kp
@@ -23,12 +25,22 @@ EXAMPLE = torch.zeros(1, 3, 8, 8)
 UNARY = (
     "abs alias ceil celu clone contiguous cos detach elu erf exp floor gelu hardshrink hardsigmoid hardswish hardtanh "
     "leaky_relu lift_fresh_copy log log1p log_sigmoid mish neg reciprocal relu relu6 round rsqrt selu "
-    "sigmoid sign silu sin softplus softshrink sqrt square tanh"
+    "sigmoid sign silu sin softplus softshrink sqrt square tanh "
+    "angle asinh atan cosh erfc exp2 expm1 frac log10 log2 nan_to_num real rrelu sgn sinh special_expit tan trunc"
 )
 # Two tensors of the same shape: the stem's output and half of it plus one.
-BINARY = "add atan2 div floor_divide fmod maximum minimum mul pow remainder rsub sub true_divide type_as"
+BINARY = (
+    "add atan2 copysign div floor_divide fmod hypot logaddexp maximum minimum mul pow remainder rsub sub true_divide "
+    "type_as xlogy"
+)
 COMPARISONS = "eq ne lt le gt ge"
-INTEGER = "bitwise_and bitwise_or logical_and logical_or"
+INTEGER = "bitwise_and bitwise_or logical_and logical_or logical_xor"
+TESTS = "isfinite isinf isnan"
+# Of numbers below 1.
+SMALL = "acos asin atanh erfinv logit"
+# Over the positions of an image, one by one.
+SCANS = "cumsum cumprod logcumsumexp diff"
+TWO_RESULTS = "cummax cummin sort topk"
 # Made in the shape of one channel, and added to all.
 CREATED = "zeros_like ones_like empty_like rand_like randn_like"
 # Over the positions of an image, dimensions kept.
@@ -70,6 +82,10 @@ USES: dict[str, Callable[[Callable[..., Tensor], Tensor], Tensor]] = {
     BINARY: lambda op, x: op(x + 1, x / 2 + 1),
     COMPARISONS: lambda op, x: x * op(x, 0.1),
     INTEGER: lambda op, x: x * op(x > 0.1, x < 0.7),
+    TESTS: lambda op, x: x * op(x),
+    SMALL: lambda op, x: op(x.sigmoid() * 0.9),
+    SCANS: lambda op, x: op(x, dim=2),
+    TWO_RESULTS: lambda op, x: (op(x, 3, 2) if op is aten.topk else op(x, 2))[0],
     CREATED: lambda op, x: x + op(x[:, :1]) * 0,
     REDUCTIONS: lambda op, x: x * _reduced(op, x),
 }
@@ -84,6 +100,12 @@ def _reduced(op: Callable[..., Tensor], x: Tensor) -> Tensor:
 CODES: dict[str, Code] = {
     **{name: partial(use, getattr(aten, name)) for names, use in USES.items() for name in names.split()},
     # element-wise, with arguments of their own
+    "acosh": lambda x: aten.acosh(x.abs() + 2),
+    "bitwise_not": lambda x: x * aten.bitwise_not(x > 0.3),
+    "complex": lambda x: aten.complex(x, x * 2).abs(),
+    "_conj": lambda x: aten.complex(x, x * 2).conj().abs(),
+    "imag": lambda x: torch.imag(aten.complex(x, x * 2) * 1),
+    "polar": lambda x: aten.polar(x.abs(), x).abs(),
     "bernoulli": lambda x: x + aten.bernoulli(x.sigmoid()) * 0,
     "clamp": lambda x: aten.clamp(x, 0.1, 0.8),
     "clamp_max": lambda x: aten.clamp_max(x, 0.8),
@@ -102,6 +124,12 @@ CODES: dict[str, Code] = {
     "masked_fill": lambda x: aten.masked_fill(x, x > 0.5, 0.0),
     "where": lambda x: aten.where(x > 0.5, x, x * 0.1),
     # made from a shape
+    "zeros": lambda x: x + torch.zeros(8, 8),
+    "ones": lambda x: x + torch.ones(8, 8),
+    "full": lambda x: x + torch.full((8, 8), 0.5),
+    "empty": lambda x: x + torch.empty(8, 8) * 0,
+    "rand": lambda x: x + torch.rand(8, 8) * 0,
+    "randn": lambda x: x + torch.randn(8, 8) * 0,
     "new_zeros": lambda x: x + x.new_zeros((8, 8)),
     "new_ones": lambda x: x + x.new_ones((8, 8)),
     "new_full": lambda x: x + x.new_full((8, 8), 0.5),
@@ -142,7 +170,36 @@ CODES: dict[str, Code] = {
     "scaled_dot_product_attention": lambda x: _joined(
         F.scaled_dot_product_attention(_heads(x), _heads(x), _heads(x)), x
     ),
+    "mm": lambda x: x * aten.mm(torch.eye(8), x[0, 0] * 0 + 1).mean(),
+    # positions
+    "argsort": lambda x: x + aten.argsort(x, 2) * 0.01,
+    "gather": lambda x: x.gather(2, torch.zeros_like(x, dtype=torch.int64)),
+    "take_along_dim": lambda x: torch.take_along_dim(x, torch.zeros_like(x, dtype=torch.int64), 2),
+    "index_select": lambda x: x.index_select(2, torch.tensor([0, 2, 4])),
+    "index_add": lambda x: x.index_add(2, torch.tensor([0, 2]), x[:, :, :2]),
+    "index_copy": lambda x: x.index_copy(2, torch.tensor([0, 2]), x[:, :, :2]),
+    "scatter_add": lambda x: x.scatter_add(2, torch.zeros_like(x, dtype=torch.int64), x),
+    "im2col": lambda x: F.unfold(x, 2).unflatten(1, (-1, 4)).mean(2).unsqueeze(3),
+    "col2im": lambda x: F.fold(F.unfold(x, 2, stride=2), (8, 8), 2, stride=2),
+    "unfold": lambda x: x.unfold(2, 2, 2).mean(4),
+    "copy": lambda x: aten.copy(x * 0, x),
+    "slice_scatter": lambda x: aten.slice_scatter(x, x[:, :, :2] * 2, 2, 0, 2),
+    "select_scatter": lambda x: aten.select_scatter(x, x[:, :, 0] * 2, 2, 1),
+    "view_as_complex": lambda x: torch.view_as_complex(x.unflatten(3, (4, 2)).contiguous()).abs(),
+    "view_as_real": lambda x: torch.view_as_real(aten.complex(x, x)).mean(4),
+    **{
+        f"fft_{name}": partial(lambda op, x: op(x).abs(), getattr(aten, f"fft_{name}"))
+        for name in ["fft", "ifft", "rfft", "irfft", "fft2", "ifft2", "rfft2", "irfft2"]
+    },
+    **{
+        f"fft_{name}": partial(lambda op, x: op(x, dim=[2, 3]).abs(), getattr(aten, f"fft_{name}"))
+        for name in ["fftn", "ifftn", "rfftn", "irfftn"]
+    },
+    "grid_sampler": lambda x: F.grid_sample(x, torch.zeros(1, 8, 8, 2).expand(x.shape[0], -1, -1, -1)),
     # movement
+    "reshape_as": lambda x: x.flatten(2).reshape_as(x),
+    "view_as": lambda x: x.flatten(2).view_as(x),
+    "numpy_T": lambda x: x.mean((2, 3)).T.T[:, :, None, None],
     "view": lambda x: x.view(-1, x.shape[1], 64, 1),
     "reshape": lambda x: x.transpose(2, 3).reshape(-1, x.shape[1], 64, 1),
     "_unsafe_view": lambda x: aten._unsafe_view(x, [-1, x.shape[1], 64, 1]),
@@ -179,6 +236,36 @@ CODES: dict[str, Code] = {
 }
 """Operator to a use of it between two convolutions of 8 channels."""
 
+
+class Transposed(nn.Module):
+    """A linear layer with inputs in rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w, self.b = nn.Parameter(torch.ones(8, 8)), nn.Parameter(torch.ones(8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.addmm(self.b, x, self.w)
+
+
+def _recurrent(layer: Callable[..., nn.Module], **options: str) -> nn.Module:
+    return Net(lambda n, x: _image(n.a(_tokens(x))[0]), a=layer(8, 8, batch_first=True, **options))
+
+
+def _cell(layer: Callable[..., nn.Module], **options: str) -> nn.Module:
+    def code(net: Net, x: Tensor) -> Tensor:
+        state = net.a(x.mean((2, 3)))
+        return state[0] if isinstance(state, tuple) else state
+
+    return Net(code, a=layer(8, 8, **options))
+
+
+def _halved_in_place(net: Net, x: Tensor) -> Tensor:
+    x = net.a(x).clone()
+    x[:, :, 0] *= 0.5
+    return x
+
+
 MODULES: dict[str, Callable[[], nn.Module]] = {
     "conv1d": lambda: Net(lambda n, x: n.a(x.flatten(2)).unsqueeze(3), a=nn.Conv1d(8, 8, 3)),
     "conv2d": lambda: Net(lambda n, x: n.a(x), a=conv(8, 8, 3)),
@@ -199,11 +286,43 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
     "embedding_bag": lambda: Net(
         lambda n, x: x * n.a(torch.arange(16).reshape(8, 2)).t()[:, :, None], a=nn.EmbeddingBag(16, 8)
     ),
+    "rms_norm": lambda: Net(lambda n, x: _image(n.a(_tokens(x))), a=nn.RMSNorm(8)),
+    "bilinear": lambda: Net(lambda n, x: _image(n.a(_tokens(x), _tokens(x))), a=nn.Bilinear(8, 8, 8)),
+    "addmm": lambda: Net(lambda n, x: n.a(x.mean((2, 3))), a=Transposed()),
+    "deform_conv2d": lambda: Net(
+        lambda n, x: n.a(x, x.new_zeros(x.shape[0], 18, 8, 8)),
+        a=torchvision.ops.DeformConv2d(8, 8, 3, padding=1),
+    ),
+    **{
+        name: partial(_recurrent, getattr(nn, layer), **options)
+        for name, layer, options in (
+            ("lstm", "LSTM", {}),
+            ("gru", "GRU", {}),
+            ("rnn_tanh", "RNN", {}),
+            ("rnn_relu", "RNN", {"nonlinearity": "relu"}),
+        )
+    },
+    **{
+        name: partial(_cell, getattr(nn, layer), **options)
+        for name, layer, options in (
+            ("lstm_cell", "LSTMCell", {}),
+            ("gru_cell", "GRUCell", {}),
+            ("rnn_tanh_cell", "RNNCell", {}),
+            ("rnn_relu_cell", "RNNCell", {"nonlinearity": "relu"}),
+        )
+    },
+    "_native_batch_norm_legit_no_training": lambda: Net(_halved_in_place, a=nn.BatchNorm2d(8)),
+    "glu": lambda: Net(lambda n, x: n.a(F.glu(x, 1)), a=conv(4, 8)),
+    "channel_shuffle": lambda: Net(lambda n, x: n.a(aten.channel_shuffle(x, 2)), a=conv(8, 8)),
     "prelu": lambda: Net(lambda n, x: n.a(x), a=nn.PReLU(8)),
     "pixel_shuffle": lambda: Net(lambda n, x: n.a(F.pixel_shuffle(x, 2)), a=conv(2, 8)),
     "pixel_unshuffle": lambda: Net(lambda n, x: n.a(F.pixel_unshuffle(x, 2)), a=conv(32, 8)),
 }
 """Operator to a network that uses it with parameters, or with another number of channels behind it."""
+
+
+FUNCTIONAL = ("_native_batch_norm_legit_no_training",)
+"""Operators of graphs that were rewritten because something was assigned to a part of a tensor."""
 
 
 def network(name: str) -> nn.Module:
@@ -221,8 +340,11 @@ def test_every_rule_is_in_the_table() -> None:
 @pytest.mark.parametrize("name", sorted({*CODES, *MODULES}))
 def test_rule(name: str) -> None:
     model = network(name)
-    exported = torch.export.export(model, (EXAMPLE,), strict=False)
-    assert name in {short_name(node.target) for node in exported.graph.nodes if node.op == "call_function"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # recurrent layers keep a list of their weights
+        exported = torch.export.export(model, (EXAMPLE,), strict=False)
+    functional = exported.run_decompositions({}) if name in FUNCTIONAL else exported
+    assert name in {short_name(node.target) for node in functional.graph.nodes if node.op == "call_function"}
     graph = kp.trace(model, EXAMPLE)
     assert not any("has no rule" in frozen.reason for frozen in graph.frozen)
     plan = kp.plan(model, EXAMPLE, flops_budget=0.5, importance="random", solver="greedy")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,16 @@ from torch import nn
 from knapsack_prune.data import CalibrationParts, ImageSource, calibration_parts
 from knapsack_prune.errors import RequestError
 from knapsack_prune.files import write_json
+from knapsack_prune.networks.batch import batch_inputs
 from knapsack_prune.planning.plan_file import Plan
 from knapsack_prune.settings import RepairSettings
 from knapsack_prune.slimming.outcome import REPAIR, Outcome, outcome
 from knapsack_prune.slimming.repair.repairing import repair
 from knapsack_prune.slimming.repair.report import RepairReport
+from knapsack_prune.values.losses import Batches, Loss, TaskLoss
+
+JUDGING = 5
+"""Of batches of any data loader, every so manieth judges a repair."""
 
 
 @dataclass(frozen=True)
@@ -86,21 +91,74 @@ def repair_on_source(
     """
     if settings.repair is False:
         return None
-    elsewhere = device is not None and device.type != "cpu"
     try:
         images = plan_images(plan, source, settings)
-        if not elsewhere:
-            report = repair(model, small, plan, images.repair, settings)
-            return Repaired(report, outcome(model, small, plan, images.held_out))
-        parent = copy.deepcopy(model).to(device)
-        try:
-            moved = (batch[0].to(device) for batch in images.repair)
-            report = repair(parent, small.to(device), plan, moved, settings)
-            return Repaired(report, outcome(parent, small, plan, images.held_out))
-        finally:
-            small.cpu()
+        return _repaired(model, small, plan, images.repair, images.held_out, None, settings, device)
     except RequestError as error:
         if settings.repair:
             raise
         log(f"not repaired: {error}")
         return None
+
+
+def repair_on_batches(
+    model: nn.Module,
+    small: nn.Module,
+    plan: Plan,
+    batches: Iterable[Any],
+    loss: Loss | TaskLoss | None,
+    settings: RepairSettings,
+    log: Callable[[str], None] = lambda line: None,
+    device: torch.device | None = None,
+) -> Repaired | None:
+    """As `repair_on_source`, on the first batches of any data loader; of five, one judges.
+
+    Args:
+        model, small, plan, settings, log, device: as of `repair_on_source`.
+        batches: to train on; as many are read as hold the examples that the settings ask for.
+        loss: by which the repair is judged; the divergence to the parent if None.
+    """
+    if settings.repair is False:
+        return None
+    example, taken, count = plan.model.example(), [], 0
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(plan.importance.seed)
+            for batch in batches:
+                taken.append(batch)
+                count += batch_inputs(batch, example).count
+                if count >= settings.repair_samples + settings.held_out_samples:
+                    break
+        if len(taken) < 2:
+            raise RequestError(f"{len(taken)} batches: a repair needs at least 2, of which one judges")
+        held_out = taken[::JUDGING]
+        fitted = [batch for at, batch in enumerate(taken) if at % JUDGING]
+        return _repaired(model, small, plan, fitted, held_out, loss, settings, device)
+    except RequestError as error:
+        if settings.repair:
+            raise
+        log(f"not repaired: {error}")
+        return None
+
+
+def _repaired(
+    model: nn.Module,
+    small: nn.Module,
+    plan: Plan,
+    fitted: Batches,
+    held_out: Batches,
+    loss: Loss | TaskLoss | None,
+    settings: RepairSettings,
+    device: torch.device | None,
+) -> Repaired:
+    """Repair on one device and judge there; the slim network ends on the CPU."""
+    if device is None or device.type == "cpu":
+        report = repair(model, small, plan, fitted, settings)
+        return Repaired(report, outcome(model, small, plan, held_out, loss))
+    parent, example = copy.deepcopy(model).to(device), plan.model.example()
+    try:
+        moved = (batch_inputs(batch, example).to(device) for batch in fitted)
+        report = repair(parent, small.to(device), plan, moved, settings)
+        return Repaired(report, outcome(parent, small, plan, held_out, loss))
+    finally:
+        small.cpu()

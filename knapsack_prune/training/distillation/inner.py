@@ -94,12 +94,14 @@ def target_variances(
         for stage, feature in zip(stages, output.features, strict=True):
             kept = torch.tensor(stage.kept, device=feature.device)
             targets.append(feature.index_select(stage.dim, kept) if kind == "kept" else feature)
-        for entry, target in zip(sums, [*targets, output.logits[0]], strict=True):
+        for entry, target in zip(sums, [*targets, *output.logits[:1]], strict=False):
             values = target.double()
             entry[0] += values.numel()
             entry[1] += float(values.sum())
             entry[2] += float(values.square().sum())
-    return tuple(max(0.0, square / count - (total / count) ** 2) for count, total, square in sums)
+    return tuple(
+        max(0.0, square / count - (total / count) ** 2) if count else 0.0 for count, total, square in sums
+    )
 
 
 class InnerLoss(nn.Module):
@@ -136,19 +138,20 @@ class InnerLoss(nn.Module):
     def forward(
         self,
         features: Sequence[Tensor],
-        logits: Tensor,
+        logits: Tensor | None,
         teacher_features: Sequence[Tensor],
-        teacher_logits: Tensor,
+        teacher_logits: Tensor | None,
     ) -> Tensor:
-        """Mean over stages and logits; the logits are (batch, classes) on both sides."""
+        """Mean over stages and logits; the logits are (batch, classes) on both sides, or None."""
         terms = []
         for index, (ours, theirs) in enumerate(zip(features, teacher_features, strict=True)):
             dim = self._dims[index]
             name = self._teacher_names[index]
             ours = self._select(ours, self._student_names[index], dim)
             terms.append(_distance(ours, self._select(theirs, name, dim), own=name is not None))
-        terms.append(_distance(logits, teacher_logits, own=False))
-        weighted = [weight * term for weight, term in zip(self._weights, terms, strict=True)]
+        if logits is not None and teacher_logits is not None:
+            terms.append(_distance(logits, teacher_logits, own=False))
+        weighted = [weight * term for weight, term in zip(self._weights, terms, strict=False)]
         return torch.stack(weighted).mean()
 
     def _select(self, feature: Tensor, name: str | None, dim: int) -> Tensor:

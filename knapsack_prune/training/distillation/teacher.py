@@ -9,8 +9,10 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from knapsack_prune.networks.example import Example
 from knapsack_prune.networks.fingerprint import weights_digest
 from knapsack_prune.training.distillation.features import FeatureTap
+from knapsack_prune.values.losses import comparable
 
 
 @dataclass(frozen=True)
@@ -18,7 +20,7 @@ class TeacherOutput:
     """What a teacher says about a batch, without gradients.
 
     Attributes:
-        logits: (members, batch, classes); one member for a single network.
+        logits: (members, batch, classes); one member for a single network, none where its output has no class scores.
         features: one tensor per stage asked for, in order; empty if none was.
     """
 
@@ -29,7 +31,7 @@ class TeacherOutput:
 class Teacher(Protocol):
     """Anything that gives logits and, if asked, features of a batch of images."""
 
-    def __call__(self, images: Tensor) -> TeacherOutput: ...
+    def __call__(self, images: Tensor | Example) -> TeacherOutput: ...
 
     def to(self, device: torch.device, memory_format: torch.memory_format) -> None:
         """Move to where the student trains."""
@@ -52,10 +54,15 @@ class NetworkTeacher:
         self._identity = weights_digest(network)
         self._tap = FeatureTap(network, modules) if modules else None
 
-    def __call__(self, images: Tensor) -> TeacherOutput:
+    def __call__(self, images: Tensor | Example) -> TeacherOutput:
         with torch.no_grad():
-            logits: Tensor = self._network(images)
-        return TeacherOutput(logits[None], self._tap.take() if self._tap is not None else ())
+            logits: Tensor | None
+            if isinstance(images, Example):
+                logits = comparable(images.run(self._network))
+            else:
+                logits = self._network(images)
+        members = torch.empty(0) if logits is None else logits[None]
+        return TeacherOutput(members, self._tap.take() if self._tap is not None else ())
 
     def to(self, device: torch.device, memory_format: torch.memory_format) -> None:
         self._network.to(device=device, memory_format=memory_format)  # type: ignore[call-overload]
@@ -77,7 +84,7 @@ class EnsembleTeacher:
         self.first = first
         self._members = (first, *others)
 
-    def __call__(self, images: Tensor) -> TeacherOutput:
+    def __call__(self, images: Tensor | Example) -> TeacherOutput:
         outputs = [member(images) for member in self._members]
         return TeacherOutput(torch.cat([output.logits for output in outputs]), outputs[0].features)
 
