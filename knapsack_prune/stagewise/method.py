@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -23,7 +24,7 @@ from knapsack_prune.data import ImageSource, calibration_parts
 from knapsack_prune.data.batches import Delivery, training_data
 from knapsack_prune.data.calibration import CalibrationParts
 from knapsack_prune.data.images import ImageSubset
-from knapsack_prune.files import write_json
+from knapsack_prune.files import read_json, write_json
 from knapsack_prune.graph.channel_graph import ChannelGraph, IntArray
 from knapsack_prune.narrowing.copying import narrow_copy
 from knapsack_prune.networks import Network
@@ -48,9 +49,10 @@ from knapsack_prune.values.estimate import estimate_values
 from knapsack_prune.values.stage_tables import STAGEWISE, StageTable, stage_values
 from knapsack_prune.values.tables import Provenance
 
-STATE, LOSSES, PLAN, STUDENT, RESULT = (
+STATE, LOSSES, TIMES, PLAN, STUDENT, RESULT = (
     "supernet.safetensors",
     "losses.json",
+    "seconds.json",
     "plan.json",
     "student",
     "result.json",
@@ -143,14 +145,14 @@ def stagewise(
     orders = _orders(graph, network.model, settings, parts, enter)
     supernet = copy.deepcopy(network.model).to(device)
     split = _Split(graph, stages, orders, levels)
-    seconds = _train(split, supernet, source, parts, settings, directory, enter, progress)
+    with _timed(directory, "training"):
+        _train(split, supernet, source, parts, settings, directory, enter, progress)
     enter("measuring choices")
-    started = time.perf_counter()
     norms, held_out = _images(parts.repair, device), _images(parts.held_out, device)
     choices = [stage_choices(stage, levels, settings.choices, settings.seed) for stage in stages]
     losses = ChoiceLosses(directory / LOSSES, stages=stages, graph=graph)
-    tables = losses.measure(supernet, orders, choices, norms, held_out, progress)
-    seconds["measuring"] = time.perf_counter() - started
+    with _timed(directory, "measuring"):
+        tables = losses.measure(supernet, orders, choices, norms, held_out, progress)
     enter("solving")
     provenance = Provenance(
         STAGEWISE,
@@ -168,6 +170,7 @@ def stagewise(
     evolved = evolve(tables, resources, limits, settings.seed)
     plan.save(directory / PLAN)
     save_slim(student(supernet, plan, norms), plan, directory / STUDENT)
+    seconds = read_json(directory / TIMES)
     record = _record(graph, stages, tables, plan, values.total(allocation.counts), evolved, seconds)
     write_json(directory / RESULT, record)
     return Outcome(plan, record)
@@ -177,6 +180,17 @@ def _above(levels: IntArray, least: float) -> IntArray:
     """The levels from `least` on; the largest in any case."""
     above: IntArray = levels[(levels >= least) | (levels == levels[-1])]
     return above
+
+
+@contextmanager
+def _timed(directory: Path, step: str) -> Iterator[None]:
+    """Add what a step takes, to its end or until it is stopped, to the seconds of the whole run."""
+    path, started = directory / TIMES, time.perf_counter()
+    try:
+        yield
+    finally:
+        seconds = read_json(path) if path.is_file() else {}
+        write_json(path, seconds | {step: seconds.get(step, 0.0) + time.perf_counter() - started})
 
 
 def student(supernet: nn.Module, plan: Plan, norms: Sequence[Tensor]) -> nn.Module:
@@ -232,11 +246,11 @@ def _train(
     directory: Path,
     enter: Enter,
     progress: Progress,
-) -> dict[str, float]:
+) -> None:
     """Train the supernet on the training images that are not held out."""
     epochs = settings.epochs_of(source.name == "digits")
     if not epochs:
-        return {"training": 0.0}
+        return
     enter("training the supernet")
     judging = parts.held_out.images
     assert isinstance(judging, ImageSubset)
@@ -253,7 +267,6 @@ def _train(
         1,
         settings.seed,
     )
-    started = time.perf_counter()
     SupernetTraining(
         split.graph,
         supernet,
@@ -265,7 +278,6 @@ def _train(
         settings.seed,
         directory / STATE,
     ).run(progress)
-    return {"training": time.perf_counter() - started}
 
 
 def _images(part: Any, device: torch.device) -> list[Tensor]:
