@@ -109,7 +109,7 @@ EDITS: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
     "negative": (lambda data: _set(data, "kept", [-1, 2]), "groups.0.kept.0"),
     "duplicate": (lambda data: _set(data, "kept", [2, 2]), "index 2 of kept is listed twice"),
     "unsorted": (lambda data: _set(data, "kept", [5, 2]), "kept is not sorted"),
-    "empty": (lambda data: _set(data, "kept", []), "groups.0.kept"),
+    "empty": (lambda data: _set(data, "kept", []), "group conv1: a group keeps no unit"),
     "missing key": (lambda data: data.pop("budgets") and None, "budgets"),
     "unknown key": (lambda data: data.update(extra=1), "extra"),
     "newer version": (lambda data: data.update(schema_version=2), "schema_version 2 is newer"),
