@@ -79,7 +79,8 @@ def measured_values(
         loss: judges outputs; by default the divergence to the parent's (KL). Batch norms use the statistics of the
             batch, for parent and cut network alike.
         seed: of the positions from which fits take their rows.
-        block_removal: measure what the network loses without each residual block, too; no layer is re-fitted then.
+        block_removal: measure what the network loses without each residual block, too; layers behind it are re-fitted
+            if all are.
         known: measurements of an earlier call with the same arguments, extended in place: a call that was stopped
             continues.
         progress: called after every cut of every batch, with how many are done and how many there will be (None where

@@ -11,6 +11,7 @@ from PIL import Image
 
 from knapsack_prune.data import Normalisation, Preparation, open_source, require_classes
 from knapsack_prune.data.batches import Delivery, evaluation_batches, training_data
+from knapsack_prune.data.images import Unreadable
 from knapsack_prune.data.source import IMAGENET
 from knapsack_prune.errors import RequestError
 from knapsack_prune.settings import AugmentationSettings
@@ -42,7 +43,8 @@ def _evaluated(folder: Path, cache: bool, workers: int = 0):  # type: ignore[no-
     preparation = Preparation.to_shape((3, 8, 8), source.normalisation)
     batches = evaluation_batches(source.test_images(), preparation, Delivery(CPU, cache, workers), 3)
     labels = torch.cat([labels for _, labels in batches])
-    return [label for label in labels.tolist() if label >= 0], batches.unreadable()
+    missing = Unreadable.of(source.test_images(), batches.missing())
+    return [label for label in labels.tolist() if label >= 0], missing
 
 
 def test_a_folder_has_its_classes_and_parts(folder: Path) -> None:

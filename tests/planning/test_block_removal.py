@@ -26,6 +26,7 @@ from knapsack_prune.settings import AllocationSettings, PlanSettings
 from knapsack_prune.training.masks import hold_masks, release_masks
 from knapsack_prune.values.estimate import estimate_values
 from knapsack_prune.values.losses import divergence
+from knapsack_prune.values.measured import measured_values
 from knapsack_prune.values.tables import additive_tables
 from tests.narrowing.test_shortcuts import BLOCKS
 from tests.zoo import enliven
@@ -109,7 +110,7 @@ def test_measured_values_say_what_a_block_is_worth() -> None:
     """The loss without a block is that of the network whose branch gives zeros."""
     model, data = network(), images()
     graph = kp.trace(model, EXAMPLE)
-    values = estimate_values(graph, model, "measured", data=data, block_removal=True)
+    values = measured_values(graph, model, data, refit="readers", block_removal=True)
     for block in graph.blocks:
         kept = [np.arange(0 if at in block.groups else size) for at, size in enumerate(graph.sizes)]
         selection = select(graph, kept)
