@@ -269,6 +269,14 @@ class CountedFlops(Pair):
     unit: str
 
 
+class PredictedAndJudged(Output):
+    """Rises of the loss over the parent's: by the plan, and of the repaired network on held-out images."""
+
+    predicted_loss: float | None
+    held_out_loss: float
+    held_out_images: int
+
+
 class Finetuned(Output):
     """What `finetune` prints, and `result.json` says."""
 
@@ -295,6 +303,7 @@ class Finetuned(Output):
     seed: int
     mask: bool
     repaired: bool
+    outcome: PredictedAndJudged | None
     settings: dict[str, Any]
 
 

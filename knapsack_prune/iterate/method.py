@@ -11,7 +11,15 @@ from typing import Any
 
 from knapsack_prune.data import ImageSource, require_classes
 from knapsack_prune.files import read_json, write_json
-from knapsack_prune.iterate.rounds import RESULTS, Log, Rounds, Snapshot, forget_checkpoints, result_files
+from knapsack_prune.iterate.rounds import (
+    RESULTS,
+    Log,
+    Rounds,
+    Snapshot,
+    forget_checkpoints,
+    forget_result,
+    result_files,
+)
 from knapsack_prune.networks import DEFAULT_NETWORK, Network
 from knapsack_prune.networks.fingerprint import weights_digest
 from knapsack_prune.outputs import locked
@@ -102,6 +110,9 @@ def _iterated(
     log(f"the ensemble: top-1 {100 * together.top1:.2f} %; distilling it for {distillation.epochs} epochs")
     if not directory.finished(FINAL):
         directory.begin(FINAL)
+        if session.accelerator.is_main_process:
+            forget_result(output / FINAL)
+        session.accelerator.wait_for_everyone()
         exclude = [snapshots[-1].name] if settings.exclude_start else []
         distil(network, source, output, output / FINAL, snapshots[-1], distillation, session, exclude)
         directory.finish(FINAL, result_files(output / FINAL))

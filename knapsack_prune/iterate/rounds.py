@@ -19,6 +19,7 @@ from knapsack_prune.iterate.budgets import geometric_budgets
 from knapsack_prune.iterate.survivors import all_groups, surviving_graph
 from knapsack_prune.iterate.widen import widen
 from knapsack_prune.networks import Network
+from knapsack_prune.outputs import entries
 from knapsack_prune.planning.constraints import Levels, fixed_levels
 from knapsack_prune.planning.identity import kept_units
 from knapsack_prune.planning.plan_file import Plan
@@ -146,6 +147,8 @@ class Rounds:
             self._log(f"{name}: already there")
         else:
             self.directory.begin(f"round-{number}")
+            if main:
+                forget_result(folder)
             begun = folder / "start"
             if main and not self._is_whole(begun):
                 self._start(number, before)
@@ -282,6 +285,18 @@ class Rounds:
 def result_files(folder: Path) -> list[Path]:
     """The files that a finished fine-tuning leaves in its directory."""
     return [folder / name for name in ("model.safetensors", "plan.json", "config.json", "result.json")]
+
+
+def forget_result(folder: Path) -> None:
+    """Remove a finished fine-tuning that is not valid any more; one under way keeps what it has."""
+    if (folder / RECORD).is_file():
+        return
+    for path in entries(folder):
+        if path.is_dir() and not path.is_symlink():
+            if path.name != "start":
+                shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def forget_checkpoints(folder: Path) -> None:

@@ -304,8 +304,10 @@ class Trainer:
             state = {k.removeprefix(prefix): v for k, v in whole.items() if k.startswith(prefix)}
         if self._run.main:
             save_weights(state, self._run.path / BEST)
-            records.best = file_digest(self._run.path / BEST)
         self._accelerator.wait_for_everyone()
+        records.best = file_digest(
+            self._run.path / BEST
+        )  # by every process: each of them checks it in the end
 
     def _save(self, state: TrainState) -> None:
         def write(folder: Path) -> None:

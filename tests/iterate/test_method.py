@@ -187,7 +187,7 @@ def test_a_refused_request_leaves_the_directory_free(tmp_path: Path) -> None:
         ({"flops_budget": 0.0001}, "smallest feasible"),
         ({"flops_budget": 1.0}, "nothing would be removed"),
         ({"rounds": 0}, "`rounds` 0"),
-        ({"solver": "none"}, "'none' is unknown"),
+        ({"solver": "none"}, "`solver` 'none': Input should be 'exact'"),
     )
     for pruning, words in wrong:
         with pytest.raises(RequestError, match=words):

@@ -64,11 +64,20 @@ def test_valid_steps_are_skipped(finished: Path) -> None:
     )
 
 
-def test_a_step_is_done_again_when_its_files_or_inputs_changed(finished: Path) -> None:
-    (finished / "exported" / "model.pt2").write_bytes(b"damaged")
-    assert _run(parse_settings(SHORT, "test"), finished).skipped == ("plan", "slim", "finetune", "evaluate")
-    longer = {**SHORT, "finetune": {"epochs": 1}}
-    assert _run(parse_settings(longer, "test"), finished).skipped == ("plan", "slim")
+def test_a_step_is_done_again_when_its_files_or_inputs_changed(finished: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    (folder / "exported" / "model.pt2").write_bytes(b"damaged")
+    before_export = ("plan", "slim", "finetune", "evaluate")
+    assert _run(parse_settings(SHORT, "test"), folder).skipped == before_export
+    other = {**SHORT, "finetune": {"epochs": 1}}
+    with pytest.raises(RequestError, match=r"was made for another request and would be lost.*`force`"):
+        _run(parse_settings(other, "test"), folder)
+    assert _run(parse_settings(SHORT, "test"), folder).skipped == (*before_export, "export")
+    shutil.rmtree(folder / "trained")  # without it nothing would be lost
+    assert _run(parse_settings(other, "test"), folder).skipped == ("plan", "slim")
+    replacing = {**other, "execution": {"device": "cpu", "progress": False, "force": True}}
+    assert _run(parse_settings(replacing, "test"), folder).skipped == ()
 
 
 def test_data_must_have_the_networks_classes(tmp_path: Path) -> None:

@@ -103,13 +103,15 @@ def test_a_kill_between_two_checkpoints(lab: Any, tmp_path: Path, monkeypatch: p
 def test_checkpoints_of_another_run_are_refused(lab: Any, tmp_path: Path) -> None:
     short = TrainingSettings(epochs=1, batch_size=32)
     lab.finetune(tmp_path, short)
-    with pytest.raises(RequestError, match=r"holds 1 checkpoints of a run: continue it with `resume`"):
-        lab.finetune(tmp_path, short)
+    with pytest.raises(
+        RequestError, match=r"holds checkpoints.step-000000004 of this run: continue it with `resume`"
+    ):
+        lab.finetune(tmp_path, short, resume=False)
     other = TrainingSettings(epochs=2, batch_size=32)
     with pytest.raises(
         RequestError, match=r"holds another run; 1 settings differ: settings.epochs was 1 and is 2"
     ):
-        lab.finetune(tmp_path, other, resume=True)
+        lab.finetune(tmp_path, other)
 
 
 @pytest.mark.parametrize(("cache", "other"), [("device", "none"), ("none", "device")])
@@ -203,6 +205,9 @@ def test_a_full_disk_loses_nothing(lab: Any, tmp_path: Path, monkeypatch: pytest
 
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint_module.Checkpoints, "_put_in_place", place)
-        with pytest.raises(RequestError, match=r"no space left on the disk .* continue with `resume`"):
+        with pytest.raises(RequestError, match=r"step-000000008: No space left on device .* make room"):
             lab.finetune(tmp_path, settings)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-000000004"]
+    assert (
+        lab.finetune(tmp_path, settings).record["resumed_at_step"] == 4
+    )  # the same command, once there is room

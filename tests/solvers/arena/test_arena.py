@@ -111,10 +111,14 @@ def test_solve_and_bench_commands(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "| exact | 1 | 1 (100.0 %)" in done.stdout
     for arguments, message in (
-        (["solve", str(path), "--solver", "magic"], "solver: 'magic' is unknown"),
+        (
+            ["solve", str(path), "--solver", "magic"],
+            'Invalid value "magic" for --solver. Choose from: "exact"',
+        ),
         (["solve", str(path), "--time-limit", "0"], "--time-limit 0: it must be above 0"),
         (["solve", str(path), "--solver", "dp"], "dp: takes one resource, not 2; use exact"),
-        (["solve", str(path), "-o", str(tmp_path / "no" / "r.json")], "cannot be written"),
+        (["solve", str(path), "-o", str(tmp_path / "r.json" / "r.json")], "r.json is not a directory"),
+        (["solve", str(path), "--solver", "greedy", "-o", str(tmp_path / "r.json")], "would be lost"),
         (["bench", str(tmp_path / "none"), "--solvers", "exact"], "no such file or folder"),
     ):
         done = _command(*arguments)
