@@ -226,14 +226,16 @@ class Ledger:
         self.costs.append(_volume(layer, operator, ids, factor, self.node))
 
     def count_as(self, module: str, operator: str, count: int) -> None:
-        """Take a count for what a module spends on one operator, and keep all channels in it."""
+        """Take a count for what a module spends on one operator, and keep all channels in it, if it is not zero."""
         inside = [
             cost
             for cost in self.costs
             if cost.operator == operator and f"{cost.layer}.".startswith(f"{module}." if module else "")
         ]
         for cost in inside:
-            for ids in cost.factors:
+            for ids in (
+                cost.factors if count else ()
+            ):  # what fvcore does not see at all costs nothing at any width
                 where = module or "the network"
                 self.freeze(
                     torch.from_numpy(ids), f"fvcore counts `{operator}` in {where} in a way of its own"
