@@ -170,7 +170,7 @@ CODES: dict[str, Code] = {
     "scaled_dot_product_attention": lambda x: _joined(
         F.scaled_dot_product_attention(_heads(x), _heads(x), _heads(x)), x
     ),
-    "mm": lambda x: x * aten.mm(torch.ones(1, 8), x[0].mean(2).t()).t()[:, :, None],
+    "mm": lambda x: x * aten.mm(torch.ones(2, 2), torch.ones(2, 2)).mean(),
     # positions
     "argsort": lambda x: x + aten.argsort(x, 2) * 0.01,
     "gather": lambda x: x.gather(2, torch.zeros_like(x, dtype=torch.int64)),
