@@ -28,7 +28,8 @@ class FullWidth(nn.Module):
         self.inner = inner
         self.dim = dim
         self.size = size
-        self.register_buffer("kept", torch.tensor(kept, dtype=torch.int64), persistent=False)
+        device = next((tensor.device for tensor in (*inner.parameters(), *inner.buffers())), None)
+        self.register_buffer("kept", torch.tensor(kept, dtype=torch.int64, device=device), persistent=False)
         self.train(inner.training)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -45,7 +45,10 @@ def size_attributes(
             # Several dimensions of one size: each is an item of its own.
             items = {constant.argument[-1] for constant in ledger.constants if constant.module == module}
             places = [place for place in places if place[1] in items]
-        if not isinstance(modules[module], (nn.LayerNorm, nn.GroupNorm)):
+        if not isinstance(
+            modules[module],
+            (nn.LayerNorm, nn.GroupNorm, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),
+        ):
             sized[module] = None
         if len(owners) == 1:
             (only,) = owners.values()

@@ -225,15 +225,15 @@ class Ledger:
         """Record a count proportional to the number of elements of a tensor."""
         self.costs.append(_volume(layer, operator, ids, factor, self.node))
 
-    def count_as(self, module: str, operator: str, count: int) -> None:
-        """Take a count for what a module spends on one operator, and keep all channels in it."""
+    def count_as(self, module: str, operator: str, count: int, *, freeze: bool = True) -> None:
+        """Take a count for what a module spends on one operator; and keep all channels in it."""
         inside = [
             cost
             for cost in self.costs
             if cost.operator == operator and f"{cost.layer}.".startswith(f"{module}." if module else "")
         ]
         for cost in inside:
-            for ids in cost.factors:
+            for ids in cost.factors if freeze else ():
                 where = module or "the network"
                 self.freeze(
                     torch.from_numpy(ids), f"fvcore counts `{operator}` in {where} in a way of its own"

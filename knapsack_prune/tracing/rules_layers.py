@@ -181,6 +181,11 @@ def batch_norm(context: Context) -> Value:
     channels = context.ledger.channel_ids(source, 1)
     _attach(context, (weight, bias, mean, variance), channels)
     affine = weight is not None
+    if name == "instance_norm" and not affine and mean is None:
+        # No tensor tells its width, which it compares with its input's.
+        context.ledger.constants.append(
+            Constant(context.node.name, context.module, name, source.shape[1], channels.numpy(), (0,))
+        )
     if name == "instance_norm" or (not functional and bool(context.args[5])):
         factor = 5 if affine else 4
     else:

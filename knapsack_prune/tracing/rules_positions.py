@@ -44,6 +44,12 @@ def along_dimension(context: Context) -> Value:
     return source.like(context.shape)
 
 
+def flip(context: Context) -> Value:
+    """Channels in reverse order are still channels."""
+    dims = list(context.args[1])
+    return context.ids(context.args[0]).moved(lambda full: full.flip(dims))
+
+
 def into(context: Context) -> Value:
     """`index_add`, `scatter_add`: what is written where, along a dimension in which channels do not differ."""
     target, dim = context.ids(context.args[0]), int(context.args[1])
@@ -145,8 +151,9 @@ RULES: dict[str, Rule] = {
     "index": index,
     **share_rule(
         along_dimension,
-        "index_select gather take_along_dim cumsum cumprod logcumsumexp cummax cummin sort argsort topk flip diff",
+        "index_select gather take_along_dim cumsum cumprod logcumsumexp cummax cummin sort argsort topk diff",
     ),
+    "flip": flip,
     **share_rule(into, "index_add scatter_add index_copy"),
     "im2col": unfold_patches,
     "col2im": fold_patches,

@@ -74,8 +74,10 @@ def trace(
             matches no layer, or no narrower copy computes what it should.
     """
     network = ExportedNetwork.of(model, Example.of(example).within(model, submodule).like(model), keep)
+    # What fvcore does not see costs nothing at any width, unless it is seen by another name.
+    seen = any((miscounted or {}).values())
     for (module, operator), count in (miscounted or {}).items():
-        network.ledger.count_as(module, operator, count)
+        network.ledger.count_as(module, operator, count, freeze=seen)
     graph, member = network.resolved()
     if graph.sized or graph.attributes or rewrite or planned:
         graph = _Trial(network, graph, member, rewrite, planned).settled()

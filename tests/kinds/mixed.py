@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 
 import numpy as np
 import torch
@@ -287,6 +288,13 @@ def _scripted() -> nn.Module:
     )
 
 
+def _quantised() -> nn.Module:
+    layers = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 5))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch is taking its quantisation out
+        return torch.ao.quantization.quantize_dynamic(layers, {nn.Linear})
+
+
 def _cloned() -> nn.Module:
     block = conv(8, 8)
     return image(*(copy.deepcopy(block) for _ in range(3)))
@@ -305,7 +313,7 @@ NETWORKS = {
     "factorisation machine": Kind(lambda: FactorisationMachine(12, 6), (12,)),
     "cross network": Kind(lambda: CrossNetwork(10), (12,)),
     "graph convolution": Kind(lambda: GraphConv(6), (6, 4)),
-    "graph attention": Kind(lambda: GraphAttention(8), (6, 4), frozen=1.0),
+    "graph attention": Kind(lambda: GraphAttention(8), (6, 4), refusal="tied into one unit by `matmul`"),
     "edge convolution": Kind(EdgeConv, (6, 4)),
     "message passing": Kind(MessagePassing, (5, 4)),
     "coordinates to values": Kind(lambda: Field(12), (3,)),
@@ -338,7 +346,7 @@ NETWORKS = {
     "list from a tensor": Kind(lambda: Branching("list"), refusal="unbind|numbers out of a tensor"),
     "boolean index": Kind(lambda: Branching("nonzero"), refusal="depend"),
     "TorchScript": Kind(_scripted, refusal="TorchScript"),
-    "quantised": Kind(lambda: torch.ao.quantization.quantize_dynamic(nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 5)), {nn.Linear}), (6,), refusal="quantised"),
+    "quantised": Kind(_quantised, (6,), refusal="quantised"),
     "nothing to prune": Kind(lambda: nn.Sequential(nn.Conv2d(3, 5, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()), refusal="output"),
     "no parameters": Kind(lambda: nn.Sequential(nn.AvgPool2d(2), nn.Flatten()), refusal="no layer with weights"),
 }  # fmt: skip

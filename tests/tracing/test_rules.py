@@ -86,7 +86,7 @@ USES: dict[str, Callable[[Callable[..., Tensor], Tensor], Tensor]] = {
     SMALL: lambda op, x: op(x.sigmoid() * 0.9),
     SCANS: lambda op, x: op(x, dim=2),
     TWO_RESULTS: lambda op, x: (op(x, 3, 2) if op is aten.topk else op(x, 2))[0],
-    CREATED: lambda op, x: x + op(x[:, :1]) * 0,
+    CREATED: lambda op, x: x + torch.nan_to_num(op(x[:, :1]) * 0),
     REDUCTIONS: lambda op, x: x * _reduced(op, x),
 }
 
@@ -127,13 +127,13 @@ CODES: dict[str, Code] = {
     "zeros": lambda x: x + torch.zeros(8, 8),
     "ones": lambda x: x + torch.ones(8, 8),
     "full": lambda x: x + torch.full((8, 8), 0.5),
-    "empty": lambda x: x + torch.empty(8, 8) * 0,
+    "empty": lambda x: x + torch.nan_to_num(torch.empty(8, 8) * 0),
     "rand": lambda x: x + torch.rand(8, 8) * 0,
     "randn": lambda x: x + torch.randn(8, 8) * 0,
     "new_zeros": lambda x: x + x.new_zeros((8, 8)),
     "new_ones": lambda x: x + x.new_ones((8, 8)),
     "new_full": lambda x: x + x.new_full((8, 8), 0.5),
-    "new_empty": lambda x: x + x.new_empty((8, 8)) * 0,
+    "new_empty": lambda x: x + torch.nan_to_num(x.new_empty((8, 8)) * 0),
     "full_like": lambda x: x + torch.full_like(x[:, :1], 0.5),
     # pooling and upsampling
     "adaptive_avg_pool1d": lambda x: _pooled("adaptive_avg_pool1d", x, 1, [4]),
@@ -170,7 +170,7 @@ CODES: dict[str, Code] = {
     "scaled_dot_product_attention": lambda x: _joined(
         F.scaled_dot_product_attention(_heads(x), _heads(x), _heads(x)), x
     ),
-    "mm": lambda x: x * aten.mm(torch.eye(8), x[0, 0] * 0 + 1).mean(),
+    "mm": lambda x: x * aten.mm(torch.ones(2, 2), torch.ones(2, 2)).mean(),
     # positions
     "argsort": lambda x: x + aten.argsort(x, 2) * 0.01,
     "gather": lambda x: x.gather(2, torch.zeros_like(x, dtype=torch.int64)),
@@ -195,7 +195,9 @@ CODES: dict[str, Code] = {
         f"fft_{name}": partial(lambda op, x: op(x, dim=[2, 3]).abs(), getattr(aten, f"fft_{name}"))
         for name in ["fftn", "ifftn", "rfftn", "irfftn"]
     },
-    "grid_sampler": lambda x: F.grid_sample(x, torch.zeros(1, 8, 8, 2).expand(x.shape[0], -1, -1, -1)),
+    "grid_sampler": lambda x: F.grid_sample(
+        x, torch.zeros(1, 8, 8, 2).expand(x.shape[0], -1, -1, -1), align_corners=False
+    ),
     # movement
     "reshape_as": lambda x: x.flatten(2).reshape_as(x),
     "view_as": lambda x: x.flatten(2).view_as(x),
