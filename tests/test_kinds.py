@@ -26,6 +26,7 @@ FILES = (
     "weights",
     "operators",
     "mixed",
+    "side_effects",
 )
 KINDS: dict[str, Kind] = {
     name: kind
@@ -47,6 +48,7 @@ def test_kind(name: str, tmp_path: Path) -> None:
     kind = KINDS[name]
     torch.manual_seed(0)
     model = enliven(kind.make())
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     example = torch.randn(1, *kind.shape)
     if kind.refusal is not None:
         with pytest.raises(RequestError, match=kind.refusal) as refused:
@@ -59,6 +61,7 @@ def test_kind(name: str, tmp_path: Path) -> None:
     budget = (parent + 2 * least) / (3 * parent) if least < parent else 1.0
     plan = kp.plan(model, example, flops_budget=budget, importance="random", solver="greedy")
     small = kp.slim(model, plan)
+    torch.testing.assert_close(dict(model.state_dict()), before, rtol=0, atol=0, equal_nan=True)
     assert count_flops(small, Example.of(example)) == plan.planned_flops
     _train(small, kind)
     kp.save_slim(small, plan, tmp_path)
