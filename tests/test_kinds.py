@@ -48,13 +48,13 @@ def test_kind(name: str, tmp_path: Path) -> None:
     kind = KINDS[name]
     torch.manual_seed(0)
     model = enliven(kind.make())
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     example = torch.randn(1, *kind.shape)
     if kind.refusal is not None:
         with pytest.raises(RequestError, match=kind.refusal) as refused:
             kp.plan(model, example, flops_budget=0.5)
         assert "\n" not in str(refused.value)
         return
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     graph = trace_checked(model, example)
     parent, least = total(graph.flops, graph.sizes), total(graph.flops, [1] * len(graph.groups))
     share = sum(frozen.flops for frozen in graph.frozen) / parent

@@ -27,13 +27,15 @@ from knapsack_prune.settings import ExecutionSettings, IterateSettings, RepairSe
 from knapsack_prune.training.ensemble.members import open_ensemble
 from knapsack_prune.training.finetune import finetune
 from knapsack_prune.training.session import Session
+from knapsack_prune.training.task_session import open_session
+from knapsack_prune.values.task import Task
 
 FINAL = "final"
 
 
 def iterate(
     network: Network,
-    source: ImageSource,
+    source: ImageSource | Task,
     output: str | Path,
     settings: IterateSettings | None = None,
     execution: ExecutionSettings | None = None,
@@ -48,7 +50,7 @@ def iterate(
 
     Args:
         network: the trained parent; left as it is.
-        source: the dataset; test images are only ever evaluated.
+        source: the dataset, or a task; test images are only ever evaluated.
         output: the ensemble's directory: `parent`, `rounds/1`, …, `ensemble.json`; and `final`, `result.json`.
         settings: what is done.
         execution: how; an earlier run in the same directory is always continued.
@@ -64,7 +66,7 @@ def iterate(
         Interrupted: after Ctrl-C or SIGTERM, once a checkpoint is written.
     """
     begun, output = time.perf_counter(), Path(output)
-    if network.num_classes is not None:
+    if network.num_classes is not None and isinstance(source, ImageSource):
         require_classes(source, network.num_classes)
     settings = IterateSettings.of(settings, **given)
     epochs = settings.epochs_of(embedded=network.name == DEFAULT_NETWORK)
@@ -72,7 +74,7 @@ def iterate(
     given_execution = execution or ExecutionSettings()
     # What is resumed or replaced is the whole, and never a single round of it.
     execution = ExecutionSettings.of(given_execution, resume=True, force=False)
-    session = Session(source, network.input_shape, retrain, execution)
+    session = open_session(source, network.example, retrain, execution)
     repair = repair or RepairSettings()
     directory = replace(
         session.run_directory(output, request(network, settings, repair), retrain, RESULTS),
@@ -92,7 +94,7 @@ def iterate(
 
 def _iterated(
     network: Network,
-    source: ImageSource,
+    source: ImageSource | Task,
     output: Path,
     settings: IterateSettings,
     distillation: TrainingSettings,
@@ -107,7 +109,8 @@ def _iterated(
     ensemble = open_ensemble(output, lambda plan, classes: network.model)
     log(f"evaluating {len(ensemble.members)} members together")
     together = session.accuracy(*ensemble.networks)
-    log(f"the ensemble: top-1 {100 * together.top1:.2f} %; distilling it for {distillation.epochs} epochs")
+    told = f"{100 * together.top1:.2f} %" if session.measured_by == "top-1" else f"{together.top1:.5g}"
+    log(f"the ensemble: {session.measured_by} {told}; distilling it for {distillation.epochs} epochs")
     if not directory.finished(FINAL):
         directory.begin(FINAL)
         if session.accelerator.is_main_process:
@@ -134,6 +137,7 @@ def _iterated(
             "ensemble": together.top1,
             "final": final["accuracy"]["after"],
         },
+        "metric": session.measured_by,
         "ensemble": together.record(ensemble.names),
         "chosen": chosen,
         "held_out_images": session.held_out_images,
@@ -158,7 +162,7 @@ def _iterated(
 
 def distil(
     network: Network,
-    source: ImageSource,
+    source: ImageSource | Task,
     directory: Path,
     output: Path,
     last: Snapshot,

@@ -9,24 +9,11 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from knapsack_prune.data.seeds import derive_seed
-
 aten = torch.ops.aten
 
-FILLING = frozenset(
-    [
-        "rand_like",
-        "randn_like",
-        "randint_like",
-        "bernoulli_",
-        "cauchy_",
-        "exponential_",
-        "geometric_",
-        "log_normal_",
-        "normal_",
-        "random_",
-        "uniform_",
-    ]
+FILLING = (
+    *("rand_like", "randn_like", "randint_like", "bernoulli_", "cauchy_", "exponential_", "geometric_"),
+    *("log_normal_", "normal_", "random_", "uniform_"),
 )
 """Operators that draw a tensor of the shape of their first argument, whatever is in it."""
 
@@ -52,7 +39,7 @@ class SharedDraws(TorchDispatchMode):
         kwargs = kwargs or {}
         if torch.Tag.nondeterministic_seeded not in func.tags:
             return func(*args, **kwargs)
-        torch.manual_seed(derive_seed(0, 9, len(self.shapes)))
+        torch.manual_seed(len(self.shapes))
         names = [argument.name for argument in func._schema.arguments]
         kind = func._schema.name.removeprefix("aten::")
         if func is aten.native_dropout.default:
