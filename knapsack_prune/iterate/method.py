@@ -9,6 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from knapsack_prune.data import ImageSource, require_classes
 from knapsack_prune.files import read_json, write_json
 from knapsack_prune.iterate.rounds import (
@@ -22,12 +24,14 @@ from knapsack_prune.iterate.rounds import (
 )
 from knapsack_prune.networks import DEFAULT_NETWORK, Network
 from knapsack_prune.networks.fingerprint import weights_digest
+from knapsack_prune.networks.modes import evaluating
 from knapsack_prune.outputs import locked
 from knapsack_prune.settings import ExecutionSettings, IterateSettings, RepairSettings, TrainingSettings
 from knapsack_prune.training.ensemble.members import open_ensemble
 from knapsack_prune.training.finetune import finetune
 from knapsack_prune.training.session import Session
 from knapsack_prune.training.task_session import open_session
+from knapsack_prune.values.losses import comparable
 from knapsack_prune.values.task import Task
 
 FINAL = "final"
@@ -111,6 +115,11 @@ def _iterated(
     together = session.accuracy(*ensemble.networks)
     told = f"{100 * together.top1:.2f} %" if session.measured_by == "top-1" else f"{together.top1:.5g}"
     log(f"the ensemble: {session.measured_by} {told}; distilling it for {distillation.epochs} epochs")
+    if not distillation.label_weight and not _has_class_scores(network):
+        distillation = TrainingSettings.of(distillation, label_weight=1.0)
+        log(
+            "there are no class scores that the ensemble could teach: the final network learns from the targets"
+        )
     if not directory.finished(FINAL):
         directory.begin(FINAL)
         if session.accelerator.is_main_process:
@@ -158,6 +167,12 @@ def _iterated(
     if session.accelerator.is_main_process:
         write_json(output / "result.json", record)
     return record
+
+
+def _has_class_scores(network: Network) -> bool:
+    """Whether one network's output can teach another's."""
+    with evaluating(network.model), torch.no_grad():
+        return comparable(network.example.like(network.model).run(network.model)) is not None
 
 
 def distil(
