@@ -34,7 +34,7 @@ COUNTS = {
     "damaged midway": KINDS_MIDWAY * len(MIDWAY),
     "odd images": 2 * len(ODD),
     "two at once": 13 + len(DIFFERENT),
-    "replacing": 48,
+    "replacing": 24,
 }
 
 

@@ -21,7 +21,7 @@ from benchmarks.faults.harness import Ended, digest, start
 
 OUTPUT = "out.json"
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
-MOST_WRITES = 60
+MOST_WRITES = 20
 """Of a command, from which on the disk is full: all of them, or that many from the first to the last."""
 UNFINISHED = (".partial", ".old", ".lock")
 """How names end that nobody but a running command may leave in a folder."""
@@ -47,7 +47,7 @@ MIDWAY = (
     (".values.json", "plan --values"),
 )
 """What an interrupted command continues from: the end of a path, and the command."""
-KINDS_MIDWAY = 4
+KINDS_MIDWAY = 3
 
 
 @dataclass(frozen=True)
