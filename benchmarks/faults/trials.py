@@ -68,7 +68,7 @@ class Trials:
     def __init__(self, shop: Workshop, folder: Path) -> None:
         self.shop, self.folder = shop, folder
         self.commands = shop.commands()
-        self.cuts = {name: self.commands[name] for name in ("slim", "finetune")}
+        self._cuts: dict[str, str] = {}
         self._references: dict[str, tuple[str, float, int]] = {}
         self._number = 0
 
@@ -204,16 +204,23 @@ class Trials:
             ):
                 wrong = f"verify passes {edit}"
         ends = [verified]
-        for name, command in self.cuts.items():
-            wanted = self._reference(command)[0]
-            arguments = command.arguments(cwd / name)
-            arguments[1] = "plan.json"
-            ends.append(start(arguments, logs / name, cwd).wait())
-            if ends[-1].code == 0 and command.result(cwd / name) != wanted:
+        for name in ("slim", "finetune"):
+            if name not in self._cuts:
+                self._cuts[name] = self._cut(name, self.shop.plan, *self._fresh())[1]
+            ended, made = self._cut(name, cwd / "plan.json", logs, cwd)
+            ends.append(ended)
+            if ended.code == 0 and made != self._cuts[name]:
                 wrong = wrong or f"{name} takes {edit}"
         bad = any(ended.traceback for ended in ends)
         codes = ", ".join(str(ended.code) for ended in ends)
         return Row("edits of a plan", edit[:90], codes, bad, wrong=wrong)
+
+    def _cut(self, name: str, plan: Path, logs: Path, cwd: Path) -> tuple[Ended, str]:
+        """What `slim` or `finetune` makes of a plan: how it ended, and the digest of the weights."""
+        arguments = self.commands[name].arguments(cwd / name)
+        arguments[1] = str(plan)
+        ended = start(arguments, logs / name, cwd).wait()
+        return ended, "" if ended.code else digest(cwd / name / "model.safetensors")
 
     def damaged(self, number: int) -> Row:
         """A damaged or hostile file for a command that reads it: refused, or the right result all the same."""
