@@ -8,6 +8,7 @@ import random
 import shutil
 import signal
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -130,16 +131,17 @@ class Trials:
         codes = ", then ".join(str(ended.code) for ended in ends)
         return Row(kind, name, codes, any(ended.traceback for ended in ends), lost, wrong)
 
-    def full_disks(self) -> list[str]:
+    def full_disks(self) -> Iterator[str]:
         """Names of the trials of a full disk, `command/write`: every write of a command, or some of very many."""
-        named = []
-        for name, command in self.commands.items():
-            writes = self._reference(command)[2]
-            count = min(writes, MOST_WRITES)
-            points = {1 + round((writes - 1) * part / max(1, count - 1)) for part in range(count)}
-            named.append([f"{name}/{point}" for point in sorted(points)])
         # In turns, so that a run that is stopped has tried something of every command.
-        return [name for row in zip_longest(*named) for name in row if name is not None]
+        for row in zip_longest(*map(self._points, self.commands)):
+            yield from (f"{name}/{point}" for name, point in zip(self.commands, row, strict=True) if point)
+
+    def _points(self, name: str) -> Iterator[int]:
+        """The writes of a command from which on the disk is full."""
+        writes = self._reference(self.commands[name])[2]
+        count = min(writes, MOST_WRITES)
+        yield from sorted({1 + round((writes - 1) * part / max(1, count - 1)) for part in range(count)})
 
     def full_disk(self, name: str) -> Row:
         """A command whose disk is full from some write on; given again with room, it comes to its result."""

@@ -43,9 +43,12 @@ def stagewise(
     with (
         resumable(directory),
         claimed(
-            directory, directory=True, force=stagewise.force, same=lambda path: (path / RECORD).is_file()
+            directory,
+            directory=True,
+            force=stagewise.force,
+            same=lambda path: stagewise.resume and (path / RECORD).is_file(),
         ),
-        workplace(directory, force=stagewise.force) as place,
+        workplace(directory, force=stagewise.force, resume=stagewise.resume) as place,
         steps() as progress,
         quiet_libraries(),
     ):
