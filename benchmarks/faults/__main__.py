@@ -38,7 +38,7 @@ COUNTS = {
 }
 
 
-FULL = "full disk"
+FULL, SABOTAGE = "full disk", "broken on purpose"
 
 
 def main() -> None:
@@ -87,6 +87,10 @@ def _all(trials: Trials, only: Sequence[str] | None) -> Iterator[tuple[str, Call
     ]
     if not only or FULL in only:
         columns.append((f"{FULL}:{name}", partial(trials.full_disk, name)) for name in trials.full_disks())
+    if not only or SABOTAGE in only:
+        from benchmarks.faults.sabotage import BROKEN, broken
+
+        columns.append((f"{SABOTAGE}:{kind}", partial(broken, trials, kind)) for kind in BROKEN)
     # In turns, so that a run that is stopped has tried something of every kind.
     for row in zip_longest(*columns):
         yield from filter(None, row)

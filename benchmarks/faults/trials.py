@@ -80,7 +80,7 @@ class Trials:
         shutil.rmtree(place, ignore_errors=True)
         return place / "logs", place / "cwd"
 
-    def _reference(self, command: Command) -> tuple[str, float, int]:
+    def reference(self, command: Command) -> tuple[str, float, int]:
         """Result, seconds and writes of an undisturbed run."""
         if command.name not in self._references:
             logs, cwd = self._fresh()
@@ -95,7 +95,7 @@ class Trials:
         draw = random.Random(number)
         resumable = [command for command in self.commands.values() if command.resumes]
         command = resumable[number % len(resumable)]
-        wanted, seconds, _ = self._reference(command)
+        wanted, seconds, _ = self.reference(command)
         logs, cwd = self._fresh()
         sent = SIGNALS[(number // len(resumable)) % len(SIGNALS)]
         delays = [draw.uniform(0.02, seconds) for _ in range(1 + number % 2)]
@@ -139,14 +139,14 @@ class Trials:
 
     def _points(self, name: str) -> Iterator[int]:
         """The writes of a command from which on the disk is full."""
-        writes = self._reference(self.commands[name])[2]
+        writes = self.reference(self.commands[name])[2]
         count = min(writes, MOST_WRITES)
         yield from sorted({1 + round((writes - 1) * part / max(1, count - 1)) for part in range(count)})
 
     def full_disk(self, name: str) -> Row:
         """A command whose disk is full from some write on; given again with room, it comes to its result."""
         command, point = self.commands[name.rpartition("/")[0]], int(name.rpartition("/")[2])
-        wanted, _, writes = self._reference(command)
+        wanted, _, writes = self.reference(command)
         logs, cwd = self._fresh()
         first = start(command.arguments(cwd / OUTPUT), logs / "full", cwd, point).wait()
         again = start(command.arguments(cwd / OUTPUT), logs / "again", cwd).wait()
@@ -160,7 +160,7 @@ class Trials:
         draw = random.Random(1000 + number)
         forced = [command for command in self.commands.values() if command.forced]
         command = forced[number % len(forced)]
-        wanted, seconds, writes = self._reference(command)
+        wanted, seconds, writes = self.reference(command)
         logs, cwd = self._fresh()
         arguments = command.arguments(cwd / OUTPUT)
         made = start(arguments, logs / "made", cwd).wait()
@@ -258,7 +258,7 @@ class Trials:
         draw = random.Random(number)
         name, asked = MIDWAY[number % len(MIDWAY)]
         command, kind = self.commands[asked], number // len(MIDWAY)
-        wanted, seconds, _ = self._reference(command)
+        wanted, seconds, _ = self.reference(command)
         for share in (0.85, 0.7, 0.95, 0.6, 1.1):  # until the file is there
             logs, cwd = self._fresh()
             running = start(command.arguments(cwd / OUTPUT), logs / "killed", cwd)
@@ -282,9 +282,9 @@ class Trials:
         names = list(self.commands)
         pairs = [*((name, name) for name in names), *DIFFERENT]
         both = [self.commands[name] for name in pairs[number]]
-        wanted = [self._reference(command)[0] for command in both]
+        wanted = [self.reference(command)[0] for command in both]
         draw = random.Random(number)
-        delay = draw.uniform(0, self._reference(both[0])[1]) if number >= len(names) else 0.0
+        delay = draw.uniform(0, self.reference(both[0])[1]) if number >= len(names) else 0.0
         logs, cwd = self._fresh()
         running = [start(both[0].arguments(cwd / OUTPUT), logs / "0", cwd)]
         time.sleep(delay)

@@ -78,17 +78,18 @@ def finetune(
     subject = load_target(target, network, force=execution.force)
     set_threads(execution, subject.parent, finetune.batch_size)
     source = open_told(data, subject.parent, recorded=subject.data)
-    result = train(
-        subject.parent.model,
-        subject.plan,
-        source,
-        directory,
-        finetune,
-        execution,
-        start=subject.start,
-        repair=repair,
-        log=lambda line: notes().print(line, markup=False),
-    )
+    with resumable(directory):
+        result = train(
+            subject.parent.model,
+            subject.plan,
+            source,
+            directory,
+            finetune,
+            execution,
+            start=subject.start,
+            repair=repair,
+            log=lambda line: notes().print(line, markup=False),
+        )
     _log_command(directory)
     if as_json:
         print_json(Finetuned(**result.record))

@@ -19,6 +19,7 @@ from knapsack_prune.costs.measuring import example_batch, measure_table, prepare
 from knapsack_prune.costs.resource import PricedNetwork
 from knapsack_prune.costs.runtimes import require_runtime
 from knapsack_prune.errors import RequestError
+from knapsack_prune.files import is_stream
 from knapsack_prune.graph.selection import select
 from knapsack_prune.narrowing.copying import narrow_copy
 from knapsack_prune.networks.example import Example
@@ -77,7 +78,7 @@ def measure_latency(
     )
     graph = trace(model, example)
     check_prunable(graph, model)
-    place = beside(path) if asked.force else path
+    place = beside(path) if asked.force and not is_stream(path) else path
     if asked.force and not asked.resume:
         place.unlink(missing_ok=True)
     try:
@@ -104,7 +105,7 @@ def measure_latency(
             networks=asked.networks,
             seconds=asked.seconds,
             known=known,
-            save=lambda table: table.save(place),
+            save=lambda table: None if is_stream(path) else table.save(place),
             progress=progress,
         )
     finally:
