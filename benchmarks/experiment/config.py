@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,40 @@ class Stage(Part):
     seeds: tuple[int, ...] = (0,)
 
 
+class Line(Part):
+    """One line of a figure: a method at all budgets that were run.
+
+    Attributes:
+        label: in the legend.
+        plan, start, recipe: of the rows, as in `Stage`.
+        ours: drawn solid and coloured; others dashed and grey.
+    """
+
+    label: str
+    plan: str
+    start: str
+    recipe: str
+    ours: bool = False
+
+    def holds(self, row: Mapping[str, Any]) -> bool:
+        """Whether a row belongs to the line."""
+        return all(row[key] == getattr(self, key) for key in ("plan", "start", "recipe"))
+
+
+class Figure(Part):
+    """A picture of some rows.
+
+    Attributes:
+        name: what its file's name ends in.
+        title: above it.
+        lines: from the first to the last of the legend.
+    """
+
+    name: str
+    title: str
+    lines: tuple[Line, ...]
+
+
 class Config(Part):
     """The file.
 
@@ -52,6 +87,7 @@ class Config(Part):
         iterate: settings of the rounds of `iterated`.
         stages: what is run.
         plans: settings of whatever makes the plans.
+        figures: pictures of chosen rows, beside those of all of them.
     """
 
     network: str | None = None
@@ -64,6 +100,7 @@ class Config(Part):
     iterate: dict[str, Any] = {}
     stages: tuple[Stage, ...]
     plans: dict[str, Any] = {}
+    figures: tuple[Figure, ...] = ()
 
 
 def read_config(path: Path) -> Config:

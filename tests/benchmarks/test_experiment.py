@@ -8,6 +8,8 @@ import torch
 from scipy.stats import kendalltau
 
 from benchmarks.accuracy.channel_map import ChannelMap, network_of, with_channel_maps
+from benchmarks.accuracy.plots import draw_figure
+from benchmarks.experiment.config import Figure
 from benchmarks.experiment.plan_set import _concave_margins, scaled_widths, threshold_widths
 from benchmarks.experiment.statistics import kendall, mean_difference
 from benchmarks.experiment.store import Store
@@ -53,6 +55,16 @@ def test_paired_differences_do_not_see_what_both_share():
     shared = np.random.default_rng(0).normal(0, 10, 20)
     mean, low, high = mean_difference(shared + 1, shared)
     assert (mean, low, high) == (pytest.approx(1), pytest.approx(1), pytest.approx(1))
+
+
+def test_a_figure_draws_the_rows_of_its_lines_alone(tmp_path):
+    lines = ({"label": "ours", "plan": "measured", "start": "repaired", "recipe": "long", "ours": True},)
+    figure = Figure(name="f", title="t", lines=lines)
+    row = {"plan": "measured", "start": "repaired", "recipe": "long", "budget": 0.2, "top1": 80.0}
+    assert figure.lines[0].holds(row) and not figure.lines[0].holds(row | {"recipe": "none"})
+    draw_figure(figure, [row, row | {"plan": "other", "top1": 5.0}], 86.0, tmp_path / "one.svg")
+    draw_figure(figure, [row], 86.0, tmp_path / "two.svg")
+    assert (tmp_path / "one.svg").read_bytes() == (tmp_path / "two.svg").read_bytes()
 
 
 def test_scaled_and_threshold_widths_fill_the_budget():
