@@ -39,7 +39,7 @@ class Conditions(_Part):
     device: Literal["cpu", "cuda"]
     name: str
     batch: Annotated[int, Field(ge=1, le=2**16)]
-    dtype: str
+    dtype: Annotated[str, Field(pattern="^(bfloat16|float(16|32|64))$")]
     memory_format: Literal["contiguous", "channels_last"]
     threads: Annotated[int, Field(ge=1, le=2**12)]
     runtime: Runtime
