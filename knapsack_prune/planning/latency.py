@@ -21,6 +21,7 @@ from knapsack_prune.errors import RequestError
 from knapsack_prune.graph.selection import select
 from knapsack_prune.narrowing.copying import narrow_copy
 from knapsack_prune.networks.example import Example
+from knapsack_prune.outputs import beside, put_in_place
 from knapsack_prune.planning.plan_parts import BudgetPart
 from knapsack_prune.planning.preparation import check_prunable
 from knapsack_prune.settings import LatencySettings
@@ -75,7 +76,15 @@ def measure_latency(
     )
     graph = trace(model, example)
     check_prunable(graph, model)
-    known = None if asked.force else _begun(path, conditions, graph.fingerprint)
+    place = beside(path) if asked.force else path
+    if asked.force and not asked.resume:
+        place.unlink(missing_ok=True)
+    try:
+        known = _begun(place, conditions, graph.fingerprint)
+    except RequestError:
+        if not asked.force:
+            raise
+        known = None  # begun beside the table for another request
     if isinstance(known, LatencyTable):
         return known
 
@@ -94,12 +103,14 @@ def measure_latency(
             networks=asked.networks,
             seconds=asked.seconds,
             known=known,
-            save=lambda table: table.save(path),
+            save=lambda table: table.save(place),
             progress=progress,
         )
     finally:
         torch.set_num_threads(threads)
-    table.save(path)
+    table.save(place)
+    if place != path:
+        put_in_place(place, path)
     return table
 
 

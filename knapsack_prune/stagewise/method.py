@@ -216,7 +216,7 @@ def _claim(
         "settings": told | {"levels": [allowed.tolist() for allowed in levels]},
         "source": source.identity(),
     }
-    RunDirectory(directory, identity, (STATE, LOSSES)).claim()
+    RunDirectory(directory, identity, (STATE, LOSSES), force=settings.force).claim()
 
 
 def _orders(
