@@ -1,7 +1,5 @@
 """Which images, and how they are normalised."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated, Self
 

@@ -1,7 +1,5 @@
 """How stages are measured: the supernet's training, and the choices whose loss is taken."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from pydantic import Field
