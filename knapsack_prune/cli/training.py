@@ -78,17 +78,18 @@ def finetune(
     subject = load_target(target, network, force=execution.force)
     set_threads(execution, subject.parent, finetune.batch_size)
     source = open_told(data, subject.parent, recorded=subject.data)
-    result = train(
-        subject.parent.model,
-        subject.plan,
-        source,
-        directory,
-        finetune,
-        execution,
-        start=subject.start,
-        repair=repair,
-        log=lambda line: notes().print(line, markup=False),
-    )
+    with resumable(directory):
+        result = train(
+            subject.parent.model,
+            subject.plan,
+            source,
+            directory,
+            finetune,
+            execution,
+            start=subject.start,
+            repair=repair,
+            log=lambda line: notes().print(line, markup=False),
+        )
     _log_command(directory)
     if as_json:
         print_json(Finetuned(**result.record))
@@ -211,7 +212,7 @@ def export(
     from knapsack_prune.cli.results import show_exports
     from knapsack_prune.export.exporting import export_all
     from knapsack_prune.export.timm_pruned import export_timm
-    from knapsack_prune.outputs import check_not_within, check_output, locked, replaced
+    from knapsack_prune.outputs import check_not_within, check_output, claimed, replaced
 
     check_output(directory, directory=True, force=force)
     if target is not None:
@@ -224,7 +225,7 @@ def export(
         parent = subject.parent
         networks = {"model": subject.slim()} | ({"parent": parent.model} if compare else {})
     set_threads(DeviceSettings(threads=export.threads), parent, max(export.batch))
-    with locked(directory), replaced(directory) as waiting:
+    with claimed(directory, directory=True, force=force), replaced(directory) as waiting:
         if timm:
             export_timm(networks["model"], parent.name, parent.input_shape, waiting / "model")
         exported = export_all(networks, parent.input_shape, waiting, export)

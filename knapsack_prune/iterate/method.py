@@ -25,7 +25,7 @@ from knapsack_prune.iterate.rounds import (
 from knapsack_prune.networks import DEFAULT_NETWORK, Network
 from knapsack_prune.networks.fingerprint import weights_digest
 from knapsack_prune.networks.modes import evaluating
-from knapsack_prune.outputs import locked
+from knapsack_prune.outputs import locked, workplace
 from knapsack_prune.settings import ExecutionSettings, IterateSettings, RepairSettings, TrainingSettings
 from knapsack_prune.training.ensemble.members import open_ensemble
 from knapsack_prune.training.finetune import finetune
@@ -80,20 +80,20 @@ def iterate(
     execution = ExecutionSettings.of(given_execution, resume=True, force=False)
     session = open_session(source, network.example, retrain, execution)
     repair = repair or RepairSettings()
-    directory = replace(
-        session.run_directory(output, request(network, settings, repair), retrain, RESULTS),
-        resume=given_execution.resume,
-        force=given_execution.force,
-    )
-    rounds = Rounds(network, source, directory, settings, retrain, session, log, repair=repair)
-    with locked(output) if session.accelerator.is_main_process else nullcontext():
-        if directory.force:
-            directory.claim()
-            rounds.begin()
-        elif not directory.is_claimed():
+    accelerator, resume, force = session.accelerator, given_execution.resume, given_execution.force
+    main = accelerator.is_main_process
+    with (
+        locked(output) if main else nullcontext(),
+        workplace(output, force=force, resume=resume, main=main, wait=accelerator.wait_for_everyone) as place,
+    ):
+        directory = session.run_directory(place, request(network, settings, repair), retrain, RESULTS)
+        replace(directory, force=force).discard()
+        directory = replace(directory, resume=resume)
+        rounds = Rounds(network, source, directory, settings, retrain, session, log, repair=repair)
+        if not directory.is_claimed():
             rounds.begin()  # what is refused leaves the directory free for a better request
             directory.claim()
-        return _iterated(network, source, output, settings, distillation, session, rounds, log, begun)
+        return _iterated(network, source, place, settings, distillation, session, rounds, log, begun)
 
 
 def _iterated(

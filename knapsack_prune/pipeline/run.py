@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from knapsack_prune.data import ImageSource
 from knapsack_prune.errors import RequestError
 from knapsack_prune.files import file_digest, read_json, write_json
 from knapsack_prune.networks import Network, load_network
-from knapsack_prune.outputs import locked
+from knapsack_prune.outputs import clear, locked, workplace
 from knapsack_prune.planning.plan_file import Plan
 from knapsack_prune.settings import ExecutionSettings, ExportSettings, RunSettings
 from knapsack_prune.settings.importance import IMAGE_CRITERIA
@@ -75,7 +75,12 @@ class Run:
                 would be lost.
             Interrupted: after Ctrl-C or SIGTERM; the same call continues where it was.
         """
-        with locked(self._directory):
+        how = self._config.execution
+        with (
+            locked(self._directory),
+            workplace(self._directory, force=how.force, resume=how.resume) as place,
+        ):
+            self._directory, self._steps = place, replace(self._steps, path=place)
             return self._execute()
 
     def _execute(self) -> RunResult:
@@ -90,7 +95,11 @@ class Run:
         training = {**config.finetune.record(), "cache": config.execution.cache}
         wanted = {**made_from, "repair": config.repair.record(), "finetune": training}
         trained = [path for pattern in TRAINED for path in folder.glob(pattern)]
-        if trained and self._steps.made_otherwise("finetune", wanted):
+        otherwise = trained and self._steps.made_otherwise("finetune", wanted)
+        if otherwise and self._steps.force:
+            clear(folder)  # begun beside the old result for another request
+            self._steps.claim()
+        elif otherwise:
             raise RequestError(
                 f"{min(trained)} was made for another request and would be lost: choose another directory with "
                 "`output`, or replace all of it with `force`"

@@ -1,7 +1,5 @@
 """Which images or other batches, how images are normalised, and what a network is trained for on them."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated, Self
 

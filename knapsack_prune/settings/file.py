@@ -1,7 +1,5 @@
 """A file of settings: TOML or YAML, one table per section, everything optional."""
 
-from __future__ import annotations
-
 import tomllib
 from pathlib import Path
 from typing import Any

@@ -25,7 +25,7 @@ from knapsack_prune.narrowing.copying import narrow_copy
 from knapsack_prune.narrowing.equivalence import check_equivalence
 from knapsack_prune.networks.checkpoint import check_finite
 from knapsack_prune.networks.fingerprint import fingerprint, run_once, weights_digest
-from knapsack_prune.outputs import check_output, entries, replaced
+from knapsack_prune.outputs import claimed, entries, replaced
 from knapsack_prune.planning.identity import check_fingerprint
 from knapsack_prune.planning.plan_file import Plan
 from knapsack_prune.planning.plan_parts import DataPart
@@ -81,8 +81,11 @@ def save_slim(small: nn.Module, plan: Plan, directory: str | Path, *, force: boo
         RequestError: the directory cannot be written, or holds something else.
     """
     folder = Path(directory)
-    check_output(folder, directory=True, force=force, same=lambda path: holds_only(path, FILES))
-    with replaced(folder) as waiting:
+
+    def same(path: Path) -> bool:
+        return holds_only(path, FILES)
+
+    with claimed(folder, directory=True, force=force, same=same), replaced(folder) as waiting:
         write_slim(small, plan, waiting)
 
 

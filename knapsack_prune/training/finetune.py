@@ -23,7 +23,7 @@ from knapsack_prune.files import write_json
 from knapsack_prune.markup import html_table
 from knapsack_prune.narrowing.equivalence import EquivalenceError, check_flops
 from knapsack_prune.networks.fingerprint import weights_digest
-from knapsack_prune.outputs import locked
+from knapsack_prune.outputs import locked, workplace
 from knapsack_prune.planning.identity import check_fingerprint
 from knapsack_prune.planning.plan_file import Plan
 from knapsack_prune.planning.plan_parts import DataPart
@@ -130,11 +130,18 @@ def finetune(
         require_classes(source, count_outputs(parent, plan) or 0)
         teachers = (*teachers, *_members(settings, parent, plan, source))
     session = session or open_session(source, plan.model.example(), settings, execution)
-    with locked(output) if session.accelerator.is_main_process else nullcontext():
+    accelerator, how = session.accelerator, session.execution
+    main = accelerator.is_main_process
+    with (
+        locked(output) if main else nullcontext(),
+        workplace(
+            output, force=how.force, resume=how.resume, main=main, wait=accelerator.wait_for_everyone
+        ) as place,
+    ):
         return _finetuned(
             parent,
             plan,
-            output,
+            place,
             settings,
             start,
             teachers,

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from knapsack_prune import outputs
 from knapsack_prune.errors import RequestError
 from knapsack_prune.files import disk_errors, write_atomically, write_text
-from knapsack_prune.outputs import check_output, clear, entries, locked, replaced
+from knapsack_prune.outputs import check_output, claimed, clear, entries, locked, replaced, workplace
 
 
 def test_an_output_that_holds_something_is_refused_by_name_and_replaced_with_force(tmp_path: Path) -> None:
@@ -40,6 +41,82 @@ def test_an_output_that_holds_something_is_refused_by_name_and_replaced_with_for
         (waiting / "b").write_text("1")
     assert {path.name for path in (tmp_path / "sub").iterdir()} == {"b"}
     assert {path.name for path in tmp_path.iterdir()} == {"result.json", "sub"}
+
+
+def test_force_keeps_the_old_until_the_new_is_whole_and_continues_what_it_began(tmp_path: Path) -> None:
+    """Story: `--force` cleared the output first; a full disk afterwards had lost the old result."""
+    place = tmp_path / "out"
+    place.mkdir()
+    (place / "result.json").write_text("95.8 %")
+
+    def stopped() -> None:
+        with locked(place), workplace(place, force=True) as work:
+            work.mkdir()
+            (work / "step-1").touch()
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        stopped()
+    assert [path.name for path in entries(place)] == ["result.json"]
+    with locked(place), workplace(place, force=True) as work:
+        assert (work / "step-1").exists()
+        (work / "result.json").write_text("97.0 %")
+    assert {path.name for path in entries(place)} == {"result.json", "step-1"}
+    assert (place / "result.json").read_text() == "97.0 %"
+    assert list(tmp_path.iterdir()) == [place]
+    with workplace(place, force=False) as work:
+        assert work == place
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_directory_is_replaced_whole_and_not_the_next_holders_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: bool
+) -> None:
+    """Story: a lock was removed by name, though its directory had been replaced, and two processes wrote at once."""
+    if not at_once:  # as on systems that cannot exchange two names
+        monkeypatch.setattr(outputs, "_exchanged", lambda one, other: False)
+    place = tmp_path / "out"
+    place.mkdir()
+    (place / "old").touch()
+    first = locked(place)
+    first.__enter__()
+    with replaced(place) as waiting:
+        (waiting / "new").touch()
+    assert [path.name for path in entries(place)] == ["new"]
+    with locked(place):
+        first.__exit__(None, None, None)
+        with pytest.raises(RequestError, match="another process"), locked(place):
+            pass
+    assert {path.name for path in tmp_path.rglob("*")} == {"out", "new"}
+
+
+def test_what_another_process_wrote_between_check_and_lock_is_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    acquired = outputs._acquired
+
+    def later(lock: Path, path: Path) -> int:
+        (lock.parent / "theirs").touch()
+        return acquired(lock, path)
+
+    monkeypatch.setattr(outputs, "_acquired", later)
+    with (
+        pytest.raises(RequestError, match=r"holds theirs, which would be lost"),
+        claimed(tmp_path / "out", directory=True),
+    ):
+        pass
+
+
+def test_what_a_killed_process_had_not_finished_is_removed(tmp_path: Path) -> None:
+    (tmp_path / "out" / "sub").mkdir(parents=True)
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    for name in (f"out/sub/.weights.{dead.pid}.partial", f"out/.mine.{os.getpid()}.partial"):
+        (tmp_path / name).touch()
+    (tmp_path / f".out.{dead.pid}.partial").mkdir()
+    with locked(tmp_path / "out"):
+        left = {path.name for path in tmp_path.rglob(".*.partial")}
+    assert left == {f".mine.{os.getpid()}.partial"}
 
 
 def test_force_never_clears_where_somebody_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
