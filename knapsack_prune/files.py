@@ -35,7 +35,7 @@ OTHER_LIBRARIES = ("No space left", "os error", "PytorchStreamWriter", "inline_c
 def write_atomically(path: Path, fill: Callable[[Path], object]) -> None:
     """Let `fill` write a file beside `path`, then put it in place: a reader sees the old content or the new one.
 
-    A symbolic link stays, and what it points to is replaced. Pipes, devices and `-` (standard output) are written to.
+    A symbolic link stays, and what it points to is replaced, with its mode. Pipes, devices and `-` (standard output) are written to.
 
     Raises:
         RequestError: the disk refuses.
@@ -48,7 +48,10 @@ def write_atomically(path: Path, fill: Callable[[Path], object]) -> None:
     with disk_errors(path):
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
+            waiting.touch()
+            mode = (target if target.exists() else waiting).stat().st_mode
             fill(waiting)
+            waiting.chmod(mode)  # some libraries write for the owner's eyes alone
             sync(waiting)
             waiting.replace(target)
             sync(target.parent)

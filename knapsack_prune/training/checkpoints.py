@@ -96,10 +96,11 @@ class Checkpoints:
                 if main:
                     files = [path for path in waiting.rglob("*") if path.is_file()]
                     digests = {path.relative_to(waiting).as_posix(): file_digest(path) for path in files}
-                    for path in files:
-                        sync(path)
                     content = {"state": asdict(state), "files": digests}
                     write_json(waiting / MANIFEST, {**content, "digest": _digest(content)})
+                    for path in files:
+                        path.chmod((waiting / MANIFEST).stat().st_mode)
+                        sync(path)
                     self._put_in_place(waiting, final)
             except BaseException:
                 shutil.rmtree(waiting, ignore_errors=True)
