@@ -239,6 +239,7 @@ class BenchRecord(Output):
     machine: str
     error: str
     trace: tuple[TraceStep, ...]
+    digest: str
 
 
 class Benched(Output):
