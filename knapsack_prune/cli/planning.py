@@ -100,6 +100,7 @@ def plan(
                 prepared.values,
                 plan,
                 prepared.images,
+                loss=prepared.loss,
                 enter=progress.enter,
                 progress=progress.count,
             )

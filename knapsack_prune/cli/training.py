@@ -161,7 +161,7 @@ def evaluate(
     from knapsack_prune.slimming.slim import recorded_data
     from knapsack_prune.training.ensemble import open_ensemble
     from knapsack_prune.training.ensemble.manifest import Manifest
-    from knapsack_prune.training.session import Session
+    from knapsack_prune.training.task_session import open_session
 
     settings = TrainingSettings.of(finetune, held_out=0.0)
     how = ExecutionSettings.of(execution)
@@ -172,7 +172,7 @@ def evaluate(
         recorded = recorded_data(target / Manifest.load(target).members[0].directory)
         source = open_told(data, first.plan.model.name, first.network, recorded)
         ensemble.require(source)
-        session = Session(source, ensemble.input_shape, settings, how, test_only=True)
+        session = open_session(source, first.plan.model.example(), settings, how, test_only=True)
         accuracy = session.accuracy(*ensemble.networks)
         show_ensemble(output(), str(target), source.name, ensemble.names, accuracy, as_json)
         return
@@ -185,8 +185,8 @@ def evaluate(
         parent, model, name, recorded = subject.parent, subject.slim(), str(target), subject.data
     set_threads(execution, parent, finetune.batch_size)
     source = open_told(data, parent, recorded=recorded)
-    session = Session(source, parent.input_shape, settings, how, test_only=True)
-    show_accuracy(output(), name, source.name, session.accuracy(model), as_json)
+    session = open_session(source, parent.example, settings, how, test_only=True)
+    show_accuracy(output(), name, source.name, session.accuracy(model), as_json, session.measured_by)
 
 
 @command
