@@ -42,12 +42,12 @@ COUNTS = {
 FULL, SABOTAGE = "full disk", "broken on purpose"
 
 SURVIVED = (
-    "Survived is a kill, if the same command, given again, comes to the result of an undisturbed run and leaves nothing "
-    "else behind; a full disk, if it is told in one message and the same command comes to that result once there is "
-    "room; `--force` that is stopped, if the old result is there; an edit of a plan, if `verify` refuses it or lists its "
-    "key as taken on trust, and `slim` and `finetune` refuse it or cut the same weights as without it; a damaged file, "
-    "if it is refused or does not matter to the result; an odd image, if it is read, or named and counted; two commands "
-    "in one place, if each is refused or its result is there, whole."
+    "Survived is a kill, if the same command, given again, comes to the result of an undisturbed run and leaves "
+    "nothing else behind; a full disk, if it is told in one message and the same command comes to that result "
+    "once there is room; `--force` that is stopped, if the old result is there; an edit of a plan, if `verify` "
+    "refuses it or lists its key as taken on trust, and `slim` and `finetune` refuse it or cut the same weights "
+    "as without it; a damaged file, if it is refused or does not matter to the result; an odd image, if it is "
+    "read, or named and counted; two commands in one place, if each is refused or its result is there, whole."
 )
 
 
@@ -169,8 +169,8 @@ def table(rows: list[dict[str, str]]) -> str:
             "# Faults on purpose",
             "",
             f"`python -m benchmarks.faults`; {platform.machine()}, {os.cpu_count()} cores, Python "
-            f"{platform.python_version()}, torch {version('torch')}, commits {', '.join(commits)}. Rows: `trials.jsonl`; "
-            "the same command tries what is missing.",
+            f"{platform.python_version()}, torch {version('torch')}, commits {', '.join(commits)}. "
+            "Rows: `trials.jsonl`; the same command tries what is missing.",
             "",
             SURVIVED,
             "",
