@@ -226,7 +226,7 @@ def _collision(
     channels = group.channels
     asked = [f"`limit` {text!r}" for text in dict.fromkeys((low[1], high[1])) if text]
     if widths.multiple > 1:
-        asked.append(f"`round_to` {widths.multiple}")
+        asked.append(f"`round_to` {widths.round_to}")
     if by_steps:
         asked.append("`round_to` auto")
     if widths.min_channels > 1:
