@@ -186,7 +186,7 @@ def test_a_network_is_measured_and_the_file_continued(tmp_path: Path) -> None:
     # Complete: nothing is measured again. Incomplete: only what is missing.
     assert kp.measure_latency(network(), EXAMPLE, path, repeats=1, networks=2, seconds=0.05) == made
     known = {
-        grid.configuration: {f"{grid.widths[0][0]}": 7.0} for grid in made.grids if len(grid.widths) == 1
+        grid.configuration: {f"{grid.widths[0][0]}": [7.0]} for grid in made.grids if len(grid.widths) == 1
     }
     begun = made.model_copy(update={"operators": (), "grids": (), "end_to_end": None, "partial": known})
     begun.save(path)

@@ -11,8 +11,8 @@ from torch import nn
 
 import knapsack_prune as kp
 from knapsack_prune.costs import runtimes
-from knapsack_prune.costs.measuring import _fitted
 from knapsack_prune.costs.runtimes import runner
+from knapsack_prune.costs.whole_networks import fit
 from knapsack_prune.errors import RequestError
 from knapsack_prune.networks.example import Example
 from knapsack_prune.planning.pricing import price_network
@@ -39,7 +39,7 @@ def test_onnx_runtime_gives_what_the_network_does() -> None:
 def test_products_and_other_operators_have_factors_of_their_own() -> None:
     """Times of 0.5 per product and 0.1 per other operator, and 7 a network, are found again."""
     sums = np.random.default_rng(0).uniform(10, 100, (9, 2))
-    factors, constant = _fitted(sums, sums @ [0.5, 0.1] + 7)
+    factors, constant = fit(sums, sums @ [0.5, 0.1] + 7)
     assert factors == pytest.approx([0.5, 0.1], abs=1e-4)
     assert constant == pytest.approx(7, abs=1e-2)
 
