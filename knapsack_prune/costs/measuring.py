@@ -44,8 +44,8 @@ FINEST = 32
 """Points are no closer than the full width by this, unless that is under one channel."""
 
 CALLS_PER_EVENT = 5
-ROUGH, PER_PASS = 3, 2
-"""Samples with which steps are looked for, and those that each later pass adds."""
+ROUGH = 3
+"""Samples with which steps are looked for; every later pass adds one."""
 
 SHORTEST = 100.0
 """Nanoseconds that an operator takes at least: calling it does."""
@@ -124,7 +124,7 @@ def measure_table(
     rough = min(ROUGH, repeats)
     axes = _refined_axes(distinct, points, lambda wanted: fill(wanted, "where times step", rough))
     whole = {call.configuration: list(product(*axes[call.configuration])) for call in distinct}
-    for samples in (*range(rough, repeats, PER_PASS), repeats):
+    for samples in range(rough, repeats + 1):
         fill(whole, "grids", samples)
     places = {call.configuration: index for index, call in enumerate(distinct)}
     grids = [_grid(call.configuration, axes[call.configuration], points) for call in distinct]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 
 import numpy as np
 import torch
@@ -37,6 +37,9 @@ LEAST_TURNS = 3
 REWEIGHTED = 20
 
 
+Run = Callable[[], object]
+
+
 def time_in_turns(
     networks: Sequence[nn.Module], example: Example, seconds: float, runtime: Runtime = "eager"
 ) -> list[float]:
@@ -48,28 +51,34 @@ def time_in_turns(
         seconds: for each of them; each has its turn at least a few times.
         runtime: what runs them.
     """
+    with ExitStack() as stack:
+        runs = [stack.enter_context(_ready(network, example, runtime)) for network in networks]
+        return _in_turns(runs, device_and_type(networks[0])[0], seconds)
+
+
+@contextmanager
+def _ready(network: nn.Module, example: Example, runtime: Runtime) -> Iterator[Run]:
+    with evaluating(network), torch.no_grad(), runner(network, example, runtime) as run:
+        yield run
+
+
+def _in_turns(runs: Sequence[Run], device: torch.device, seconds: float) -> list[float]:
     keep_freed_memory()
-    taken: list[list[float]] = [[] for _ in networks]
-    with torch.no_grad(), ExitStack() as stack:
-        runs: list[Callable[[], object]] = []
-        for network in networks:
-            stack.enter_context(evaluating(network))
-            runs.append(stack.enter_context(runner(network, example, runtime)))
-        device, _ = device_and_type(networks[0])
-        clock = clock_of(device)
-        wait = torch.cuda.synchronize if device.type == "cuda" else _nothing
-        end = time.perf_counter() + seconds * len(networks)
-        for run in runs:
-            run()  # compiles
-        while len(taken[-1]) < LEAST_TURNS * (IN_A_ROW - 1) or time.perf_counter() < end:
-            for run, times in zip(runs, taken, strict=True):
+    taken: list[list[float]] = [[] for _ in runs]
+    clock = clock_of(device)
+    wait = torch.cuda.synchronize if device.type == "cuda" else _nothing
+    for run in runs:
+        run()  # compiles
+    end = time.perf_counter() + seconds * len(runs)
+    while len(taken[-1]) < LEAST_TURNS * (IN_A_ROW - 1) or time.perf_counter() < end:
+        for run, times in zip(runs, taken, strict=True):
+            run()
+            wait()
+            for _ in range(IN_A_ROW - 1):
+                start = clock()
                 run()
                 wait()
-                for _ in range(IN_A_ROW - 1):
-                    start = clock()
-                    run()
-                    wait()
-                    times.append(clock() - start)
+                times.append(clock() - start)
     return [statistics.median(times) for times in taken]
 
 
@@ -103,11 +112,14 @@ def fit_whole_networks(
     apart = runtime != "eager" and 0 < len(products) < len(terms)
     parent = network.narrow(network.graph.sizes)
     parents, shares = [], [1.0]
-    for done, row in enumerate(counts, 1):
-        whole, narrow = time_in_turns([parent, network.narrow(row)], example, seconds, runtime)
-        parents.append(whole)
-        shares.append(narrow / whole)
-        progress("whole networks", done, len(counts))
+    device, _ = device_and_type(parent)
+    with _ready(parent, example, runtime) as run_parent:
+        for done, row in enumerate(counts, 1):
+            with _ready(network.narrow(row), example, runtime) as run:
+                whole, narrow = _in_turns([run_parent, run], device, seconds)
+            parents.append(whole)
+            shares.append(narrow / whole)
+            progress("whole networks", done, len(counts))
     taken = statistics.median(parents)
     measured = [
         FittedNetwork(

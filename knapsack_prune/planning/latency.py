@@ -96,7 +96,7 @@ def measure_latency(
 
     def choose(table: LatencyTable) -> Sequence[Sequence[int]]:
         values = additive_tables(graph, score(graph, model, "l1"))
-        return _planned_counts(
+        return planned_counts(
             graph, values, {"latency": latency(network_with(priced, table))}, asked.networks
         )
 
@@ -121,7 +121,7 @@ def measure_latency(
     return table
 
 
-def _planned_counts(
+def planned_counts(
     graph: ChannelGraph, values: ValueTables, resources: dict[str, Resource], networks: int
 ) -> list[Sequence[int]]:
     """Units per group of plans at several budgets of time.
