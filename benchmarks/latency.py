@@ -65,7 +65,7 @@ def share_of_parent(parent: nn.Module, network: nn.Module, batch: Tensor, second
     example = Example.of(batch)
     shares = []
     for _ in range(runs):
-        whole, small = time_in_turns([parent, network], example, seconds)
+        whole, small = map(statistics.median, time_in_turns([parent, network], example, seconds))
         shares.append(small / whole)
     return statistics.median(shares)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import glob
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -81,6 +83,22 @@ def check_output(
         )
 
 
+@contextmanager
+def claimed(
+    path: Path,
+    *,
+    directory: bool = False,
+    force: bool = False,
+    same: Callable[[Path], bool] = lambda path: False,
+) -> Iterator[None]:
+    """`check_output`, and while the block runs the lock of `locked`; arguments and errors as of both."""
+    check_output(path, directory=directory, force=force, same=same)
+    with locked(path, directory=directory):
+        # Between the check and the lock another process may have come, written, and gone.
+        check_output(path, directory=directory, force=force, same=same)
+        yield
+
+
 def check_not_within(path: Path, source: Path) -> None:
     """`RequestError` if an output directory would replace what is read from `source`."""
     if source.resolve() == path.resolve() or path.resolve() in source.resolve().parents:
@@ -93,22 +111,82 @@ def check_not_within(path: Path, source: Path) -> None:
 def replaced(path: Path) -> Iterator[Path]:
     """A new directory to fill, which takes the place of `path` and all that is there once the block is done."""
     target = Path(os.path.realpath(path))
-    waiting, old = (target.with_name(f".{target.name}.{os.getpid()}.{kind}") for kind in ("partial", "old"))
+    waiting = target.with_name(f".{target.name}.{os.getpid()}.partial")
     with disk_errors(path):
         shutil.rmtree(waiting, ignore_errors=True)
         waiting.mkdir(parents=True)
     try:
         yield waiting
-        with disk_errors(path):
-            there = target.exists()
-            if there:
-                target.rename(old)
-            waiting.rename(target)
-            sync(target.parent)
-            if there:
-                shutil.rmtree(old)
+        put_in_place(waiting, path)
     finally:
         shutil.rmtree(waiting, ignore_errors=True)
+
+
+@contextmanager
+def workplace(
+    path: Path,
+    *,
+    force: bool,
+    resume: bool = True,
+    main: bool = True,
+    wait: Callable[[], None] = lambda: None,
+) -> Iterator[Path]:
+    """Where a run works that is continued after an interrupt: in its output, or with `force` beside it.
+
+    What is beside takes the output's place, whole, once the block is done: whatever stops the run before, the old is
+    there, and the same run finds what it had begun.
+
+    Args:
+        path: the output, a directory that this process has locked.
+        force: what the output holds is replaced.
+        resume: what was begun beside it is continued.
+        main: whether this process, of several, moves files.
+        wait: waits for all processes.
+    """
+    if not force:
+        yield path
+        return
+    place = beside(path)
+    if main:
+        _check_replaceable(path)
+        if not resume:
+            clear(place)
+    wait()
+    yield place
+    wait()
+    if main:
+        put_in_place(place, path)
+    wait()
+
+
+def beside(path: Path) -> Path:
+    """Where that is made which is to replace a file or directory, and is continued if it was begun."""
+    target = Path(os.path.realpath(path))
+    return target.with_name(f".{target.name}.new")
+
+
+def put_in_place(made: Path, path: Path) -> None:
+    """Let a file or directory take the place of what lies at `path`, at one moment where the system can."""
+    target = Path(os.path.realpath(path))
+    with disk_errors(path):
+        if not target.is_dir():
+            made.replace(target)
+            sync(target.parent)
+            return
+        old = made
+        if not _exchanged(made, target):
+            old = target.with_name(f".{target.name}.{os.getpid()}.old")
+            target.rename(old)
+            made.rename(target)
+        sync(target.parent)
+        shutil.rmtree(old)
+
+
+def _exchanged(one: Path, other: Path) -> bool:
+    """Exchange two names (Linux, and a file system that can); whether that was done."""
+    call = None if os.name == "nt" else getattr(ctypes.CDLL(None), "renameat2", None)
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return call is not None and call(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0
 
 
 def clear(directory: Path) -> None:
@@ -151,21 +229,50 @@ def locked(path: Path, *, directory: bool = True) -> Iterator[None]:
         return
     target = Path(os.path.realpath(path))
     lock = target / LOCK if directory else target.with_name(f".{target.name}{LOCK}")
-    made = directory and not target.exists()
+    made = [folder for folder in (lock.parent, *lock.parent.parents) if not folder.exists()]
     with disk_errors(path):
         lock.parent.mkdir(parents=True, exist_ok=True)
         handle = _acquired(lock, path)
-    _held.add(handle)
+        _held.add(handle)
     try:
+        with disk_errors(path):
+            _remove_unfinished(target, directory)
         yield
     finally:
         _held.discard(handle)
         with suppress(OSError):
-            lock.unlink()  # still locked: nobody else can hold it
+            # Still locked, nobody else can hold it; but a directory that was replaced took its lock with it.
+            if os.path.samestat(os.fstat(handle), lock.stat()):
+                lock.unlink()
         os.close(handle)
-        if made:
-            with suppress(OSError):
-                target.rmdir()  # nothing came of it
+        with suppress(OSError):
+            for folder in made:
+                folder.rmdir()  # where nothing came of it
+
+
+def _remove_unfinished(target: Path, directory: bool) -> None:
+    """Remove what killed processes had not finished writing."""
+    left = list(target.parent.glob(f".{glob.escape(target.name)}.*.partial"))
+    if directory:
+        left += target.rglob(".*.partial")
+    for path in left:
+        number = path.name.split(".")[-2]
+        if number.isdigit() and _runs(int(number)):
+            continue
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # somebody else's
+        return True
+    return True
 
 
 def _acquired(lock: Path, path: Path) -> int:

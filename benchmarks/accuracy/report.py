@@ -45,7 +45,10 @@ def write_report(bench: Bench, store: Store, latencies: Store, table: Path, comm
         at = [row for row in rows if row["budget"] == budget]
         lines += ["", f"## At most {budget:g} of the FLOPs", "", *_of_budget(at, reference)]
     write_table(table, plain(rows), lines)
-    from benchmarks.accuracy.plots import plot
+    from benchmarks.accuracy.plots import draw_figure, plot
+
+    for figure in config.figures:
+        draw_figure(figure, rows, 100 * parent.top1, table.with_name(f"{table.name}-{figure.name}.svg"))
 
     for recipe in ("none", *config.recipes):
         mine = [row for row in rows if row["recipe"] == recipe]

@@ -21,7 +21,7 @@ from knapsack_prune.data.seeds import derive_seed
 from knapsack_prune.iterate.method import iterate
 from knapsack_prune.networks import load_network
 from knapsack_prune.planning.plan_file import Plan
-from knapsack_prune.settings import ExecutionSettings, IterateSettings, TrainingSettings
+from knapsack_prune.settings import ExecutionSettings, IterateSettings, RepairSettings, TrainingSettings
 from knapsack_prune.slimming.repair import repair
 from knapsack_prune.slimming.slim import load_slim, slim
 from knapsack_prune.training.distillation.teacher import NetworkTeacher
@@ -105,10 +105,10 @@ class Bench:
         """
         begun, cpu = time.perf_counter(), time.process_time()
         if start == "iterated":
-            candidate = self._iterated(candidate, seed)
+            candidate = self._iterated(candidate, recipe, seed)
         network = self._started(candidate, start, seed)
         row: dict[str, Any] = {"plan": candidate.name, "start": start, "recipe": recipe, "seed": seed}
-        if recipe != "none":
+        if recipe != "none" and start != "iterated":
             settings = TrainingSettings.of(self.settings, **self.config.recipes[recipe], seed=seed)
             network = self._trained(network, candidate.plan, settings)
         accuracy = self.session.accuracy(network)
@@ -140,13 +140,13 @@ class Bench:
             self._repair(network, candidate)
         return network
 
-    def _iterated(self, candidate: Candidate, seed: int) -> Candidate:
+    def _iterated(self, candidate: Candidate, recipe: str, seed: int) -> Candidate:
         """What rounds and their ensemble leave of the parent at the candidate's budget."""
-        folder = self.output / "iterate" / f"{candidate.budget:g}-{seed}"
-        settings = IterateSettings(
-            **{"held_out": 0.0, **self.config.iterate}, flops_budget=candidate.budget, seed=seed
-        )
-        iterate(self.network, self.source, folder, settings, self.execution)
+        folder = self.output / "iterate" / recipe / f"{candidate.budget:g}-{seed}"
+        given = {"held_out": 0.0, **self.config.iterate[recipe]}
+        repair = RepairSettings(repair=given.pop("repair", True))
+        settings = IterateSettings(**given, flops_budget=candidate.budget, seed=seed)
+        iterate(self.network, self.source, folder, settings, self.execution, repair=repair)
         plan = Plan.load(folder / "final" / "plan.json")
         network = load_slim(folder / "final", lambda: copy.deepcopy(self.parent))
         return replace(candidate, sliced=network, flops=plan.planned_flops, plan=plan)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 STARTS = ("sliced", "statistics", "repaired", "scratch", "iterated")
 """What training starts from: the parent's weights at the kept channels; then batch-norm statistics measured afresh;
@@ -27,7 +28,7 @@ class Stage(Part):
         plans: names, or globs of names.
         budgets: parts of the parent's FLOPs kept at most.
         starts: some of `STARTS`.
-        recipes: names of `Config.recipes`; `none` does not train.
+        recipes: names of `Config.recipes`, of `Config.iterate` for the start `iterated`; `none` does not train.
         seeds: of training; those of `none` say nothing.
     """
 
@@ -36,6 +37,40 @@ class Stage(Part):
     starts: tuple[str, ...] = ("repaired",)
     recipes: tuple[str, ...] = ("none",)
     seeds: tuple[int, ...] = (0,)
+
+
+class Line(Part):
+    """One line of a figure: a method at all budgets that were run.
+
+    Attributes:
+        label: in the legend.
+        plan, start, recipe: of the rows, as in `Stage`.
+        ours: drawn solid and coloured; others dashed and grey.
+    """
+
+    label: str
+    plan: str
+    start: str
+    recipe: str
+    ours: bool = False
+
+    def holds(self, row: Mapping[str, Any]) -> bool:
+        """Whether a row belongs to the line."""
+        return all(row[key] == getattr(self, key) for key in ("plan", "start", "recipe"))
+
+
+class Figure(Part):
+    """A picture of some rows.
+
+    Attributes:
+        name: what its file's name ends in.
+        title: above it.
+        lines: from the first to the last of the legend.
+    """
+
+    name: str
+    title: str
+    lines: tuple[Line, ...]
 
 
 class Config(Part):
@@ -49,9 +84,11 @@ class Config(Part):
         repair_images: training images that repair and statistics read, without labels.
         training: settings of every training run.
         recipes: further settings of each kind of run, by name.
-        iterate: settings of the rounds of `iterated`.
+        iterate: settings of each kind of rounds, by name: the recipes of the start `iterated`. `repair = false` cuts
+            without repair.
         stages: what is run.
         plans: settings of whatever makes the plans.
+        figures: pictures of chosen rows, beside those of all of them.
     """
 
     network: str | None = None
@@ -61,9 +98,18 @@ class Config(Part):
     repair_images: int = 1000
     training: dict[str, Any] = {}
     recipes: dict[str, dict[str, Any]] = {}
-    iterate: dict[str, Any] = {}
+    iterate: dict[str, dict[str, Any]] = {}
     stages: tuple[Stage, ...]
     plans: dict[str, Any] = {}
+    figures: tuple[Figure, ...] = ()
+
+    @model_validator(mode="after")
+    def _known_recipes(self) -> Self:
+        for stage in self.stages:
+            known = {"none", *(self.iterate if stage.starts == ("iterated",) else self.recipes)}
+            if unknown := set(stage.recipes) - known:
+                raise ValueError(f"a stage names recipes that are not there: {', '.join(sorted(unknown))}")
+        return self
 
 
 def read_config(path: Path) -> Config:

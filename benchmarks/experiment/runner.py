@@ -48,7 +48,7 @@ def _runs(stage: Stage) -> list[tuple[str, str, int]]:
     runs = [
         (start, recipe, seed) for recipe in stage.recipes for seed in stage.seeds for start in stage.starts
     ]
-    fixed = [run if run[1] != "none" or run[0] == "iterated" else (*run[:2], 0) for run in runs]
+    fixed = [run if run[1] != "none" else (*run[:2], 0) for run in runs]
     return list(dict.fromkeys(fixed))
 
 

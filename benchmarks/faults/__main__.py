@@ -14,7 +14,7 @@ import platform
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
 from itertools import zip_longest
@@ -23,7 +23,7 @@ from pathlib import Path
 from benchmarks.faults.commands import Workshop
 from benchmarks.faults.harness import start
 from benchmarks.faults.small import write_all
-from benchmarks.faults.trials import ODD, Row, Trials
+from benchmarks.faults.trials import DIFFERENT, KINDS_MIDWAY, MIDWAY, ODD, Row, Trials
 from knapsack_prune.files import markdown_table, write_text
 
 ROOT = Path(__file__).parents[2]
@@ -31,16 +31,21 @@ COUNTS = {
     "random kills": 50,
     "edits of a plan": 100,
     "damaged files": 63,
+    "damaged midway": KINDS_MIDWAY * len(MIDWAY),
     "odd images": 2 * len(ODD),
-    "two at once": 12,
+    "two at once": 13 + len(DIFFERENT),
+    "replacing": 24,
 }
+
+
+FULL, SABOTAGE = "full disk", "broken on purpose"
 
 
 def main() -> None:
     """Do what is missing, and write the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("-o", "--output", type=Path, default=ROOT / "benchmarks" / "results" / "faults")
-    parser.add_argument("--only", help="trials of this kind alone")
+    parser.add_argument("--only", nargs="*", help="trials of these kinds alone")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         _preload(Path(folder))
@@ -50,9 +55,8 @@ def main() -> None:
     done = {row["key"] for row in rows}
     with tempfile.TemporaryDirectory() as folder:
         trials = Trials(_workshop(Path(folder)), Path(folder) / "trials")
-        for key, work in _all(trials):
-            kind = key.partition(":")[0]
-            if key in done or (options.only and kind != options.only):
+        for key, work in _all(trials, options.only):
+            if key in done:
                 continue
             row = {"key": key, **asdict(work())}
             rows.append(row)
@@ -66,19 +70,27 @@ def main() -> None:
     write_text(options.output / "faults.md", table(rows))
 
 
-def _all(trials: Trials) -> Iterator[tuple[str, Callable[[], Row]]]:
+def _all(trials: Trials, only: Sequence[str] | None) -> Iterator[tuple[str, Callable[[], Row]]]:
     made: dict[str, Callable[[int], Row]] = {
         "two at once": trials.pair,
         "odd images": trials.image,
         "damaged files": trials.damaged,
+        "damaged midway": trials.damaged_midway,
         "edits of a plan": trials.edit,
         "random kills": trials.kills,
+        "replacing": trials.replaced,
     }
-    columns: list[list[tuple[str, Callable[[], Row]]]] = [
+    columns: list[Iterable[tuple[str, Callable[[], Row]]]] = [
         [(f"{kind}:{number}", partial(make, number)) for number in range(COUNTS[kind])]
         for kind, make in made.items()
+        if not only or kind in only
     ]
-    columns.append([(f"full disk:{name}", partial(trials.full_disk, name)) for name in trials.full_disks()])
+    if not only or FULL in only:
+        columns.append((f"{FULL}:{name}", partial(trials.full_disk, name)) for name in trials.full_disks())
+    if not only or SABOTAGE in only:
+        from benchmarks.faults.sabotage import BROKEN, broken
+
+        columns.append((f"{SABOTAGE}:{kind}", partial(broken, trials, kind)) for kind in BROKEN)
     # In turns, so that a run that is stopped has tried something of every kind.
     for row in zip_longest(*columns):
         yield from filter(None, row)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 from collections.abc import Callable
@@ -24,12 +25,16 @@ TIMES = (
 
 @dataclass(frozen=True)
 class Command:
-    """One command: its arguments for an output, whether it continues, and what tells its result."""
+    """One command: its arguments for an output, whether it continues, and what tells its result.
+
+    `forced` makes a request of it another one, with another result, for `--force` to put in the place of the first.
+    """
 
     name: str
     arguments: Callable[[Path], Arguments]
     result: Result
     resumes: bool = False
+    forced: tuple[str, ...] = ()
 
 
 class Workshop:
@@ -59,6 +64,7 @@ class Workshop:
                 "plan",
                 lambda out: self.planning("--importance", "taylor", "-o", str(out)),
                 lambda out: digest(out, ignore=TIMES),
+                forced=("--seed", "1"),
             ),
             Command(
                 "plan --values",
@@ -84,11 +90,13 @@ class Workshop:
                     )
                 ],
                 lambda out: digest(out / "plan-0.4.json", out / "plan-0.7.json", ignore=TIMES),
+                forced=("--round-to", "2"),
             ),
             Command(
                 "slim",
                 lambda out: ["slim", str(self.plan), *self.net, "-o", str(out)],
                 lambda out: digest(out / "model.safetensors", out / "config.json"),
+                forced=("--repair", *self.data),
             ),
             Command(
                 "finetune",
@@ -107,6 +115,7 @@ class Workshop:
                 ],
                 lambda out: digest(out / "model.safetensors", out / "result.json", ignore=TIMES),
                 resumes=True,
+                forced=("--seed", "1"),
             ),
             Command(
                 "iterate",
@@ -118,6 +127,7 @@ class Workshop:
                     out / "final" / "model.safetensors", out / "rounds" / "2" / "model.safetensors"
                 ),
                 resumes=True,
+                forced=("--seed", "1"),
             ),
             Command(
                 "run",
@@ -130,6 +140,7 @@ class Workshop:
                     out / "trained" / "model.safetensors", out / "evaluation.json", ignore=TIMES
                 ),
                 resumes=True,
+                forced=("--seed", "1"),
             ),
             Command(
                 "export",
@@ -137,7 +148,8 @@ class Workshop:
                     *("export", str(self.slim), *self.net[:2], "--format", "pt2", "--batch", "1"),
                     *("--seconds", "0.01", "--threads", "1", "-o", str(out)),
                 ],
-                lambda out: str((out / "model.pt2").stat().st_size > 0),
+                lambda out: str(sorted((path.name, path.stat().st_size > 0) for path in out.glob("[!.]*"))),
+                forced=("--compare",),
             ),
             Command(
                 "bench",
@@ -147,6 +159,7 @@ class Workshop:
                 ],
                 _bench_result,
                 resumes=True,
+                forced=("--seeds", "2"),
             ),
             Command(
                 "latency-table",
@@ -154,8 +167,9 @@ class Workshop:
                     *("latency-table", *self.net, *self.shape, "--repeats", "1", "--networks", "2"),
                     *("--seconds", "0.01", "-o", str(out)),
                 ],
-                lambda out: str(json.loads(out.read_text())["end_to_end"] is not None),
+                _table_result,
                 resumes=True,
+                forced=("--batch", "2"),
             ),
             Command(
                 "solve",
@@ -163,6 +177,7 @@ class Workshop:
                 lambda out: (
                     digest(out, ignore=("version", *TIMES)) if out.suffix == ".json" else _solved(out)
                 ),
+                forced=("--solver", "greedy"),
             ),
             Command(
                 "stagewise",
@@ -181,14 +196,28 @@ class Workshop:
                 ],
                 lambda out: digest(out / "student" / "model.safetensors"),
                 resumes=True,
+                forced=("--seed", "1"),
             ),
         ]
+        found.append(
+            Command(
+                "report",
+                lambda out: ["report", str(self.plan), "-o", str(out)],
+                lambda out: hashlib.sha256(out.read_bytes()).hexdigest(),
+                forced=(str(self.slim),),
+            )
+        )
         return {command.name: command for command in found}
 
 
 def _solved(out: Path) -> str:
     told = json.loads(out.read_text())
     return f"{told['status']} {told['value']}"
+
+
+def _table_result(out: Path) -> str:
+    told = json.loads(out.read_text())
+    return f"{told['conditions']['batch']} {told['end_to_end'] is not None} {len(told['grids'])}"
 
 
 def _bench_result(out: Path) -> str:

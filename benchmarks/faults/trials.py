@@ -8,7 +8,9 @@ import random
 import shutil
 import signal
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +22,33 @@ from benchmarks.faults.harness import Ended, digest, start
 
 OUTPUT = "out.json"
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
-FULL_POINTS = 12
-"""Writes of a command from which on the disk is full: the first, the last, and some between."""
+MOST_WRITES = 20
+"""Of a command, from which on the disk is full: all of them, or that many from the first to the last."""
+UNFINISHED = (".partial", ".old", ".lock")
+"""How names end that nobody but a running command may leave in a folder."""
+DIFFERENT = (
+    ("slim", "finetune"), ("finetune", "slim"), ("finetune", "iterate"), ("iterate", "run"), ("run", "stagewise"),
+    ("stagewise", "bench"), ("export", "sweep"), ("sweep", "slim"), ("slim", "export"), ("bench", "export"),
+    ("plan", "solve"), ("latency-table", "plan"),
+)  # fmt: skip
+"""Pairs of commands that write to the same place."""
+MIDWAY = (
+    ("/checkpoints/step-*/model.safetensors", "finetune"),
+    ("/checkpoints/step-*/state.json", "finetune"),
+    ("/checkpoints/step-*/optimizer.bin", "finetune"),
+    ("/best.safetensors", "finetune"),
+    ("/rounds/1/model.safetensors", "iterate"),
+    ("/ensemble.json", "iterate"),
+    ("/slim/model.safetensors", "run"),
+    ("/plan.json", "run"),
+    ("/runs.jsonl", "bench"),
+    ("/supernet.safetensors", "stagewise"),
+    ("/losses.json", "stagewise"),
+    ("", "latency-table"),
+    (".values.json", "plan --values"),
+)
+"""What an interrupted command continues from: the end of a path, and the command."""
+KINDS_MIDWAY = 3
 
 
 @dataclass(frozen=True)
@@ -42,6 +69,7 @@ class Trials:
     def __init__(self, shop: Workshop, folder: Path) -> None:
         self.shop, self.folder = shop, folder
         self.commands = shop.commands()
+        self._cuts: dict[str, str] = {}
         self._references: dict[str, tuple[str, float, int]] = {}
         self._number = 0
 
@@ -52,7 +80,7 @@ class Trials:
         shutil.rmtree(place, ignore_errors=True)
         return place / "logs", place / "cwd"
 
-    def _reference(self, command: Command) -> tuple[str, float, int]:
+    def reference(self, command: Command) -> tuple[str, float, int]:
         """Result, seconds and writes of an undisturbed run."""
         if command.name not in self._references:
             logs, cwd = self._fresh()
@@ -63,83 +91,141 @@ class Trials:
         return self._references[command.name]
 
     def kills(self, number: int) -> Row:
-        """A resumable command, killed at a random moment, and given again until it is done."""
+        """A resumable command, killed at a random moment once or twice, and given again until it is done."""
         draw = random.Random(number)
-        command = [command for command in self.commands.values() if command.resumes][number % 7]
-        wanted, seconds, _ = self._reference(command)
+        resumable = [command for command in self.commands.values() if command.resumes]
+        command = resumable[number % len(resumable)]
+        wanted, seconds, _ = self.reference(command)
         logs, cwd = self._fresh()
-        sent, told = SIGNALS[(number // 7) % 3], ""
-        running = start(command.arguments(cwd / OUTPUT), logs, cwd)
-        delay = draw.uniform(0.02, seconds)
-        while time.monotonic() - running.begun < delay:
-            time.sleep(0.002)
-        running.kill(sent)
-        first = running.wait()
-        again = start(command.arguments(cwd / OUTPUT), logs, cwd).wait()
-        if again.code != 0:
-            told = f"given again: {_last(again)}"
-        elif command.result(cwd / OUTPUT) != wanted:
-            told = "another result than undisturbed"
-        bad = first.traceback or again.traceback
-        name = f"{command.name}, {sent.name} after {delay:.2f} of {seconds:.2f} s"
-        return Row("random kills", name, f"{first.code}, then {again.code}", bad, lost=told)
+        sent = SIGNALS[(number // len(resumable)) % len(SIGNALS)]
+        delays = [draw.uniform(0.02, seconds) for _ in range(1 + number % 2)]
+        ends = []
+        for turn, delay in enumerate(delays):
+            running = start(command.arguments(cwd / OUTPUT), logs / str(turn), cwd)
+            time.sleep(delay)
+            running.kill(sent)
+            ends.append(running.wait())
+        ends.append(start(command.arguments(cwd / OUTPUT), logs / "again", cwd).wait())
+        moments = " and ".join(f"{delay:.2f}" for delay in delays)
+        name = f"{command.name}, {sent.name} after {moments} of {seconds:.2f} s"
+        return self._continued("random kills", name, command, cwd, ends, wanted)
 
-    def full_disks(self) -> list[str]:
-        """Names of the trials of a full disk, `command/part`: after which part of its writes the disk is full."""
-        return [f"{name}/{part}" for part in range(FULL_POINTS) for name in self.commands]
+    def _continued(
+        self,
+        kind: str,
+        name: str,
+        command: Command,
+        cwd: Path,
+        ends: list[Ended],
+        wanted: str,
+        wrong: str = "",
+    ) -> Row:
+        """The row of a command that was disturbed, and given again at last."""
+        lost = ""
+        if ends[-1].code != 0:
+            lost = f"given again: {_last(ends[-1])}"
+        elif (found := _result(command, cwd)) != wanted:
+            lost = f"another result than undisturbed: {found[:40]}"
+        elif left := [path.name for path in cwd.rglob(".*") if path.name.endswith(UNFINISHED)]:
+            wrong = wrong or f"left behind: {', '.join(left)}"
+        codes = ", then ".join(str(ended.code) for ended in ends)
+        return Row(kind, name, codes, any(ended.traceback for ended in ends), lost, wrong)
+
+    def full_disks(self) -> Iterator[str]:
+        """Names of the trials of a full disk, `command/write`: every write of a command, or some of very many."""
+        # In turns, so that a run that is stopped has tried something of every command.
+        for row in zip_longest(*map(self._points, self.commands)):
+            yield from (f"{name}/{point}" for name, point in zip(self.commands, row, strict=True) if point)
+
+    def _points(self, name: str) -> Iterator[int]:
+        """The writes of a command from which on the disk is full."""
+        writes = self.reference(self.commands[name])[2]
+        count = min(writes, MOST_WRITES)
+        yield from sorted({1 + round((writes - 1) * part / max(1, count - 1)) for part in range(count)})
 
     def full_disk(self, name: str) -> Row:
         """A command whose disk is full from some write on; given again with room, it comes to its result."""
-        command = self.commands[name.rpartition("/")[0]]
-        wanted, _, writes = self._reference(command)
+        command, point = self.commands[name.rpartition("/")[0]], int(name.rpartition("/")[2])
+        wanted, _, writes = self.reference(command)
         logs, cwd = self._fresh()
-        point = 1 + round((writes - 1) * int(name.rpartition("/")[2]) / (FULL_POINTS - 1))
-        first = start(command.arguments(cwd / OUTPUT), logs, cwd, point).wait()
-        again = start(command.arguments(cwd / OUTPUT), logs, cwd).wait()
-        told = wrong = ""
-        if again.code != 0:
-            told = f"given again: {_last(again)}"
-        elif command.result(cwd / OUTPUT) != wanted:
-            told = "another result than undisturbed"
-        if not first.refused:
-            wrong = f"not refused: {first.code} {_last(first)}"
+        first = start(command.arguments(cwd / OUTPUT), logs / "full", cwd, point).wait()
+        again = start(command.arguments(cwd / OUTPUT), logs / "again", cwd).wait()
+        # Fewer writes than in the reference: the disk was never full.
+        wrong = "" if first.refused or first.writes < point else f"not refused: {first.code} {_last(first)}"
+        named = f"{command.name}, from write {point} of {writes}"
+        return self._continued("full disk", named, command, cwd, [first, again], wanted, wrong)
+
+    def replaced(self, number: int) -> Row:
+        """`--force` over a finished result, stopped by a kill or a full disk: the old result is still there."""
+        draw = random.Random(1000 + number)
+        forced = [command for command in self.commands.values() if command.forced]
+        command = forced[number % len(forced)]
+        wanted, seconds, writes = self.reference(command)
+        logs, cwd = self._fresh()
+        arguments = command.arguments(cwd / OUTPUT)
+        made = start(arguments, logs / "made", cwd).wait()
+        if made.code:
+            return Row("replacing", command.name, str(made.code), made.traceback, lost=_last(made))
+        another = [*arguments, *command.forced, "--force"]
+        if number // len(forced) % 2:
+            point = draw.randint(1, max(1, writes - 2))
+            stopped, how = start(another, logs / "full", cwd, point).wait(), f"disk full at write {point}"
+        else:
+            delay = draw.uniform(0.05, 0.9 * seconds)
+            running = start(another, logs / "killed", cwd)
+            time.sleep(delay)
+            running.kill(signal.SIGKILL)
+            stopped, how = running.wait(), f"SIGKILL after {delay:.2f} s"
+        lost = ""
+        if stopped.code and (found := _result(command, cwd)) != wanted:
+            lost = f"the old result is gone: {found[:60]}"
+        again = start(another, logs / "again", cwd).wait()
+        if again.code:
+            lost = lost or f"given again: {_last(again)}"
+        elif _result(command, cwd) == wanted:
+            lost = lost or "the new result is not there"
+        codes = f"{stopped.code}, then {again.code}"
         return Row(
-            "full disk",
-            name,
-            f"{first.code}, then {again.code}",
-            first.traceback or again.traceback,
-            told,
-            wrong,
+            "replacing", f"{command.name}, {how}", codes, stopped.traceback or again.traceback, lost=lost
         )
 
     def edit(self, number: int) -> Row:
-        """One edit of a plan; `verify` refuses it, or lists the key as taken on trust."""
+        """One edit of a plan: `verify` refuses it or trusts its key, and networks cut from it are as if unedited."""
         logs, cwd = self._fresh()
         cwd.mkdir(parents=True)
         content = json.loads(self.shop.plan.read_text())
         path, value = _edited(content, random.Random(number))
         (cwd / "plan.json").write_text(json.dumps(content))
         verified = start(["verify", "plan.json", *self.shop.net, "--json"], logs, cwd).wait()
-        small = start(["slim", "plan.json", *self.shop.net, "-o", "small"], logs, cwd).wait()
         pattern = ".".join("*" if isinstance(key, int) else key for key in path)
-        wrong = ""
+        edit, wrong = f"{pattern} = {value!r}", ""
         if verified.code == 0:
             trusted = json.loads(verified.out)["trusted"]
             if not any(
                 f"{pattern}.".startswith(f"{key}.") or f"{key}.".startswith(f"{pattern}.") for key in trusted
             ):
-                wrong = f"verify passes {pattern} = {value!r}"
-        bad = verified.traceback or small.traceback
-        return Row(
-            "edits of a plan",
-            f"{pattern} = {value!r}"[:90],
-            f"{verified.code}, {small.code}",
-            bad,
-            wrong=wrong,
-        )
+                wrong = f"verify passes {edit}"
+        ends = [verified]
+        for name in ("slim", "finetune"):
+            if name not in self._cuts:
+                self._cuts[name] = self._cut(name, self.shop.plan, *self._fresh())[1]
+            ended, made = self._cut(name, cwd / "plan.json", logs, cwd)
+            ends.append(ended)
+            if ended.code == 0 and made != self._cuts[name]:
+                wrong = wrong or f"{name} takes {edit}"
+        bad = any(ended.traceback for ended in ends)
+        codes = ", ".join(str(ended.code) for ended in ends)
+        return Row("edits of a plan", edit[:90], codes, bad, wrong=wrong)
+
+    def _cut(self, name: str, plan: Path, logs: Path, cwd: Path) -> tuple[Ended, str]:
+        """What `slim` or `finetune` makes of a plan: how it ended, and the digest of the weights."""
+        arguments = self.commands[name].arguments(cwd / name)
+        arguments[1] = str(plan)
+        ended = start(arguments, logs / name, cwd).wait()
+        return ended, "" if ended.code else digest(cwd / name / "model.safetensors")
 
     def damaged(self, number: int) -> Row:
-        """A damaged or hostile file for a command that reads it."""
+        """A damaged or hostile file for a command that reads it: refused, or the right result all the same."""
         draw, shop = random.Random(number), self.shop
         logs, cwd = self._fresh()
         cwd.mkdir(parents=True)
@@ -149,21 +235,16 @@ class Trials:
         shutil.copy(shop.folder / "run.toml", cwd / "run.toml")
         shutil.copy(shop.parent, cwd / "parent.safetensors")
         net = shop.net[:2]
+        plain = ["--flops-budget", "0.5", "--importance", "l1"]
         targets: list[tuple[str, list[str]]] = [
             ("slim/model.safetensors", ["evaluate", "slim", *net, *shop.data]),
             ("slim/plan.json", ["evaluate", "slim", *net, *shop.data]),
             ("slim/config.json", ["export", "slim", *net, "--format", "pt2", "-o", "out"]),
             ("instance.json", ["solve", "instance.json"]),
-            (
-                "times.json",
-                [
-                    *("plan", *shop.net, *shop.shape, "--latency-budget", "0.5", "--importance", "l1"),
-                    *("--latency-table", "times.json"),
-                ],
-            ),
-            ("run.toml", ["plan", "--config", "run.toml", "--flops-budget", "0.5", *shop.net, *shop.shape]),
-            ("parent.safetensors", ["plan", *net, "--checkpoint", "parent.safetensors", *shop.shape,
-                                    "--flops-budget", "0.5", "--importance", "l1"]),
+            ("times.json", ["plan", *shop.net, *shop.shape, "--latency-budget", "0.5", "--importance", "l1",
+                            "--latency-table", "times.json"]),
+            ("run.toml", ["plan", "--config", "run.toml", *plain, *shop.net, *shop.shape]),
+            ("parent.safetensors", ["plan", *net, "--checkpoint", "parent.safetensors", *shop.shape, *plain]),
         ]  # fmt: skip
         name, arguments = targets[number % len(targets)]
         what = _damage(cwd / name, number // len(targets), draw)
@@ -172,18 +253,51 @@ class Trials:
         wrong = f"{name} with {what} is taken" if ended.code == 0 and guarded else ""
         return Row("damaged files", f"{name}: {what}", _last(ended)[:100], ended.traceback, wrong=wrong)
 
+    def damaged_midway(self, number: int) -> Row:
+        """A file of a command's own, spoiled after a kill: refused by name, or the result is that of no damage."""
+        draw = random.Random(number)
+        name, asked = MIDWAY[number % len(MIDWAY)]
+        command, kind = self.commands[asked], number // len(MIDWAY)
+        wanted, seconds, _ = self.reference(command)
+        for share in (0.85, 0.7, 0.95, 0.6, 1.1):  # until the file is there
+            logs, cwd = self._fresh()
+            running = start(command.arguments(cwd / OUTPUT), logs / "killed", cwd)
+            time.sleep(share * seconds)
+            running.kill(signal.SIGKILL)
+            running.wait()
+            if found := sorted(cwd.glob(OUTPUT + name)):
+                break
+        else:
+            return Row("damaged midway", f"{command.name}, {name}: never there", "", wrong="not tried")
+        what = _damage(found[-1], kind, draw)
+        ended = start(command.arguments(cwd / OUTPUT), logs / "again", cwd).wait()
+        wrong = ""
+        if ended.code == 0 and (result := _result(command, cwd)) != wanted:
+            wrong = f"goes on from {name} with {what}: {result[:40]}"
+        label = f"{command.name}, {name or OUTPUT}: {what}"
+        return Row("damaged midway", label, _last(ended)[:100], ended.traceback, wrong=wrong)
+
     def pair(self, number: int) -> Row:
-        """Two of the same command at once in one output."""
-        command = list(self.commands.values())[number]
-        wanted = self._reference(command)[0]
+        """Two commands at once in one output: the same, or different ones."""
+        names = list(self.commands)
+        pairs = [*((name, name) for name in names), *DIFFERENT]
+        both = [self.commands[name] for name in pairs[number]]
+        wanted = [self.reference(command)[0] for command in both]
+        draw = random.Random(number)
+        delay = draw.uniform(0, self.reference(both[0])[1]) if number >= len(names) else 0.0
         logs, cwd = self._fresh()
-        both = [start(command.arguments(cwd / OUTPUT), logs / str(i), cwd) for i in range(2)]
-        ended = [one.wait() for one in both]
-        codes = sorted(one.code for one in ended)
-        result = command.result(cwd / OUTPUT) if codes[0] == 0 else "nothing"
-        lost = "" if result == wanted else f"{result[:12]}: {'; '.join(map(_last, ended))}"
+        running = [start(both[0].arguments(cwd / OUTPUT), logs / "0", cwd)]
+        time.sleep(delay)
+        running.append(start(both[1].arguments(cwd / OUTPUT), logs / "1", cwd))
+        ended = [one.wait() for one in running]
+        told = "; ".join(map(_last, ended))
+        lost = "" if any(one.code == 0 for one in ended) else f"neither is done: {told}"
+        for command, one, whole in zip(both, ended, wanted, strict=True):
+            if one.code == 0 and _result(command, cwd) != whole:
+                lost = f"{command.name} says it is done, and is not: {told}"
         bad = any(one.traceback for one in ended) or not all(one.code == 0 or one.refused for one in ended)
-        return Row("two at once", command.name, ", ".join(map(str, codes)), bad, lost=lost)
+        name = " and ".join(pairs[number]) + (f", {delay:.2f} s later" if delay else "")
+        return Row("two at once", name, ", ".join(str(one.code) for one in ended), bad, lost=lost)
 
     def image(self, number: int) -> Row:
         """An odd image among the others, for `evaluate`, `plan` or `finetune`."""
@@ -213,6 +327,14 @@ class Trials:
         else:
             wrong = f"ended with {ended.code}: {_last(ended)}"
         return Row("odd images", f"{what}, {arguments[0]}", str(ended.code), ended.traceback, wrong=wrong)
+
+
+def _result(command: Command, cwd: Path) -> str:
+    """A command's result, or why there is none."""
+    try:
+        return command.result(cwd / OUTPUT)
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        return f"nothing ({error!r})"
 
 
 def _last(ended: Ended) -> str:

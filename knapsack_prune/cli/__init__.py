@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from cyclopts import App
 
 
-def load_commands() -> App:
-    """The application with all its commands.
+def load_commands(wanted: str | None = None) -> App:
+    """The application with all its commands; with one of them `wanted`, only that one with its options.
 
-    Command modules register themselves on import; they import torch, ortools and the like only inside their
-    functions, so that `--help` and the torch-free commands start at once.
+    Command modules import torch, ortools and the like only inside their functions, so that `--help` and the torch-free
+    commands start at once.
     """
     from knapsack_prune.cli import (  # noqa: F401
         hub,
@@ -26,7 +27,9 @@ def load_commands() -> App:
         training,
     )
     from knapsack_prune.cli.app import app
+    from knapsack_prune.cli.command import register
 
+    register(wanted)
     return app
 
 
@@ -34,5 +37,5 @@ def main() -> None:
     """Entry point of `knapsack-prune`."""
     from knapsack_prune.cli.app import run_app
 
-    load_commands()
+    load_commands(sys.argv[1] if len(sys.argv) > 1 else None)
     run_app()

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
-from cyclopts import Parameter
+from cyclopts import App, Parameter
 
 from knapsack_prune.cli.app import SPELLED, app
 from knapsack_prune.settings import Settings
@@ -52,10 +52,25 @@ ConfigFile = Annotated[
 ]
 
 
+COMMANDS: dict[str, Callable[..., None]] = {}
+"""By name, what `command` was put before."""
+
+
 def command(function: Callable[..., None]) -> Callable[..., None]:
-    """Register a command, with the options of `expanded`."""
-    app.command(expanded(function), name=function.__name__.replace("_", "-"))
+    """Make a function a command, with the options of `expanded`."""
+    COMMANDS[function.__name__.replace("_", "-")] = function
     return function
+
+
+def register(wanted: str | None) -> None:
+    """Register all commands; if one of them is `wanted`, the others without their options, which take time."""
+    for name, function in COMMANDS.items():
+        if name in app:
+            del app[name]
+        if wanted in COMMANDS and wanted != name:
+            app.command(App(name=name, help=inspect.getdoc(function)))
+        else:
+            app.command(expanded(function), name=name)
 
 
 def expanded(function: Callable[..., None]) -> Callable[..., None]:

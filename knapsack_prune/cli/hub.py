@@ -47,11 +47,11 @@ def pull(
     force: Force = False,
 ) -> None:
     """Fetch a slim network from a Hub repository (extra: hub)."""
-    from knapsack_prune.outputs import check_output
+    from knapsack_prune.outputs import claimed, replaced
     from knapsack_prune.slimming.hub import pull_slim
 
-    check_output(directory, directory=True, force=force)
-    with steps() as progress:
+    with claimed(directory, directory=True, force=force), steps() as progress:
         progress.enter("downloading")
-        pull_slim(repository, directory, revision=revision, endpoint=endpoint)
+        with replaced(directory) as waiting:
+            pull_slim(repository, waiting, revision=revision, endpoint=endpoint)
     notes().print(f"Written: {directory}", markup=False)

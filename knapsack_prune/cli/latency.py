@@ -31,11 +31,14 @@ def latency_table(
     """
 
     from knapsack_prune.cli.loading import load, quiet_libraries
-    from knapsack_prune.outputs import check_output, locked
+    from knapsack_prune.outputs import claimed
     from knapsack_prune.planning.latency import measure_latency
 
-    check_output(table, force=latency.force, same=lambda path: latency.resume)
-    with resumable(table), locked(table, directory=False), steps() as progress:
+    with (
+        resumable(table),
+        claimed(table, force=latency.force, same=lambda path: latency.resume),
+        steps() as progress,
+    ):
         progress.enter("loading the network")
         loaded = load(network, latency.seed)
         progress.enter("tracing")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +12,7 @@ from cyclopts import Parameter
 
 from knapsack_prune.cli.app import command_line
 from knapsack_prune.cli.command import command
-from knapsack_prune.cli.console import AsJson, Steps, notes, output, print_json, steps
+from knapsack_prune.cli.console import AsJson, Steps, notes, output, print_json, resumable, steps
 from knapsack_prune.errors import RequestError
 from knapsack_prune.files import STANDARD_OUTPUT, is_stream
 from knapsack_prune.settings import (
@@ -57,21 +58,27 @@ def plan(
     from knapsack_prune.cli.loading import prepare, quiet_libraries
     from knapsack_prune.cli.outputs import PlanSummary
     from knapsack_prune.cli.tables import show_plan
-    from knapsack_prune.outputs import check_output, locked
+    from knapsack_prune.outputs import claimed, locked
     from knapsack_prune.planning.planner import plan_problem
     from knapsack_prune.planning.preparation import budget_limits, check_budgets
-    from knapsack_prune.report.sources import LOG, write_log
+    from knapsack_prune.report.sources import LOG, command_of, write_log
     from knapsack_prune.search.planner import find_plan
 
     check_budgets(plan.requested())
     if plan_output == STANDARD_OUTPUT and as_json:
         raise RequestError("`output` - and --json both write to standard output: leave one out")
-    if plan_output is not None:
-        check_output(plan_output, force=plan.force, same=lambda path: _same_request(path, plan, network))
-    if export_instance is not None:
-        check_output(export_instance, force=plan.force)
-    values = locked(plan.values, directory=False) if plan.values is not None else nullcontext()
-    with values, steps() as progress:
+    asked = [word for word in command_line() if word != "--force"]
+    with ExitStack() as outputs, steps() as progress:
+        if plan_output is not None:
+            same_request = shlex.join(asked)
+            outputs.enter_context(
+                claimed(plan_output, force=plan.force, same=lambda path: command_of(path) == same_request)
+            )
+        if export_instance is not None:
+            outputs.enter_context(claimed(export_instance, force=plan.force))
+        if plan.values is not None:
+            outputs.enter_context(resumable(plan.values))
+            outputs.enter_context(locked(plan.values, directory=False))
         prepared = prepare(network, plan, data, progress)
         resources = _price(prepared, plan.requested(), plan, progress)
         limits = budget_limits(prepared.graph, plan.requested(), resources)
@@ -93,14 +100,15 @@ def plan(
                 prepared.values,
                 plan,
                 prepared.images,
+                loss=prepared.loss,
                 enter=progress.enter,
                 progress=progress.count,
             )
-    made = made.model_copy(update={"data": prepared.data})
-    if plan_output is not None:
-        made.save(plan_output)
-        if not is_stream(plan_output):
-            write_log(plan_output.with_name(plan_output.name + LOG), command_line(), trace)
+        made = made.model_copy(update={"data": prepared.data})
+        if plan_output is not None:
+            if not is_stream(plan_output):
+                write_log(plan_output.with_name(plan_output.name + LOG), asked, trace, made.to_json())
+            made.save(plan_output)
     if as_json:
         print_json(PlanSummary.of(made))
     else:
@@ -137,12 +145,11 @@ def sweep(
     from knapsack_prune.cli import outputs
     from knapsack_prune.cli.loading import prepare
     from knapsack_prune.cli.tables import show_front
-    from knapsack_prune.outputs import check_output, locked, replaced
+    from knapsack_prune.outputs import claimed, replaced
     from knapsack_prune.planning.front import plan_front
 
-    if directory is not None:
-        check_output(directory, directory=True, force=sweep.force)
-    with steps() as progress:
+    held = nullcontext() if directory is None else claimed(directory, directory=True, force=sweep.force)
+    with held, steps() as progress:
         prepared = prepare(network, sweep, data, progress)
         resources = _price(prepared, {"flops": 1.0} | sweep.requested(), sweep, progress)
         progress.enter("solving", total=len(sweep.swept()))
@@ -156,9 +163,10 @@ def sweep(
             report=_solving(progress),
             progress=progress.count,
         )
-    if directory is not None:
-        with locked(directory), replaced(directory) as waiting:
-            _save_front(front, waiting, directory.name)
+        if directory is not None:
+            progress.enter("writing")
+            with replaced(directory) as waiting:
+                _save_front(front, waiting, directory.name)
     if as_json:
         print_json(outputs.front(front))
     else:
@@ -178,28 +186,6 @@ def _save_front(front: Front, directory: Path, name: str) -> None:
     worth = [point.plan.solver.value / point.whole for point in met if point.plan]
     write_log(directory / COMMAND, command_line())
     write_text(directory / "front.svg", standalone(front_svg([(name, kept, worth)])))
-
-
-def _same_request(path: Path, asked: PlanSettings, network: NetworkSettings) -> bool:
-    """Whether a file holds a plan that the same request made, so that nothing is lost where it is made again."""
-    from knapsack_prune.networks import DEFAULT_NETWORK
-    from knapsack_prune.planning.plan_file import Plan
-
-    try:
-        there = Plan.load(path)
-    except RequestError:
-        return False
-    limits = {
-        name: {part.limit for part in there.budgets if part.resource == name and budget in (part.limit, 1)}
-        or {int(budget * part.parent) for part in there.budgets if part.resource == name and budget <= 1}
-        for name, budget in asked.requested().items()
-    }
-    return (
-        there.model.name == (network.model or DEFAULT_NETWORK)
-        and asked.importance in (there.importance.criterion, "auto")
-        and (there.importance.seed, there.keep) == (asked.seed, asked.keep)
-        and {part.resource: {part.limit} for part in there.budgets} == limits
-    )
 
 
 def _price(

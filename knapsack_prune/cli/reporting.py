@@ -30,17 +30,16 @@ def report(
     The file stands alone: it loads nothing, and holds no script.
     """
     from knapsack_prune.files import write_text
-    from knapsack_prune.outputs import check_output
+    from knapsack_prune.outputs import claimed
     from knapsack_prune.report.page import render
     from knapsack_prune.report.sources import read_sources
 
     if not sources:
         raise RequestError("0 plans are given: name a plan, or a directory that holds one")
-    check_output(page, force=force)
-    with steps() as progress:
+    with claimed(page, force=force), steps() as progress:
         progress.enter("reading")
         found = read_sources(sources)
         progress.enter("drawing")
         text = render(found)
-    write_text(page, text)
+        write_text(page, text)
     notes().print(f"Written: {page} ({len(text.encode()) / 2**20:.2f} MiB)", markup=False)

@@ -46,7 +46,7 @@ def slim(
     """
     from knapsack_prune.cli.loading import load_parent, open_told, quiet_libraries, take_weights
     from knapsack_prune.cli.results import show_repair
-    from knapsack_prune.outputs import check_not_within, check_output, locked, replaced
+    from knapsack_prune.outputs import check_not_within, claimed, replaced
     from knapsack_prune.planning.latency import timed_latency
     from knapsack_prune.planning.plan_file import Plan
     from knapsack_prune.planning.plan_parts import DataPart
@@ -63,10 +63,9 @@ def slim(
         said = (path / PLAN).read_text("utf-8") if (path / PLAN).is_file() else ""
         return holds_only(path, own) and said == plan.to_json()
 
-    check_output(directory, directory=True, force=force, same=same)
     if force:
         check_not_within(directory, plan_file)
-    with locked(directory), steps() as progress:
+    with claimed(directory, directory=True, force=force, same=same), steps() as progress:
         progress.enter("loading the network")
         parent = load_parent(network, plan)
         take_weights(parent, plan, force)
@@ -171,12 +170,15 @@ def _images(plan: Plan, parent: Network, data: DataSettings) -> CalibrationLoade
     """The images that a plan's importance was read from, if there are any and a source is given."""
     from knapsack_prune.cli.loading import open_told
     from knapsack_prune.data import calibration_loader
+    from knapsack_prune.values.task import Task
 
     said = plan.importance
     batch_size = (said.options or {}).get("batch_size")
     if data.data is None or not isinstance(batch_size, int):
         return None
     source, shape = open_told(data, parent, recorded=plan.data), plan.model.input_shape
+    if isinstance(source, Task):
+        return None
     return calibration_loader(source, said.samples, said.seed, batch_size, shape)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -35,23 +36,22 @@ def solve(
     import solvers
     from knapsack_prune.cli.outputs import Solved
     from knapsack_prune.files import STANDARD_OUTPUT, write_text
-    from knapsack_prune.outputs import check_output
+    from knapsack_prune.outputs import claimed
 
-    if output is not None:
-        check_output(output, force=force)
     limits = solvers.Limits(solve.time_limit, solve.seed, solve.threads)
-    problem = solvers.Instance.load(instance)
     console = notes()
 
     def report(seconds: float, value: int | None, bound: int | None) -> None:
         status.update(f"{seconds:.1f} s: value {value if value is not None else '-'}, bound {bound}")
 
-    with console.status("solving") as status:
-        result = solvers.solve(problem, solve.solver, limits, None if as_json else report)
-    if output is not None and output.suffix not in (".gz", ".xz"):
-        write_text(output, result.to_json())
-    elif output is not None:
-        result.save(output)
+    with nullcontext() if output is None else claimed(output, force=force):
+        problem = solvers.Instance.load(instance)
+        with console.status("solving") as status:
+            result = solvers.solve(problem, solve.solver, limits, None if as_json else report)
+        if output is not None and output.suffix in (".gz", ".xz"):
+            result.save(output)
+        elif output is not None:
+            write_text(output, result.to_json())
     if output == STANDARD_OUTPUT:
         pass
     elif as_json:
@@ -103,7 +103,7 @@ def bench(
 ) -> None:
     """Run solvers on instances; killed half-way, the same command goes on where it was."""
     from knapsack_prune.cli.outputs import Benched, BenchRecord
-    from knapsack_prune.outputs import check_output, clear, locked
+    from knapsack_prune.outputs import claimed, workplace
     from solvers.arena.runner import LOG, Campaign, find_instances, run_campaign
     from solvers.arena.summary import draw, write_summary
 
@@ -121,21 +121,22 @@ def bench(
         line = f"[{done}/{total}] {run}: {told}, {record.seconds:.2f} s"
         console.print(line, markup=False, soft_wrap=True)
 
-    check_output(
-        output,
-        directory=True,
-        force=bench.force,
-        same=lambda path: bench.resume and (path / LOG).is_file(),
-    )
-    with resumable(output), locked(output):
-        if bench.force:
-            clear(output)
-        records = run_campaign(campaign, output, report)
-        summary = write_summary(records, output)
+    with (
+        resumable(output),
+        claimed(
+            output,
+            directory=True,
+            force=bench.force,
+            same=lambda path: bench.resume and (path / LOG).is_file(),
+        ),
+        workplace(output, force=bench.force, resume=bench.resume) as place,
+    ):
+        records = run_campaign(campaign, place, report)
+        summary = write_summary(records, place)
         if plots:
-            draw(records, output)
+            draw(records, place)
     if as_json:
         ran = tuple(BenchRecord(**asdict(record)) for record in records)
         print_json(Benched(directory=str(output), records=ran))
     else:
-        print(summary)
+        results().print(summary, markup=False, soft_wrap=True)

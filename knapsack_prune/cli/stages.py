@@ -9,6 +9,7 @@ from cyclopts import Parameter
 
 from knapsack_prune.cli.command import command
 from knapsack_prune.cli.console import notes, output, resumable, steps
+from knapsack_prune.errors import RequestError
 from knapsack_prune.settings import DataSettings, NetworkSettings, StagewiseSettings
 
 
@@ -34,25 +35,37 @@ def stagewise(
 
     from knapsack_prune.cli.loading import load, open_told, quiet_libraries
     from knapsack_prune.cli.tables import show_plan
-    from knapsack_prune.outputs import check_output, clear, locked
+    from knapsack_prune.outputs import claimed, workplace
     from knapsack_prune.planning.preparation import check_budgets
     from knapsack_prune.stagewise.method import stagewise as whole_method
     from knapsack_prune.training.run_directory import RECORD
+    from knapsack_prune.values.task import Task
 
     check_budgets(stagewise.requested())
-    check_output(
-        directory, directory=True, force=stagewise.force, same=lambda path: (path / RECORD).is_file()
-    )
-    with resumable(directory), locked(directory), steps() as progress, quiet_libraries():
+    with (
+        resumable(directory),
+        claimed(
+            directory,
+            directory=True,
+            force=stagewise.force,
+            same=lambda path: stagewise.resume and (path / RECORD).is_file(),
+        ),
+        workplace(directory, force=stagewise.force, resume=stagewise.resume) as place,
+        steps() as progress,
+        quiet_libraries(),
+    ):
         progress.enter("loading the network")
         parent = load(network, stagewise.seed)
         source = open_told(data, parent)
-        if stagewise.force:
-            clear(directory)
+        if isinstance(source, Task):
+            raise RequestError(
+                f"`data` {source.name}: supernets are trained on labelled images; give a folder of them, or plan with "
+                "other values"
+            )
         outcome = whole_method(
             parent,
             source,
-            directory,
+            place,
             stagewise,
             device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
             enter=progress.enter,

@@ -78,17 +78,18 @@ def finetune(
     subject = load_target(target, network, force=execution.force)
     set_threads(execution, subject.parent, finetune.batch_size)
     source = open_told(data, subject.parent, recorded=subject.data)
-    result = train(
-        subject.parent.model,
-        subject.plan,
-        source,
-        directory,
-        finetune,
-        execution,
-        start=subject.start,
-        repair=repair,
-        log=lambda line: notes().print(line, markup=False),
-    )
+    with resumable(directory):
+        result = train(
+            subject.parent.model,
+            subject.plan,
+            source,
+            directory,
+            finetune,
+            execution,
+            start=subject.start,
+            repair=repair,
+            log=lambda line: notes().print(line, markup=False),
+        )
     _log_command(directory)
     if as_json:
         print_json(Finetuned(**result.record))
@@ -160,7 +161,7 @@ def evaluate(
     from knapsack_prune.slimming.slim import recorded_data
     from knapsack_prune.training.ensemble import open_ensemble
     from knapsack_prune.training.ensemble.manifest import Manifest
-    from knapsack_prune.training.session import Session
+    from knapsack_prune.training.task_session import open_session
 
     settings = TrainingSettings.of(finetune, held_out=0.0)
     how = ExecutionSettings.of(execution)
@@ -171,7 +172,7 @@ def evaluate(
         recorded = recorded_data(target / Manifest.load(target).members[0].directory)
         source = open_told(data, first.plan.model.name, first.network, recorded)
         ensemble.require(source)
-        session = Session(source, ensemble.input_shape, settings, how, test_only=True)
+        session = open_session(source, first.plan.model.example(), settings, how, test_only=True)
         accuracy = session.accuracy(*ensemble.networks)
         show_ensemble(output(), str(target), source.name, ensemble.names, accuracy, as_json)
         return
@@ -184,8 +185,8 @@ def evaluate(
         parent, model, name, recorded = subject.parent, subject.slim(), str(target), subject.data
     set_threads(execution, parent, finetune.batch_size)
     source = open_told(data, parent, recorded=recorded)
-    session = Session(source, parent.input_shape, settings, how, test_only=True)
-    show_accuracy(output(), name, source.name, session.accuracy(model), as_json)
+    session = open_session(source, parent.example, settings, how, test_only=True)
+    show_accuracy(output(), name, source.name, session.accuracy(model), as_json, session.measured_by)
 
 
 @command
@@ -211,7 +212,7 @@ def export(
     from knapsack_prune.cli.results import show_exports
     from knapsack_prune.export.exporting import export_all
     from knapsack_prune.export.timm_pruned import export_timm
-    from knapsack_prune.outputs import check_not_within, check_output, locked, replaced
+    from knapsack_prune.outputs import check_not_within, check_output, claimed, replaced
 
     check_output(directory, directory=True, force=force)
     if target is not None:
@@ -224,7 +225,7 @@ def export(
         parent = subject.parent
         networks = {"model": subject.slim()} | ({"parent": parent.model} if compare else {})
     set_threads(DeviceSettings(threads=export.threads), parent, max(export.batch))
-    with locked(directory), replaced(directory) as waiting:
+    with claimed(directory, directory=True, force=force), replaced(directory) as waiting:
         if timm:
             export_timm(networks["model"], parent.name, parent.input_shape, waiting / "model")
         exported = export_all(networks, parent.input_shape, waiting, export)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -11,7 +12,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from knapsack_prune.errors import RequestError
-from knapsack_prune.files import read_text, write_text
+from knapsack_prune.files import parse_json, read_text, sealed, unsealed, write_text
 
 VERSION = 1
 REMEDY = "measure again with latency-table"
@@ -39,7 +40,7 @@ class Conditions(_Part):
     device: Literal["cpu", "cuda"]
     name: str
     batch: Annotated[int, Field(ge=1, le=2**16)]
-    dtype: str
+    dtype: Annotated[str, Field(pattern="^(bfloat16|float(16|32|64))$")]
     memory_format: Literal["contiguous", "channels_last"]
     threads: Annotated[int, Field(ge=1, le=2**12)]
     runtime: Runtime
@@ -145,6 +146,7 @@ class LatencyTable(_Part):
     """Measured times of one network on one device.
 
     While it is being measured, `partial` holds the samples, by configuration and widths, and nothing else does.
+    A file has a `digest` of all else in it; without one it is taken as it is.
     """
 
     format: Literal["knapsack-prune-latency"]
@@ -173,7 +175,8 @@ class LatencyTable(_Part):
 
     def save(self, path: Path) -> None:
         """Write the table, atomically."""
-        write_text(path, self.model_dump_json(indent=1, exclude_none=True) + "\n")
+        content = self.model_dump(mode="json", exclude_none=True)
+        write_text(path, json.dumps(sealed(content), indent=1) + "\n")
 
     @classmethod
     def load(cls, path: str | Path) -> LatencyTable:
@@ -183,6 +186,11 @@ class LatencyTable(_Part):
             RequestError: no such file, not JSON, holes, times that are none, or an unknown key.
         """
         text = read_text(Path(path))
+        said = parse_json(text, str(path), REMEDY)  # within bounds of numbers, depth and size
+        if isinstance(said, dict):
+            if (said := unsealed(said)) is None:
+                raise RequestError(f"{path} is not as it was written, by its own digest: {REMEDY}")
+            text = json.dumps(said)
         try:
             return cls.model_validate_json(text, strict=True)
         except ValidationError as error:

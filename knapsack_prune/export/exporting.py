@@ -44,8 +44,8 @@ class Exported:
     pytorch: dict[int, Timing]
 
     def record(self) -> dict[str, Any]:
-        """As plain values."""
-        return asdict(self) | {"path": str(self.path)}
+        """As plain values; the file by its name, beside which the record lies."""
+        return asdict(self) | {"path": self.path.name}
 
 
 def export_network(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -16,9 +16,6 @@ from knapsack_prune.graph.module_program import Expression, ModuleProgram
 
 NAMESPACES = ("aten", "torchvision")
 """Whose operators a program may call."""
-
-FORBIDDEN = ("from_file",)
-"""Operators that touch more than tensors."""
 
 
 def run_program(module: nn.Module, program: ModuleProgram) -> None:
@@ -72,13 +69,16 @@ class _Builder:
         for node in self._program.nodes:
             args = tuple(self._argument(arg) for arg in node.args)
             kwargs = {key: self._argument(value) for key, value in (node.kwargs or {}).items()}
-            if node.kind == "parameter":
+            called = _operator(node.target, kwargs) if node.kind == "operator" else None
+            if called is not None:
+                self._values[node.name] = self._graph.call_function(called, args, kwargs)
+            elif kwargs:
+                raise ValueError(f"{node.target} takes no arguments by name")
+            elif node.kind == "parameter":
                 self._values[node.name] = self._graph.get_attr(node.target)
-            elif node.kind == "module":
-                self._module.get_submodule(node.target)
-                self._values[node.name] = self._graph.call_module(node.target, args, kwargs)
             else:
-                self._values[node.name] = self._graph.call_function(_operator(node.target), args, kwargs)
+                self._module.get_submodule(node.target)
+                self._values[node.name] = self._graph.call_module(node.target, args)
         self._graph.output(self._argument(self._program.output))
         return self._graph
 
@@ -155,11 +155,16 @@ class _Builder:
         return self._known["training"]
 
 
-def _operator(target: str) -> Callable[..., Any]:
-    if target == "getitem":
-        return operator.getitem
-    namespace, name, overload = target.split(".")
-    if namespace not in NAMESPACES or name in FORBIDDEN:
-        raise ValueError(f"{target} is no operator that a program may call")
-    found: Callable[..., Any] = getattr(getattr(getattr(torch.ops, namespace), name), overload)
+def _operator(target: str, named: Iterable[str]) -> Callable[..., Any]:
+    """An operator that touches nothing but its arguments; `named` are those by name, which become code as they are."""
+    found: Callable[..., Any] = operator.getitem
+    known: set[str] = set()
+    if target != "getitem":
+        namespace, name, overload = target.split(".")
+        if namespace not in NAMESPACES:
+            raise ValueError(f"{target} is no operator that a program may call")
+        found = getattr(getattr(getattr(torch.ops, namespace), name), overload)
+        known = {argument.name for argument in found._schema.arguments}  # type: ignore[attr-defined]
+    if "filename" in known or not known.issuperset(named):
+        raise ValueError(f"{target} is no operator that a program may call with {sorted(named)}")
     return found

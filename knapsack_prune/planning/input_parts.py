@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from knapsack_prune.errors import RequestError
 
@@ -38,6 +38,14 @@ class TensorPart(Part):
     dtype: Annotated[str, Field(pattern="^(bool|u?int(8|16|32|64)|b?float(16|32|64))$")]
     range: tuple[float, float] | tuple[int, int] | None = None
     values: tuple[float, ...] | tuple[int, ...] | None = None
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.values is not None and len(self.values) != math.prod(self.shape):
+            raise ValueError(f"{len(self.values)} values for a tensor of shape {list(self.shape)}")
+        if self.range is not None and self.range[0] > self.range[1]:
+            raise ValueError(f"the range {list(self.range)} is empty")
+        return self
 
 
 class ValuePart(Part):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import statistics
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -20,10 +21,12 @@ from knapsack_prune.costs.resource import PricedNetwork, Resource
 from knapsack_prune.costs.runtimes import require_runtime
 from knapsack_prune.costs.whole_networks import network_with, random_counts, time_in_turns
 from knapsack_prune.errors import RequestError
+from knapsack_prune.files import is_stream
 from knapsack_prune.graph.channel_graph import ChannelGraph
 from knapsack_prune.graph.selection import select
 from knapsack_prune.narrowing.copying import narrow_copy
 from knapsack_prune.networks.example import Example
+from knapsack_prune.outputs import beside, put_in_place
 from knapsack_prune.planning.allocation import allocate
 from knapsack_prune.planning.plan_parts import BudgetPart
 from knapsack_prune.planning.planner import plan_problem
@@ -85,7 +88,15 @@ def measure_latency(
     )
     graph = trace(model, example)
     check_prunable(graph, model)
-    known = None if asked.force else _begun(path, conditions, graph.fingerprint)
+    place = beside(path) if asked.force and not is_stream(path) else path
+    if asked.force and not asked.resume:
+        place.unlink(missing_ok=True)
+    try:
+        known = _begun(place, conditions, graph.fingerprint)
+    except RequestError:
+        if not asked.force:
+            raise
+        known = None  # begun beside the table for another request
     if isinstance(known, LatencyTable):
         return known
 
@@ -112,12 +123,14 @@ def measure_latency(
             choose=choose,
             seconds=asked.seconds,
             known=known,
-            save=lambda table: table.save(path),
+            save=lambda table: None if is_stream(path) else table.save(place),
             progress=progress,
         )
     finally:
         torch.set_num_threads(threads)
-    table.save(path)
+    table.save(place)
+    if place != path:
+        put_in_place(place, path)
     return table
 
 
@@ -129,9 +142,8 @@ def planned_counts(
     Plans prefer what a table gives too little for, and so is underestimated in them: only on plans that is seen.
     Where widths alone cannot bring the network to a budget, a random network is in the plan's place.
     """
-    settings = AllocationSettings(
-        solver="lagrangian", time_limit=5.0
-    )  # needs no package beyond NumPy and SciPy
+    # This solver needs no package beyond NumPy and SciPy.
+    settings = AllocationSettings(solver="lagrangian", time_limit=5.0)
     counts: list[Sequence[int]] = []
     whole = resources["latency"].cost(graph.sizes)
     for share, instead in zip(np.linspace(*SHARES, networks), random_counts(graph, networks), strict=True):
@@ -191,11 +203,18 @@ def timed_latency(parent: nn.Module, small: nn.Module, budget: BudgetPart, examp
     try:
         batch = example_batch(conditions, example)
         both = [prepared(copy.deepcopy(one), conditions) for one in (parent, small)]
-        whole, measured = (taken / 1e6 for taken in time_in_turns(both, batch, SECONDS, conditions.runtime))
+        whole, small_runs = time_in_turns(both, batch, SECONDS, conditions.runtime)
     finally:
         torch.set_num_threads(threads)
-    left = f"{100 * measured / whole:.1f} % of the parent's {whole:.3f} ms"
+    measured = statistics.median(small_runs) / 1e6
+    left = 100 * measured * 1e6 / statistics.median(whole)
     return (
-        f"Latency of a batch of {conditions.batch}: {predicted:.3f} ms predicted, {measured:.3f} ms measured "
-        f"({100 * (predicted / measured - 1):+.1f} % off), {left}; {budget.limit / 1e9:.3f} ms were allowed."
+        f"Latency of a batch of {conditions.batch}: {predicted:.3f} ms predicted, {_spread(small_runs)} measured "
+        f"({100 * (predicted / measured - 1):+.1f} % off), {left:.1f} % of the parent's {_spread(whole)}; "
+        f"{budget.limit / 1e9:.3f} ms were allowed."
     )
+
+
+def _spread(runs: Sequence[float]) -> str:
+    """The median of times in nanoseconds, with the least and the largest."""
+    return f"{statistics.median(runs) / 1e6:.3f} ms ({min(runs) / 1e6:.3f} to {max(runs) / 1e6:.3f})"

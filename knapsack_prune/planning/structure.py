@@ -106,9 +106,13 @@ def check_structure(model: nn.Module, plan: Plan) -> ChannelGraph:
             first such key.
     """
     check_fingerprint(model, plan)
-    graph = trace(
-        model, plan.model.example(), keep=plan.keep, rewrite=[part.module for part in plan.rewritten]
-    )
+    example = plan.model.example()
+    if example.input_shape != plan.model.input_shape:
+        raise RequestError(
+            f"model.input_shape is {list(plan.model.input_shape)}, by model.inputs it is {list(example.input_shape)}; "
+            "make the plan again"
+        )
+    graph = trace(model, example, keep=plan.keep, rewrite=[part.module for part in plan.rewritten])
     difference = _structure_difference(graph, plan)
     if difference and plan.groups:
         # Where fvcore counts an operator in a way of its own, the plan was made with its channels frozen.

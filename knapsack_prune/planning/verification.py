@@ -105,8 +105,8 @@ def verify(
     if same_weights:
         check_weights(model, plan)
     enter("tracing")
-    rare = [key for key in ("search", "data") if getattr(plan, key)]
-    trusted = [*LABELS, *SOLVER_LABELS, *REQUEST, *rare]
+    there = {"search": plan.search, "data": plan.data, "model.inputs": plan.model.inputs}
+    trusted = [*LABELS, *SOLVER_LABELS, *REQUEST, *(key for key, part in there.items() if part)]
     try:
         graph = check_structure(model, plan)
         subject = Subject(plan, model, graph, kept_units(graph, plan), same_weights, data, table)

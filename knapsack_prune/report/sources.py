@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import math
 import shlex
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from knapsack_prune.errors import RequestError
-from knapsack_prune.files import read_json, read_text
+from knapsack_prune.files import file_digest, read_json, read_text
 from knapsack_prune.planning.plan_file import Plan
 
 LOG = ".log"
@@ -66,11 +67,27 @@ class Sources:
     fronts: tuple[FrontCurve, ...] = field(default=())
 
 
-def write_log(path: Path, command: Sequence[str], trace: Sequence[TraceStep] = ()) -> None:
-    """Write what makes a result again, and the solver's trace. Apart from the plan: that is the same for each run."""
+def write_log(
+    path: Path, command: Sequence[str], trace: Sequence[TraceStep] = (), plan: str | None = None
+) -> None:
+    """Write what makes a result again, and the solver's trace. Apart from the plan: that is the same for each run.
+
+    Args:
+        path: the log.
+        command: what was typed.
+        trace: of the solver.
+        plan: the text of the plan that lies beside the log: of another plan it tells nothing.
+    """
     from knapsack_prune.files import write_text
 
-    write_text(path, json.dumps({"command": shlex.join(command), "trace": list(trace)}) + "\n")
+    made = {} if plan is None else {"plan": f"sha256:{hashlib.sha256(plan.encode()).hexdigest()}"}
+    write_text(path, json.dumps({"command": shlex.join(command), **made, "trace": list(trace)}) + "\n")
+
+
+def command_of(plan: Path) -> str | None:
+    """The command that made a plan's file, if the log beside it tells so."""
+    logged = _logged(plan.with_name(plan.name + LOG), plan)
+    return None if logged is None else logged[0]
 
 
 def read_sources(paths: Sequence[Path]) -> Sources:
@@ -130,21 +147,23 @@ def _directory(path: Path) -> list[Subject]:
 
 def _subject(name: str, path: Path) -> Subject:
     plan = Plan.load(path)
-    logged = _logged(path.with_name(path.name + LOG))
+    logged = _logged(path.with_name(path.name + LOG), path)
     if logged is None:
         return Subject(name, plan, again(plan), exact=False)
     return Subject(name, plan, logged[0], exact=True, trace=logged[1])
 
 
-def _logged(path: Path) -> tuple[str, tuple[TraceStep, ...]] | None:
-    """The command and the trace of a log; None where there is none, or another one."""
+def _logged(path: Path, plan: Path | None = None) -> tuple[str, tuple[TraceStep, ...]] | None:
+    """The command and the trace of a log; None where there is none, or one of something else, or of another plan."""
     if not path.is_file():
         return None
     try:
-        log = json.loads(path.read_text(encoding="utf-8"))
+        log = read_json(path)
+        if plan is not None and "plan" in log and log["plan"] != f"sha256:{file_digest(plan)}":
+            return None
         steps = tuple((float(seconds), value, bound) for seconds, value, bound in log["trace"])
         return str(log["command"]), steps
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, RequestError, AttributeError, ValueError, KeyError, TypeError):
         return None
 
 

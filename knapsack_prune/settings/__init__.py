@@ -4,8 +4,6 @@ The names of the fields are the names everywhere: `flops_budget` in Python and i
 command line. Nothing here imports torch.
 """
 
-from __future__ import annotations
-
 from knapsack_prune.settings.augmentation import AugmentationSettings as AugmentationSettings
 from knapsack_prune.settings.base import Settings as Settings
 from knapsack_prune.settings.budgets import BudgetSettings as BudgetSettings

@@ -1,7 +1,5 @@
 """What is done to training images; evaluation never sees any of it."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from pydantic import Field

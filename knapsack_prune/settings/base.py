@@ -1,7 +1,5 @@
 """What all settings share: frozen, no unknown name, and one readable sentence for a value that is wrong."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Annotated, Any, Literal, Self
@@ -36,7 +34,7 @@ class Settings(BaseModel):
             raise RequestError(_sentence(type(self), given, error)) from error
 
     @classmethod
-    def of(cls, settings: Settings | None = None, /, **given: Any) -> Self:
+    def of(cls, settings: "Settings | None" = None, /, **given: Any) -> Self:
         """These settings with what is given by name instead; of settings of another kind, the fields that both have.
 
         Raises:

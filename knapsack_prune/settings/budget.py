@@ -4,8 +4,6 @@ In (0, 1] a budget is the fraction of the parent that is *kept* at most; above 1
 absolute number: `0.3`, `1`, `500M`, `1.2G`, `350000000`. A time has a unit: `5ms`, `800us`.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from decimal import Decimal

@@ -1,7 +1,5 @@
 """What may be kept: budgets and allowed widths."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated, Literal, Self
 

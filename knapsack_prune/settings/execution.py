@@ -1,7 +1,5 @@
 """How a run is carried out; none of it changes the outcome beyond rounding."""
 
-from __future__ import annotations
-
 import os
 import sys
 from typing import Annotated, Literal

@@ -1,7 +1,5 @@
 """What is exported, and how it is timed."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field

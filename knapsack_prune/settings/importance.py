@@ -1,7 +1,5 @@
 """How units are scored."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal, get_args
 
 from pydantic import Field

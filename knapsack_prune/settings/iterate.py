@@ -3,8 +3,6 @@
 Defaults that differ from those of a plain training are the schedule of Le, Vo, Thoai 2020 (arXiv 2006.11487, KESI).
 """
 
-from __future__ import annotations
-
 from typing import Annotated, Any, Self
 
 from pydantic import BeforeValidator, Field, model_validator

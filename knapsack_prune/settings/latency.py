@@ -1,7 +1,5 @@
 """How a latency table is measured."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from pydantic import Field

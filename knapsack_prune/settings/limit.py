@@ -1,7 +1,5 @@
 """Limits of widths as they are typed: `LAYERS=LOW:HIGH`."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from fractions import Fraction

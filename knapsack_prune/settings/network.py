@@ -1,7 +1,5 @@
 """Which network."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """Optimiser and learning rate."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator

@@ -1,7 +1,5 @@
 """How a slim network is repaired."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from pydantic import BeforeValidator, Field

@@ -1,7 +1,5 @@
 """A whole project: what `run` does from first to last, and what a file for any command may say."""
 
-from __future__ import annotations
-
 from typing import Annotated, Self
 
 from pydantic import BeforeValidator, Field, model_validator

@@ -1,7 +1,5 @@
 """Which plans are tried out: repaired, and judged by what they cost on held-out images."""
 
-from __future__ import annotations
-
 from typing import Annotated, Self
 
 from pydantic import Field, model_validator

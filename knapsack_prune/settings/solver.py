@@ -1,7 +1,5 @@
 """How the problem is solved."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal, get_args
 
 from pydantic import BeforeValidator, Field

@@ -1,7 +1,5 @@
 """A training run: whatever decides its outcome apart from networks and data."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from pydantic import Field

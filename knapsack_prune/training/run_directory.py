@@ -28,7 +28,7 @@ class RunDirectory:
         main: whether this process writes.
         wait: waits for all processes.
         resume: an earlier part of this very run is continued; otherwise it is refused.
-        force: whatever is there is replaced, whole.
+        force: what is there is replaced, if it is not an earlier part of this very run.
         beside: entries that may lie there before the run is claimed.
     """
 
@@ -69,13 +69,22 @@ class RunDirectory:
             )
         return not differing
 
+    def discard(self) -> None:
+        """With `force`, remove what is there, if it is not an earlier part of this very run."""
+        if not self.force:
+            return
+        try:
+            continues = self.resume and self.is_claimed()
+        except RequestError:
+            continues = False
+        self.wait()
+        if self.main and not continues:
+            clear(self.path)
+        self.wait()
+
     def claim(self) -> None:
         """Make the directory this run's; errors as of `is_claimed`."""
-        if self.force:
-            self.wait()
-            if self.main:
-                clear(self.path)
-            self.wait()
+        self.discard()
         claimed = self.is_claimed()
         self.wait()
         if self.main and not claimed:

@@ -17,7 +17,10 @@ Key = tuple[str, str, int, int, float]
 
 @dataclass(frozen=True)
 class Record:
-    """One run of one solver on one instance; `error` tells why there is no result."""
+    """One run of one solver on one instance; `error` tells why there is no result.
+
+    `digest` is the SHA-256 of the instance's file: its name alone may come to mean another instance.
+    """
 
     instance: str
     groups: int
@@ -37,6 +40,7 @@ class Record:
     machine: str
     error: str
     trace: tuple[TraceStep, ...]
+    digest: str = ""
 
     @property
     def key(self) -> Key:

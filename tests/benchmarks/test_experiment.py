@@ -1,6 +1,7 @@
 """What experiments rely on: rows claimed once, widths that fit, intervals, and shortcuts that others can cut."""
 
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,13 +9,18 @@ import torch
 from scipy.stats import kendalltau
 
 from benchmarks.accuracy.channel_map import ChannelMap, network_of, with_channel_maps
+from benchmarks.accuracy.plots import draw_figure
+from benchmarks.experiment.config import Config, Figure, read_config
 from benchmarks.experiment.plan_set import _concave_margins, scaled_widths, threshold_widths
 from benchmarks.experiment.statistics import kendall, mean_difference
 from benchmarks.experiment.store import Store
 from knapsack_prune.costs.counting import total
 from knapsack_prune.networks import load_network
+from knapsack_prune.settings import IterateSettings, TrainingSettings
 from knapsack_prune.tracing.trial import trace
 from knapsack_prune.values.energy import energy_values
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
 def test_a_row_is_claimed_once(tmp_path):
@@ -53,6 +59,30 @@ def test_paired_differences_do_not_see_what_both_share():
     shared = np.random.default_rng(0).normal(0, 10, 20)
     mean, low, high = mean_difference(shared + 1, shared)
     assert (mean, low, high) == (pytest.approx(1), pytest.approx(1), pytest.approx(1))
+
+
+@pytest.mark.parametrize("path", sorted(BENCHMARKS.glob("*/*.toml")), ids=lambda path: path.stem)
+def test_every_experiment_names_what_is_there(path):
+    config = read_config(path)
+    for given in config.iterate.values():
+        IterateSettings(**{key: value for key, value in given.items() if key != "repair"})
+    for given in config.recipes.values():
+        TrainingSettings(**config.training, **given)
+
+
+def test_a_recipe_that_is_not_there_is_refused():
+    with pytest.raises(ValueError, match="not there: longer"):
+        Config(stages=[{"budgets": [0.5], "recipes": ["longer"]}])
+
+
+def test_a_figure_draws_the_rows_of_its_lines_alone(tmp_path):
+    lines = ({"label": "ours", "plan": "measured", "start": "repaired", "recipe": "long", "ours": True},)
+    figure = Figure(name="f", title="t", lines=lines)
+    row = {"plan": "measured", "start": "repaired", "recipe": "long", "budget": 0.2, "top1": 80.0}
+    assert figure.lines[0].holds(row) and not figure.lines[0].holds(row | {"recipe": "none"})
+    draw_figure(figure, [row, row | {"plan": "other", "top1": 5.0}], 86.0, tmp_path / "one.svg")
+    draw_figure(figure, [row], 86.0, tmp_path / "two.svg")
+    assert (tmp_path / "one.svg").read_bytes() == (tmp_path / "two.svg").read_bytes()
 
 
 def test_scaled_and_threshold_widths_fill_the_budget():

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from knapsack_prune import outputs
 from knapsack_prune.errors import RequestError
 from knapsack_prune.files import disk_errors, write_atomically, write_text
-from knapsack_prune.outputs import check_output, clear, entries, locked, replaced
+from knapsack_prune.outputs import check_output, claimed, clear, entries, locked, replaced, workplace
 
 
 def test_an_output_that_holds_something_is_refused_by_name_and_replaced_with_force(tmp_path: Path) -> None:
@@ -40,6 +41,82 @@ def test_an_output_that_holds_something_is_refused_by_name_and_replaced_with_for
         (waiting / "b").write_text("1")
     assert {path.name for path in (tmp_path / "sub").iterdir()} == {"b"}
     assert {path.name for path in tmp_path.iterdir()} == {"result.json", "sub"}
+
+
+def test_force_keeps_the_old_until_the_new_is_whole_and_continues_what_it_began(tmp_path: Path) -> None:
+    """Story: `--force` cleared the output first; a full disk afterwards had lost the old result."""
+    place = tmp_path / "out"
+    place.mkdir()
+    (place / "result.json").write_text("95.8 %")
+
+    def stopped() -> None:
+        with locked(place), workplace(place, force=True) as work:
+            work.mkdir()
+            (work / "step-1").touch()
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        stopped()
+    assert [path.name for path in entries(place)] == ["result.json"]
+    with locked(place), workplace(place, force=True) as work:
+        assert (work / "step-1").exists()
+        (work / "result.json").write_text("97.0 %")
+    assert {path.name for path in entries(place)} == {"result.json", "step-1"}
+    assert (place / "result.json").read_text() == "97.0 %"
+    assert list(tmp_path.iterdir()) == [place]
+    with workplace(place, force=False) as work:
+        assert work == place
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_directory_is_replaced_whole_and_not_the_next_holders_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: bool
+) -> None:
+    """Story: a lock was removed by name, though its directory had been replaced, and two processes wrote at once."""
+    if not at_once:  # as on systems that cannot exchange two names
+        monkeypatch.setattr(outputs, "_exchanged", lambda one, other: False)
+    place = tmp_path / "out"
+    place.mkdir()
+    (place / "old").touch()
+    first = locked(place)
+    first.__enter__()
+    with replaced(place) as waiting:
+        (waiting / "new").touch()
+    assert [path.name for path in entries(place)] == ["new"]
+    with locked(place):
+        first.__exit__(None, None, None)
+        with pytest.raises(RequestError, match="another process"), locked(place):
+            pass
+    assert {path.name for path in tmp_path.rglob("*")} == {"out", "new"}
+
+
+def test_what_another_process_wrote_between_check_and_lock_is_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    acquired = outputs._acquired
+
+    def later(lock: Path, path: Path) -> int:
+        (lock.parent / "theirs").touch()
+        return acquired(lock, path)
+
+    monkeypatch.setattr(outputs, "_acquired", later)
+    with (
+        pytest.raises(RequestError, match=r"holds theirs, which would be lost"),
+        claimed(tmp_path / "out", directory=True),
+    ):
+        pass
+
+
+def test_what_a_killed_process_had_not_finished_is_removed(tmp_path: Path) -> None:
+    (tmp_path / "out" / "sub").mkdir(parents=True)
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    for name in (f"out/sub/.weights.{dead.pid}.partial", f"out/.mine.{os.getpid()}.partial"):
+        (tmp_path / name).touch()
+    (tmp_path / f".out.{dead.pid}.partial").mkdir()
+    with locked(tmp_path / "out"):
+        left = {path.name for path in tmp_path.rglob(".*.partial")}
+    assert left == {f".mine.{os.getpid()}.partial"}
 
 
 def test_force_never_clears_where_somebody_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,6 +153,24 @@ def test_links_stay_and_streams_are_written_to(
     assert capfdbinary.readouterr().out == b"one two"
     with pytest.raises(RequestError, match=r"cannot write /dev/full: No space left on device.*make room"):
         write_text(Path("/dev/full"), "more")
+
+
+def test_every_file_has_the_mode_that_the_user_asks_for(tmp_path: Path) -> None:
+    """Story: weights were readable by their owner alone, and the plan beside them by all."""
+
+    def fill(path: Path) -> None:
+        path.write_text("weights")
+        path.chmod(0o600)
+
+    before = os.umask(0o027)
+    try:
+        write_atomically(tmp_path / "new", fill)
+        (tmp_path / "old").touch()
+        (tmp_path / "old").chmod(0o664)
+        write_atomically(tmp_path / "old", fill)
+    finally:
+        os.umask(before)
+    assert [(tmp_path / name).stat().st_mode & 0o777 for name in ("new", "old")] == [0o640, 0o664]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -134,3 +135,31 @@ def test_what_cannot_be_exported_is_told_as_that() -> None:
         RequestError, match=r"cannot trace .* torch.export stopped in .* choose with torch.where"
     ):
         kp.trace(Branch(), torch.zeros(2, 7))
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "words"),
+    [
+        (("input_shape",), [7, 8, 8], r"input_shape is \[7, 8, 8\], by model.inputs it is \[3, 8, 8\]"),
+        (
+            ("inputs", "kwargs", "meta", "items", "numbers", "items", 0, "shape"),
+            [7, 5],
+            "15 values for a tensor",
+        ),
+        (("inputs", "args", 0, "range"), [1.0, 0.0], "range .* is empty"),
+    ],
+)
+def test_what_a_plan_says_of_its_inputs_agrees(
+    path: tuple[str | int, ...], value: object, words: str
+) -> None:
+    make, given = CASES["several"]
+    model, example = make().eval(), kp.Example.of(given)
+    plan = kp.plan(model, example, flops_budget=0.6, importance="l1")
+    assert "model.inputs" in kp.verify(plan, model, quick=True).trusted
+    data = json.loads(plan.to_json())
+    place = data["model"]
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = value
+    with pytest.raises(RequestError, match=words):
+        kp.slim(model, kp.Plan.from_json(json.dumps(data)))

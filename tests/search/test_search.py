@@ -105,6 +105,7 @@ def test_rounds_take_only_what_lowers_the_held_out_loss(monkeypatch: pytest.Monk
     assert [part.trust_region for part in (first, second, third)] == [0.3, 0.3, 0.15]
     assert widths(plan) == third.widths
     assert plan.importance.predicted_loss == third.predicted_loss <= 0.5
+    kp.verify(plan, residual())  # once refuted: what a round predicts is no sum of the recorded losses
     # Measured once around each plan that was accepted: what a rejected one was proposed by still holds.
     assert centres == [widths(seen[0]), first.widths]
     for start, part in ((widths(seen[0]), first), (first.widths, second), (first.widths, third)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -138,10 +139,25 @@ def test_a_program_that_names_another_operator_is_refused(
     slimmed: tuple[nn.Module, kp.Plan, nn.Module],
 ) -> None:
     model, plan, _ = slimmed
-    for text in ("aten.from_file.default", "prims.add.default", "os.system.x"):
+    for text in ("aten.from_file.default", "aten.save.default", "prims.add.default", "os.system.x"):
         edited = kp.Plan.from_json(plan.to_json().replace("aten.softmax.int", text))
         with pytest.raises(RequestError, match="no operator that a program may call"):
             kp.slim(model, edited, check=False)
+
+
+@pytest.mark.parametrize("kind", ["operator", "module"])
+def test_names_of_arguments_are_no_code(
+    slimmed: tuple[nn.Module, kp.Plan, nn.Module], tmp_path: Path, kind: str
+) -> None:
+    """A program becomes Python code, and names of arguments would stand in it as they are: a slim directory from
+    elsewhere ran what they said."""
+    model, plan, _ = slimmed
+    data = json.loads(plan.to_json())
+    node = next(node for node in data["rewritten"][0]["nodes"] if node["kind"] == kind)
+    node["kwargs"] = {f"x=__import__('pathlib').Path({str(tmp_path / 'ran')!r}).touch(), y": 1}
+    with pytest.raises(RequestError, match=r"may call with|takes no arguments by name"):
+        kp.slim(model, kp.Plan.from_json(json.dumps(data)), check=False)(EXAMPLE)
+    assert not (tmp_path / "ran").exists()
 
 
 class Silent(nn.Module):

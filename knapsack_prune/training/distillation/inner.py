@@ -105,8 +105,7 @@ def target_variances(
 
 
 class InnerLoss(nn.Module):
-    """The inner distillation loss of projected student features against the parent's, over stages and
-    logits."""
+    """The inner distillation loss of projected student features against the parent's, over stages and logits."""
 
     def __init__(
         self, stages: Sequence[StageMatch], kind: InnerKind, variances: Sequence[float] | None = None
@@ -116,10 +115,8 @@ class InnerLoss(nn.Module):
         Args:
             stages: what is compared, in order.
             kind: how (see `ObjectiveSettings.distill`).
-            variances: per stage, then for the logits, what its mean squared error is divided by, so that
-            stages
-                of different magnitude weigh the same and one gamma serves many networks; None divides by
-                nothing.
+            variances: per stage, then for the logits, what its mean squared error is divided by, so that stages of
+                different magnitude weigh the same and one gamma serves many networks; None divides by nothing.
         """
         super().__init__()
         # A feature that does not vary at all has nothing to divide by and is compared as it is.
