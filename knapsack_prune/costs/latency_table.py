@@ -121,6 +121,7 @@ class FittedNetwork(_Part):
 
 class EndToEnd(_Part):
     """What single operators miss (launches, the cost of calling modules, caches, fusion): `factor * sum + constant`.
+    The constant is shared out over all operators: what a residual block has of it goes with the block.
 
     Where another runtime than PyTorch itself ran the networks, `factor` is that of products and `others` that of all
     other operators: those that are fused into the operators before them cost little. Fitted on whole networks of random
@@ -144,7 +145,7 @@ class EndToEnd(_Part):
 class LatencyTable(_Part):
     """Measured times of one network on one device.
 
-    While it is being measured, `partial` holds what is known, by configuration and widths, and nothing else does.
+    While it is being measured, `partial` holds the samples, by configuration and widths, and nothing else does.
     A file has a `digest` of all else in it; without one it is taken as it is.
     """
 
@@ -156,7 +157,7 @@ class LatencyTable(_Part):
     operators: tuple[OperatorEntry, ...]
     grids: tuple[Grid, ...]
     end_to_end: EndToEnd | None = None
-    partial: dict[str, dict[str, Nanoseconds]] | None = None
+    partial: dict[str, dict[str, list[Nanoseconds]]] | None = None
 
     @model_validator(mode="after")
     def _references(self) -> Self:
