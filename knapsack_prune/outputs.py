@@ -173,7 +173,9 @@ def put_in_place(made: Path, path: Path) -> None:
             made.replace(target)
             sync(target.parent)
             return
-        old = target.with_name(f".{target.name}.{os.getpid()}.partial")  # removed by the next lock at the latest
+        old = target.with_name(
+            f".{target.name}.{os.getpid()}.partial"
+        )  # removed by the next lock at the latest
         if _exchanged(made, target):
             made.rename(old)
         else:
