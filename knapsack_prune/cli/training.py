@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 from knapsack_prune.cli.app import command_line
 from knapsack_prune.cli.command import command
-from knapsack_prune.cli.console import AsJson, Force, notes, output, print_json, resumable
+from knapsack_prune.cli.console import AsJson, Force, notes, output, print_json, resumable, steps
 from knapsack_prune.settings import (
     DataSettings,
     DeviceSettings,
@@ -26,6 +26,13 @@ from knapsack_prune.settings import (
     RunSettings,
     TrainingSettings,
 )
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from knapsack_prune.data import ImageSource
+    from knapsack_prune.training.evaluation import Accuracy
+    from knapsack_prune.training.session import Session
 
 SlimDirectory = Annotated[
     Path | None,
@@ -172,7 +179,7 @@ def evaluate(
         source = open_told(data, first.plan.model.name, first.network, recorded)
         ensemble.require(source)
         session = Session(source, ensemble.input_shape, settings, how, test_only=True)
-        accuracy = session.accuracy(*ensemble.networks)
+        accuracy = _accuracy(session, source, *ensemble.networks)
         show_ensemble(output(), str(target), source.name, ensemble.names, accuracy, as_json)
         return
     recorded = None
@@ -185,7 +192,14 @@ def evaluate(
     set_threads(execution, parent, finetune.batch_size)
     source = open_told(data, parent, recorded=recorded)
     session = Session(source, parent.input_shape, settings, how, test_only=True)
-    show_accuracy(output(), name, source.name, session.accuracy(model), as_json)
+    show_accuracy(output(), name, source.name, _accuracy(session, source, model), as_json)
+
+
+def _accuracy(session: Session, source: ImageSource, *networks: nn.Module) -> Accuracy:
+    """Test accuracy, with progress."""
+    with steps() as progress:
+        progress.enter("evaluating", total=len(source.test_images().labels))
+        return session.accuracy(*networks, progress=progress.count)
 
 
 @command
@@ -224,7 +238,12 @@ def export(
         parent = subject.parent
         networks = {"model": subject.slim()} | ({"parent": parent.model} if compare else {})
     set_threads(DeviceSettings(threads=export.threads), parent, max(export.batch))
-    with claimed(directory, directory=True, force=force), replaced(directory) as waiting:
+    with (
+        claimed(directory, directory=True, force=force),
+        steps() as progress,
+        replaced(directory) as waiting,
+    ):
+        progress.enter("exporting, checking and timing")
         if timm:
             export_timm(networks["model"], parent.name, parent.input_shape, waiting / "model")
         exported = export_all(networks, parent.input_shape, waiting, export)

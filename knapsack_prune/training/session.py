@@ -174,8 +174,13 @@ class Session:
         """Memory format of networks and images."""
         return torch.channels_last if self._settings.channels_last else torch.contiguous_format
 
-    def accuracy(self, *networks: nn.Module) -> Accuracy:
-        """Test accuracy of copies on the training device, together; the networks themselves do not move."""
+    def accuracy(
+        self, *networks: nn.Module, progress: Callable[[int], None] = lambda images: None
+    ) -> Accuracy:
+        """Test accuracy of copies on the training device, together; the networks themselves do not move.
+
+        `progress` is told how many images this process has seen.
+        """
         device = self.accelerator.device
         found = evaluate(
             training_copies(networks, device, self.layout),
@@ -184,6 +189,7 @@ class Session:
             self.accelerator.autocast,
             lambda sums: self.accelerator.reduce(sums, "sum"),
             self.layout,
+            progress,
         )
         return replace(found, unreadable=self._unreadable(self._images.test_images(), self._test))
 

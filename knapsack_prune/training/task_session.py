@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any
 
@@ -70,10 +70,12 @@ class TaskSession(Session):
     def _data_identity(self, settings: TrainingSettings) -> dict[str, Any]:
         return self.task.identity()
 
-    def accuracy(self, *networks: nn.Module) -> Accuracy:
+    def accuracy(
+        self, *networks: nn.Module, progress: Callable[[int], None] = lambda images: None
+    ) -> Accuracy:
         """The metric on the test batches."""
         accelerator = self.accelerator
-        return evaluate_task(
+        found = evaluate_task(
             training_copies(networks, accelerator.device, self.layout),
             self._task_batches(self.task.test),
             accelerator.device,
@@ -81,6 +83,8 @@ class TaskSession(Session):
             lambda sums: accelerator.reduce(sums, "sum"),
             self.layout,
         )
+        progress(found.images)
+        return found
 
     def _training_data(self, settings: TrainingSettings) -> TrainingData:
         return TrainingData(self._task_batches(self.task.train, settings.seed), self._schedule)
