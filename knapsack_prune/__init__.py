@@ -44,11 +44,11 @@ if TYPE_CHECKING:
     from knapsack_prune.slimming.slim import slim as slim
     from knapsack_prune.tracing.trial import trace as trace
     from knapsack_prune.training.finetune import finetune as finetune
-    from knapsack_prune.training.task import Task as Task
     from knapsack_prune.values.criteria import Scores as Scores
     from knapsack_prune.values.criteria import score as score
     from knapsack_prune.values.estimate import estimate_values as estimate_values
     from knapsack_prune.values.tables import ValueTables as ValueTables
+    from knapsack_prune.values.task import Task as Task
 del TYPE_CHECKING
 
 # No public name may be that of a module of this package: importing the module would replace the name.
@@ -69,7 +69,7 @@ _HOMES = {
     "RequestError": "errors",
     "RunSettings": "settings",
     "Scores": "values.criteria",
-    "Task": "training.task",
+    "Task": "values.task",
     "RepairSettings": "settings",
     "TrainingSettings": "settings",
     "ValueTables": "values.tables",

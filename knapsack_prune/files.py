@@ -196,6 +196,10 @@ def read_text(path: Path, most: int = MOST_BYTES) -> str:
         raise RequestError(f"cannot read {path}: {reason}; give the path of an existing file") from error
 
 
+MOST_VALUES = 2**22
+"""Of a JSON file: far fewer bytes than `MOST_BYTES` can ask for gigabytes, as a list of empty lists does."""
+
+
 def read_json(path: Path) -> Any:
     """Read a JSON file that a run wrote.
 
@@ -209,8 +213,12 @@ def parse_json(text: str, source: str, remedy: str) -> Any:
     """Parse JSON; NaN and Infinity are none, nor are whole numbers of more than 63 bits.
 
     Raises:
-        RequestError: it is no JSON, holds such a number, or is nested too deep.
+        RequestError: it is no JSON, holds such a number or too many values, or is nested too deep.
     """
+    if text.count(",") >= MOST_VALUES:
+        raise RequestError(
+            f"{source} holds more than {MOST_VALUES:,} values, the most that is read: no such file is that large"
+        )
 
     def whole(written: str) -> int:
         if len(written) > 20 or not -(2**63) <= (number := int(written)) < 2**63:

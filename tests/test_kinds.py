@@ -26,6 +26,7 @@ FILES = (
     "weights",
     "operators",
     "mixed",
+    "side_effects",
 )
 KINDS: dict[str, Kind] = {
     name: kind
@@ -53,12 +54,14 @@ def test_kind(name: str, tmp_path: Path) -> None:
             kp.plan(model, example, flops_budget=0.5)
         assert "\n" not in str(refused.value)
         return
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     graph = trace_checked(model, example)
     parent, least = total(graph.flops, graph.sizes), total(graph.flops, [1] * len(graph.groups))
     share = sum(frozen.flops for frozen in graph.frozen) / parent
     budget = (parent + 2 * least) / (3 * parent) if least < parent else 1.0
     plan = kp.plan(model, example, flops_budget=budget, importance="random", solver="greedy")
     small = kp.slim(model, plan)
+    torch.testing.assert_close(dict(model.state_dict()), before, rtol=0, atol=0, equal_nan=True)
     assert count_flops(small, Example.of(example)) == plan.planned_flops
     _train(small, kind)
     kp.save_slim(small, plan, tmp_path)

@@ -14,7 +14,7 @@ import platform
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
 from itertools import zip_longest
@@ -38,7 +38,7 @@ COUNTS = {
 }
 
 
-FULL = "full disk"
+FULL, SABOTAGE = "full disk", "broken on purpose"
 
 
 def main() -> None:
@@ -80,13 +80,17 @@ def _all(trials: Trials, only: Sequence[str] | None) -> Iterator[tuple[str, Call
         "random kills": trials.kills,
         "replacing": trials.replaced,
     }
-    columns: list[list[tuple[str, Callable[[], Row]]]] = [
+    columns: list[Iterable[tuple[str, Callable[[], Row]]]] = [
         [(f"{kind}:{number}", partial(make, number)) for number in range(COUNTS[kind])]
         for kind, make in made.items()
         if not only or kind in only
     ]
     if not only or FULL in only:
-        columns.append([(f"{FULL}:{name}", partial(trials.full_disk, name)) for name in trials.full_disks()])
+        columns.append((f"{FULL}:{name}", partial(trials.full_disk, name)) for name in trials.full_disks())
+    if not only or SABOTAGE in only:
+        from benchmarks.faults.sabotage import BROKEN, broken
+
+        columns.append((f"{SABOTAGE}:{kind}", partial(broken, trials, kind)) for kind in BROKEN)
     # In turns, so that a run that is stopped has tried something of every kind.
     for row in zip_longest(*columns):
         yield from filter(None, row)

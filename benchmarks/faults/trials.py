@@ -8,6 +8,7 @@ import random
 import shutil
 import signal
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -68,7 +69,7 @@ class Trials:
     def __init__(self, shop: Workshop, folder: Path) -> None:
         self.shop, self.folder = shop, folder
         self.commands = shop.commands()
-        self.cuts = {name: self.commands[name] for name in ("slim", "finetune")}
+        self._cuts: dict[str, str] = {}
         self._references: dict[str, tuple[str, float, int]] = {}
         self._number = 0
 
@@ -79,7 +80,7 @@ class Trials:
         shutil.rmtree(place, ignore_errors=True)
         return place / "logs", place / "cwd"
 
-    def _reference(self, command: Command) -> tuple[str, float, int]:
+    def reference(self, command: Command) -> tuple[str, float, int]:
         """Result, seconds and writes of an undisturbed run."""
         if command.name not in self._references:
             logs, cwd = self._fresh()
@@ -94,7 +95,7 @@ class Trials:
         draw = random.Random(number)
         resumable = [command for command in self.commands.values() if command.resumes]
         command = resumable[number % len(resumable)]
-        wanted, seconds, _ = self._reference(command)
+        wanted, seconds, _ = self.reference(command)
         logs, cwd = self._fresh()
         sent = SIGNALS[(number // len(resumable)) % len(SIGNALS)]
         delays = [draw.uniform(0.02, seconds) for _ in range(1 + number % 2)]
@@ -130,21 +131,22 @@ class Trials:
         codes = ", then ".join(str(ended.code) for ended in ends)
         return Row(kind, name, codes, any(ended.traceback for ended in ends), lost, wrong)
 
-    def full_disks(self) -> list[str]:
+    def full_disks(self) -> Iterator[str]:
         """Names of the trials of a full disk, `command/write`: every write of a command, or some of very many."""
-        named = []
-        for name, command in self.commands.items():
-            writes = self._reference(command)[2]
-            count = min(writes, MOST_WRITES)
-            points = {1 + round((writes - 1) * part / max(1, count - 1)) for part in range(count)}
-            named.append([f"{name}/{point}" for point in sorted(points)])
         # In turns, so that a run that is stopped has tried something of every command.
-        return [name for row in zip_longest(*named) for name in row if name is not None]
+        for row in zip_longest(*map(self._points, self.commands)):
+            yield from (f"{name}/{point}" for name, point in zip(self.commands, row, strict=True) if point)
+
+    def _points(self, name: str) -> Iterator[int]:
+        """The writes of a command from which on the disk is full."""
+        writes = self.reference(self.commands[name])[2]
+        count = min(writes, MOST_WRITES)
+        yield from sorted({1 + round((writes - 1) * part / max(1, count - 1)) for part in range(count)})
 
     def full_disk(self, name: str) -> Row:
         """A command whose disk is full from some write on; given again with room, it comes to its result."""
         command, point = self.commands[name.rpartition("/")[0]], int(name.rpartition("/")[2])
-        wanted, _, writes = self._reference(command)
+        wanted, _, writes = self.reference(command)
         logs, cwd = self._fresh()
         first = start(command.arguments(cwd / OUTPUT), logs / "full", cwd, point).wait()
         again = start(command.arguments(cwd / OUTPUT), logs / "again", cwd).wait()
@@ -158,7 +160,7 @@ class Trials:
         draw = random.Random(1000 + number)
         forced = [command for command in self.commands.values() if command.forced]
         command = forced[number % len(forced)]
-        wanted, seconds, writes = self._reference(command)
+        wanted, seconds, writes = self.reference(command)
         logs, cwd = self._fresh()
         arguments = command.arguments(cwd / OUTPUT)
         made = start(arguments, logs / "made", cwd).wait()
@@ -204,16 +206,23 @@ class Trials:
             ):
                 wrong = f"verify passes {edit}"
         ends = [verified]
-        for name, command in self.cuts.items():
-            wanted = self._reference(command)[0]
-            arguments = command.arguments(cwd / name)
-            arguments[1] = "plan.json"
-            ends.append(start(arguments, logs / name, cwd).wait())
-            if ends[-1].code == 0 and command.result(cwd / name) != wanted:
+        for name in ("slim", "finetune"):
+            if name not in self._cuts:
+                self._cuts[name] = self._cut(name, self.shop.plan, *self._fresh())[1]
+            ended, made = self._cut(name, cwd / "plan.json", logs, cwd)
+            ends.append(ended)
+            if ended.code == 0 and made != self._cuts[name]:
                 wrong = wrong or f"{name} takes {edit}"
         bad = any(ended.traceback for ended in ends)
         codes = ", ".join(str(ended.code) for ended in ends)
         return Row("edits of a plan", edit[:90], codes, bad, wrong=wrong)
+
+    def _cut(self, name: str, plan: Path, logs: Path, cwd: Path) -> tuple[Ended, str]:
+        """What `slim` or `finetune` makes of a plan: how it ended, and the digest of the weights."""
+        arguments = self.commands[name].arguments(cwd / name)
+        arguments[1] = str(plan)
+        ended = start(arguments, logs / name, cwd).wait()
+        return ended, "" if ended.code else digest(cwd / name / "model.safetensors")
 
     def damaged(self, number: int) -> Row:
         """A damaged or hostile file for a command that reads it: refused, or the right result all the same."""
@@ -249,7 +258,7 @@ class Trials:
         draw = random.Random(number)
         name, asked = MIDWAY[number % len(MIDWAY)]
         command, kind = self.commands[asked], number // len(MIDWAY)
-        wanted, seconds, _ = self._reference(command)
+        wanted, seconds, _ = self.reference(command)
         for share in (0.85, 0.7, 0.95, 0.6, 1.1):  # until the file is there
             logs, cwd = self._fresh()
             running = start(command.arguments(cwd / OUTPUT), logs / "killed", cwd)
@@ -273,9 +282,9 @@ class Trials:
         names = list(self.commands)
         pairs = [*((name, name) for name in names), *DIFFERENT]
         both = [self.commands[name] for name in pairs[number]]
-        wanted = [self._reference(command)[0] for command in both]
+        wanted = [self.reference(command)[0] for command in both]
         draw = random.Random(number)
-        delay = draw.uniform(0, self._reference(both[0])[1]) if number >= len(names) else 0.0
+        delay = draw.uniform(0, self.reference(both[0])[1]) if number >= len(names) else 0.0
         logs, cwd = self._fresh()
         running = [start(both[0].arguments(cwd / OUTPUT), logs / "0", cwd)]
         time.sleep(delay)

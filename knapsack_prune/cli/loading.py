@@ -14,7 +14,7 @@ from torch import nn
 from knapsack_prune.cli.app import with_flags
 from knapsack_prune.cli.console import Steps, notes
 from knapsack_prune.costs.threads import choose_threads
-from knapsack_prune.data import CalibrationLoader, ImageSource, calibration_loader, open_data
+from knapsack_prune.data import CalibrationLoader, ImageSource, calibration_loader
 from knapsack_prune.data.source import IMAGENET
 from knapsack_prune.errors import RequestError
 from knapsack_prune.graph.channel_graph import ChannelGraph
@@ -24,7 +24,7 @@ from knapsack_prune.planning.plan_file import Plan
 from knapsack_prune.planning.plan_parts import DataPart
 from knapsack_prune.planning.preparation import prepare as trace_and_value
 from knapsack_prune.search.images import SearchImages, search_images
-from knapsack_prune.search.planner import require_images
+from knapsack_prune.search.planner import examples_read, require_images
 from knapsack_prune.settings import (
     DataSettings,
     DeviceSettings,
@@ -35,19 +35,21 @@ from knapsack_prune.settings import (
 from knapsack_prune.settings.importance import IMAGE_CRITERIA
 from knapsack_prune.settings.plan import PlanningSettings
 from knapsack_prune.slimming.slim import load_slim, recorded_data, slim
-from knapsack_prune.values.losses import Batches
+from knapsack_prune.values.losses import Batches, Loss, as_loss
 from knapsack_prune.values.tables import ValueTables
+from knapsack_prune.values.task import Task, open_data
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A network that is ready to be planned; `images` where plans are to be tried out."""
+    """A network that is ready to be planned; `images` where plans are tried out, `loss` where data has its own."""
 
     network: Network
     graph: ChannelGraph
     values: ValueTables
     images: SearchImages | None
     data: DataPart | None
+    loss: Loss | None
 
 
 @dataclass(frozen=True)
@@ -138,9 +140,12 @@ def open_told(
     network: Network | str,
     model: nn.Module | None = None,
     recorded: DataPart | None = None,
-) -> ImageSource:
-    """Open a dataset, and tell by which numbers its images are normalised and whose these are; as `data.open_data`."""
+) -> ImageSource | Task:
+    """Open a dataset, and tell by which numbers its images are normalised and whose these are; as `task.open_data`."""
     source = open_data(data, network, model, recorded)
+    if isinstance(source, Task):
+        notes().print(f"{source.name}: {source.measured_by} is the metric.", style="dim", markup=False)
+        return source
     if data.mean is not None:
         whose = "as given"
     elif recorded is not None:
@@ -174,20 +179,26 @@ def prepare(
     network = load(network_settings, settings.seed)
     device = _device(settings)
     network.model.to(device)
-    opened: list[ImageSource] = []
+    opened: list[ImageSource | Task] = []
     drawn: list[CalibrationLoader] = []
 
-    def source() -> ImageSource:
+    def source() -> ImageSource | Task:
         if not opened:
             opened.append(open_told(data, network))
         return opened[0]
 
     at_hand = data.data is not None or network.name == DEFAULT_NETWORK
     criterion = settings.criterion(images=at_hand)
+    own = source().loss if data.is_code or data.loss is not None else None
+    loss = None if own is None else as_loss(own, network.example)
     images = None
     if isinstance(settings, PlanSettings) and settings.tries:
-        given = require_images(settings, source() if at_hand else None)
-        images = search_images(given, settings, network.input_shape)
+        given: ImageSource | Batches | None = None
+        if at_hand:
+            found = source()
+            count = examples_read(settings)
+            given = found.sample(count, settings.seed, network.example) if isinstance(found, Task) else found
+        images = search_images(require_images(settings, given), settings, network.input_shape)
         parts = (images.values, images.repair, images.held_out)
         drawn.extend(part for part in parts if isinstance(part, CalibrationLoader))
 
@@ -206,9 +217,12 @@ def prepare(
                 f"`importance` {criterion} needs images: give `data` (an image folder, torch/cifar10 or "
                 "digits), or choose energy, l1, l2, bn_scale or random"
             )
-        steps.enter(f"scoring on {source().name}", total=settings.samples)
+        found = source()
+        steps.enter(f"scoring on {found.name}", total=settings.samples)
+        if isinstance(found, Task):
+            return found.sample(settings.samples, settings.seed, network.example)
         loader = calibration_loader(
-            source(), settings.samples, settings.seed, settings.batch_size, network.input_shape
+            found, settings.samples, settings.seed, settings.batch_size, network.input_shape
         )
         drawn.append(loader)
         return loader
@@ -220,6 +234,7 @@ def prepare(
             settings,
             criterion,
             data=batches,
+            loss=loss if criterion in IMAGE_CRITERIA else None,
             enter=steps.enter,
             progress=steps.count,
         )
@@ -231,7 +246,7 @@ def prepare(
             style="yellow",
             markup=False,
         )
-    return Prepared(network, graph, values, images, _data_part(data, opened, drawn))
+    return Prepared(network, graph, values, images, _data_part(data, opened, drawn), loss)
 
 
 def _device(settings: PlanningSettings) -> torch.device:
@@ -243,7 +258,7 @@ def _device(settings: PlanningSettings) -> torch.device:
 
 
 def _data_part(
-    data: DataSettings, opened: Sequence[ImageSource], drawn: Sequence[CalibrationLoader]
+    data: DataSettings, opened: Sequence[ImageSource | Task], drawn: Sequence[CalibrationLoader]
 ) -> DataPart | None:
     """What a plan says of its images; those that could not be read are told."""
     missing = [loader.left_out() for loader in drawn if loader.left_out().count]

@@ -177,9 +177,10 @@ class Evaluation(Output):
 
     network: str
     data: str
-    top1: Fraction
-    top5: Fraction
-    loss: float
+    metric: str
+    top1: float
+    top5: Fraction | None
+    loss: float | None
     images: int
     unreadable: UnreadableImages | None
 
@@ -189,12 +190,12 @@ class EnsembleEvaluation(Output):
 
     ensemble: str
     data: str
-    top1: Fraction
-    top5: Fraction
-    loss: float
+    top1: float
+    top5: Fraction | None
+    loss: float | None
     images: int
     unreadable: UnreadableImages | None
-    members: dict[str, Fraction]
+    members: dict[str, float]
     disagreement: dict[str, dict[str, Fraction]]
 
 
@@ -251,9 +252,9 @@ class Benched(Output):
 class Stages(Output):
     """One number for the parent, for the slim network before, and after training."""
 
-    parent: float
-    before: float
-    after: float
+    parent: float | None
+    before: float | None
+    after: float | None
 
 
 class Pair(Output):
@@ -280,6 +281,7 @@ class PredictedAndJudged(Output):
 class Finetuned(Output):
     """What `finetune` prints, and `result.json` says."""
 
+    metric: str
     accuracy: Stages
     top5: Stages
     loss: Stages

@@ -12,7 +12,7 @@ from cyclopts import Parameter
 
 from knapsack_prune.cli.app import command_line
 from knapsack_prune.cli.command import command
-from knapsack_prune.cli.console import AsJson, Steps, notes, output, print_json, steps
+from knapsack_prune.cli.console import AsJson, Steps, notes, output, print_json, resumable, steps
 from knapsack_prune.errors import RequestError
 from knapsack_prune.files import STANDARD_OUTPUT, is_stream
 from knapsack_prune.settings import (
@@ -77,6 +77,7 @@ def plan(
         if export_instance is not None:
             outputs.enter_context(claimed(export_instance, force=plan.force))
         if plan.values is not None:
+            outputs.enter_context(resumable(plan.values))
             outputs.enter_context(locked(plan.values, directory=False))
         prepared = prepare(network, plan, data, progress)
         resources = _price(prepared, plan.requested(), plan, progress)
@@ -99,6 +100,7 @@ def plan(
                 prepared.values,
                 plan,
                 prepared.images,
+                loss=prepared.loss,
                 enter=progress.enter,
                 progress=progress.count,
             )

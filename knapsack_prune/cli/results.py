@@ -19,6 +19,26 @@ from knapsack_prune.slimming.outcome import Outcome
 from knapsack_prune.slimming.repair import RepairReport
 from knapsack_prune.training.evaluation import Accuracy
 
+TOP1 = "top-1"
+"""The metric of image classes, which is shown in per cent."""
+
+
+def shown(metric: str, value: float) -> str:
+    """A metric with its name."""
+    return f"{metric} {_number(metric, value)}{' %' if metric == TOP1 else ''}"
+
+
+def _number(metric: str, value: float) -> str:
+    return f"{100 * value:.2f}" if metric == TOP1 else f"{value:.5g}"
+
+
+def _column(metric: str) -> str:
+    return f"{metric} %" if metric == TOP1 else metric
+
+
+def _title(metric: str) -> str:
+    return "Accuracy" if metric == TOP1 else metric
+
 
 def show_result(
     console: Console, record: Mapping[str, Any], directory: Path, judged: Outcome | None = None
@@ -27,16 +47,16 @@ def show_result(
     if judged is not None:
         console.print(judged.sentence(), markup=False)
     accuracy, flops, parameters = record["accuracy"], record["flops"], record["parameters"]
-    table = compact(f"Accuracy on {record['test_images']} test images")
-    for column in ("", "top-1 %", "FLOPs (multiply-adds)", "parameters"):
+    metric = record.get("metric", TOP1)
+    table = compact(f"{_title(metric)} on {record['test_images']} test images")
+    for column in ("", _column(metric), "FLOPs (multiply-adds)", "parameters"):
         table.add_column(column, justify="right" if column else "left")
-    table.add_row(
-        "parent", f"{100 * accuracy['parent']:.2f}", f"{flops['parent']:,}", f"{parameters['parent']:,}"
-    )
-    for name, label in (("before", "slim, before"), ("after", "slim, trained")):
-        table.add_row(
-            label, f"{100 * accuracy[name]:.2f}", f"{flops['student']:,}", f"{parameters['student']:,}"
-        )
+    for name, label, side in (
+        ("parent", "parent", "parent"),
+        ("before", "slim, before", "student"),
+        ("after", "slim, trained", "student"),
+    ):
+        table.add_row(label, _number(metric, accuracy[name]), f"{flops[side]:,}", f"{parameters[side]:,}")
     console.print(table)
     kept = flops["student"] / flops["parent"]
     console.print(
@@ -68,10 +88,18 @@ def show_repair(console: Console, report: RepairReport) -> None:
     )
 
 
-def show_accuracy(console: Console, name: str, data: str, accuracy: Accuracy, as_json: bool) -> None:
-    """Top-1, top-5 and cross-entropy."""
+def show_accuracy(
+    console: Console, name: str, data: str, accuracy: Accuracy, as_json: bool, metric: str = TOP1
+) -> None:
+    """Top-1, top-5 and cross-entropy; or the metric."""
     if as_json:
-        print_json(Evaluation(network=name, data=data, **accuracy.record()))
+        print_json(Evaluation(network=name, data=data, metric=metric, **accuracy.record()))
+        return
+    if accuracy.top5 is None:
+        console.print(
+            f"{name} on {accuracy.images} test examples of {data}: {shown(metric, accuracy.top1)}",
+            markup=False,
+        )
         return
     console.print(
         f"{name} on {accuracy.images} test images of {data}: top-1 {100 * accuracy.top1:.2f} %, "
@@ -116,8 +144,8 @@ def show_run(console: Console, report: Mapping[str, Any]) -> None:
     """The test accuracy of the network on disk, and how fast student and parent run once exported."""
     evaluation = report["evaluation"]
     console.print(
-        f"Loaded again from disk: top-1 {100 * evaluation['top1']:.2f} % on {evaluation['images']} test "
-        f"images.",
+        f"Loaded again from disk: {shown(report['result'].get('metric', TOP1), evaluation['top1'])} on "
+        f"{evaluation['images']} test images.",
         markup=False,
     )
     for student, parent in zip(
@@ -159,21 +187,22 @@ def show_ensemble(
 def show_iterated(console: Console, record: Mapping[str, Any], directory: Path) -> None:
     """A row per network: parent, snapshots, their ensemble, and the final one."""
     accuracy, parent = record["accuracy"], record["parent"]
-    table = compact(f"Accuracy on {record['test_images']} test images")
-    for column in ("", "top-1 %", "FLOPs (multiply-adds)", "kept %", "removed %", "parameters"):
+    metric = record.get("metric", TOP1)
+    table = compact(f"{_title(metric)} on {record['test_images']} test images")
+    for column in ("", _column(metric), "FLOPs (multiply-adds)", "kept %", "removed %", "parameters"):
         table.add_column(column, justify="right" if column else "left")
 
     def row(name: str, top1: float, flops: int, parameters: int) -> None:
         kept = 100 * flops / parent["flops"]
         table.add_row(
-            name, f"{100 * top1:.2f}", f"{flops:,}", f"{kept:.2f}", f"{100 - kept:.2f}", f"{parameters:,}"
+            name, _number(metric, top1), f"{flops:,}", f"{kept:.2f}", f"{100 - kept:.2f}", f"{parameters:,}"
         )
 
     row("parent", accuracy["parent"], parent["flops"], parent["parameters"])
     costs = list(zip(record["flops"], record["parameters"], strict=True))
     for number, (top1, cost) in enumerate(zip(accuracy["rounds"], costs, strict=True), 1):
         row(f"round {number}", top1, *cost)
-    table.add_row("ensemble of all above", f"{100 * accuracy['ensemble']:.2f}", "", "", "", "")
+    table.add_row("ensemble of all above", _number(metric, accuracy["ensemble"]), "", "", "", "")
     row("final, distilled", accuracy["final"], *costs[-1])
     console.print(table)
     console.print(

@@ -172,12 +172,15 @@ def _images(plan: Plan, parent: Network, data: DataSettings) -> CalibrationLoade
     """The images that a plan's importance was read from, if there are any and a source is given."""
     from knapsack_prune.cli.loading import open_told
     from knapsack_prune.data import calibration_loader
+    from knapsack_prune.values.task import Task
 
     said = plan.importance
     batch_size = (said.options or {}).get("batch_size")
     if data.data is None or not isinstance(batch_size, int):
         return None
     source, shape = open_told(data, parent, recorded=plan.data), plan.model.input_shape
+    if isinstance(source, Task):
+        return None
     return calibration_loader(source, said.samples, said.seed, batch_size, shape)
 
 

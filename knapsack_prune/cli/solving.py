@@ -143,4 +143,4 @@ def bench(
         ran = tuple(BenchRecord(**asdict(record)) for record in records)
         print_json(Benched(directory=str(output), records=ran))
     else:
-        print(summary)
+        results().print(summary, markup=False, soft_wrap=True)

@@ -9,6 +9,7 @@ from cyclopts import Parameter
 
 from knapsack_prune.cli.command import command
 from knapsack_prune.cli.console import notes, output, resumable, steps
+from knapsack_prune.errors import RequestError
 from knapsack_prune.settings import DataSettings, NetworkSettings, StagewiseSettings
 
 
@@ -38,20 +39,29 @@ def stagewise(
     from knapsack_prune.planning.preparation import check_budgets
     from knapsack_prune.stagewise.method import stagewise as whole_method
     from knapsack_prune.training.run_directory import RECORD
+    from knapsack_prune.values.task import Task
 
     check_budgets(stagewise.requested())
     with (
         resumable(directory),
         claimed(
-            directory, directory=True, force=stagewise.force, same=lambda path: (path / RECORD).is_file()
+            directory,
+            directory=True,
+            force=stagewise.force,
+            same=lambda path: stagewise.resume and (path / RECORD).is_file(),
         ),
-        workplace(directory, force=stagewise.force) as place,
+        workplace(directory, force=stagewise.force, resume=stagewise.resume) as place,
         steps() as progress,
         quiet_libraries(),
     ):
         progress.enter("loading the network")
         parent = load(network, stagewise.seed)
         source = open_told(data, parent)
+        if isinstance(source, Task):
+            raise RequestError(
+                f"`data` {source.name}: supernets are trained on labelled images; give a folder of them, or plan with "
+                "other values"
+            )
         outcome = whole_method(
             parent,
             source,

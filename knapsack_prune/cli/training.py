@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from cyclopts import Parameter
 
@@ -26,13 +26,6 @@ from knapsack_prune.settings import (
     RunSettings,
     TrainingSettings,
 )
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from knapsack_prune.data import ImageSource
-    from knapsack_prune.training.evaluation import Accuracy
-    from knapsack_prune.training.session import Session
 
 SlimDirectory = Annotated[
     Path | None,
@@ -85,17 +78,18 @@ def finetune(
     subject = load_target(target, network, force=execution.force)
     set_threads(execution, subject.parent, finetune.batch_size)
     source = open_told(data, subject.parent, recorded=subject.data)
-    result = train(
-        subject.parent.model,
-        subject.plan,
-        source,
-        directory,
-        finetune,
-        execution,
-        start=subject.start,
-        repair=repair,
-        log=lambda line: notes().print(line, markup=False),
-    )
+    with resumable(directory):
+        result = train(
+            subject.parent.model,
+            subject.plan,
+            source,
+            directory,
+            finetune,
+            execution,
+            start=subject.start,
+            repair=repair,
+            log=lambda line: notes().print(line, markup=False),
+        )
     _log_command(directory)
     if as_json:
         print_json(Finetuned(**result.record))
@@ -167,7 +161,7 @@ def evaluate(
     from knapsack_prune.slimming.slim import recorded_data
     from knapsack_prune.training.ensemble import open_ensemble
     from knapsack_prune.training.ensemble.manifest import Manifest
-    from knapsack_prune.training.session import Session
+    from knapsack_prune.training.task_session import open_session
 
     settings = TrainingSettings.of(finetune, held_out=0.0)
     how = ExecutionSettings.of(execution)
@@ -178,8 +172,10 @@ def evaluate(
         recorded = recorded_data(target / Manifest.load(target).members[0].directory)
         source = open_told(data, first.plan.model.name, first.network, recorded)
         ensemble.require(source)
-        session = Session(source, ensemble.input_shape, settings, how, test_only=True)
-        accuracy = _accuracy(session, source, *ensemble.networks)
+        session = open_session(source, first.plan.model.example(), settings, how, test_only=True)
+        with steps() as progress:
+            progress.enter(f"evaluating {len(ensemble.networks)} networks on {source.name}")
+            accuracy = session.accuracy(*ensemble.networks)
         show_ensemble(output(), str(target), source.name, ensemble.names, accuracy, as_json)
         return
     recorded = None
@@ -191,15 +187,11 @@ def evaluate(
         parent, model, name, recorded = subject.parent, subject.slim(), str(target), subject.data
     set_threads(execution, parent, finetune.batch_size)
     source = open_told(data, parent, recorded=recorded)
-    session = Session(source, parent.input_shape, settings, how, test_only=True)
-    show_accuracy(output(), name, source.name, _accuracy(session, source, model), as_json)
-
-
-def _accuracy(session: Session, source: ImageSource, *networks: nn.Module) -> Accuracy:
-    """Test accuracy, with progress."""
+    session = open_session(source, parent.example, settings, how, test_only=True)
     with steps() as progress:
-        progress.enter("evaluating", total=len(source.test_images().labels))
-        return session.accuracy(*networks, progress=progress.count)
+        progress.enter(f"evaluating on {source.name}")
+        accuracy = session.accuracy(model)
+    show_accuracy(output(), name, source.name, accuracy, as_json, session.measured_by)
 
 
 @command

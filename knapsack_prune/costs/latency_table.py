@@ -11,7 +11,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from knapsack_prune.errors import RequestError
-from knapsack_prune.files import read_text, write_text
+from knapsack_prune.files import parse_json, read_text, write_text
 
 VERSION = 1
 REMEDY = "measure again with latency-table"
@@ -182,6 +182,9 @@ class LatencyTable(_Part):
             RequestError: no such file, not JSON, holes, times that are none, or an unknown key.
         """
         text = read_text(Path(path))
+        parse_json(
+            text, str(path), REMEDY
+        )  # bounds of numbers, depth and size, before anything is made of them
         try:
             return cls.model_validate_json(text, strict=True)
         except ValidationError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,7 +45,8 @@ class ImageSource:
     """A classification dataset: training images, and test images that are only ever evaluated.
 
     `validation` is the part on which a checkpoint is chosen, where the dataset comes with one. `mirror` says
-    whether a mirrored image still belongs to its class.
+    whether a mirrored image still belongs to its class. `loss` and `metric` are functions of output and labels, for
+    whoever wants others than the cross-entropy and top-1 accuracy.
     """
 
     name: str
@@ -54,6 +56,8 @@ class ImageSource:
     normalisation: Normalisation
     mirror: bool
     validation: ImageSet | None = None
+    loss: Callable[[Any, Any], Tensor] | None = None
+    metric: Callable[[Any, Any], Any] | None = None
 
     def __post_init__(self) -> None:
         for name, part in (("train", self.train), ("validation", self.validation), ("test", self.test)):
@@ -78,6 +82,7 @@ class ImageSource:
     def identity(self) -> dict[str, Any]:
         """What tells it from other datasets, as plain values: name, classes, parts, labels, normalisation."""
         parts = {"train": self.train, "validation": self.validation, "test": self.test}
+        functions = {"loss": self.loss, "metric": self.metric}
         return {
             "name": self.name,
             "classes": list(self.classes),
@@ -91,7 +96,13 @@ class ImageSource:
                 for name, part in parts.items()
                 if part is not None
             },
+            **{name: function_name(function) for name, function in functions.items() if function is not None},
         }
+
+
+def function_name(function: Any) -> str:
+    """What a loss or a metric is called."""
+    return str(getattr(function, "__qualname__", type(function).__name__))
 
 
 def from_tensors(

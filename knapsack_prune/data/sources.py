@@ -22,6 +22,7 @@ from knapsack_prune.data.source import (
 from knapsack_prune.data.torchvision_sets import open_torchvision
 from knapsack_prune.errors import RequestError
 from knapsack_prune.networks import DEFAULT_NETWORK, Network
+from knapsack_prune.networks.sources import read_function
 from knapsack_prune.settings import DataSettings
 
 
@@ -81,12 +82,15 @@ def open_data(
             "comes with data"
         )
     own = Normalisation(settings.mean, settings.std) if settings.mean and settings.std else None
-    if isinstance(network, str):
-        return open_source(settings.data or "digits", settings.data_root, own, model)
-    source = open_source(settings.data or "digits", settings.data_root, own, network.model)
-    if network.num_classes is not None:
+    whose = model if isinstance(network, str) else network.model
+    source = open_source(settings.data or "digits", settings.data_root, own, whose)
+    if not isinstance(network, str) and network.num_classes is not None:
         require_classes(source, network.num_classes)
-    return source
+    loss, metric = (
+        None if code is None else read_function(code, name)
+        for name, code in (("loss", settings.loss), ("metric", settings.metric))
+    )
+    return replace(source, loss=loss, metric=metric)
 
 
 class Recorded(Protocol):

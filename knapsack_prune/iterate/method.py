@@ -9,6 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from knapsack_prune.data import ImageSource, require_classes
 from knapsack_prune.files import read_json, write_json
 from knapsack_prune.iterate.rounds import (
@@ -22,18 +24,22 @@ from knapsack_prune.iterate.rounds import (
 )
 from knapsack_prune.networks import DEFAULT_NETWORK, Network
 from knapsack_prune.networks.fingerprint import weights_digest
+from knapsack_prune.networks.modes import evaluating
 from knapsack_prune.outputs import locked, workplace
 from knapsack_prune.settings import ExecutionSettings, IterateSettings, RepairSettings, TrainingSettings
 from knapsack_prune.training.ensemble.members import open_ensemble
 from knapsack_prune.training.finetune import finetune
 from knapsack_prune.training.session import Session
+from knapsack_prune.training.task_session import open_session
+from knapsack_prune.values.losses import comparable
+from knapsack_prune.values.task import Task
 
 FINAL = "final"
 
 
 def iterate(
     network: Network,
-    source: ImageSource,
+    source: ImageSource | Task,
     output: str | Path,
     settings: IterateSettings | None = None,
     execution: ExecutionSettings | None = None,
@@ -48,7 +54,7 @@ def iterate(
 
     Args:
         network: the trained parent; left as it is.
-        source: the dataset; test images are only ever evaluated.
+        source: the dataset, or a task; test images are only ever evaluated.
         output: the ensemble's directory: `parent`, `rounds/1`, …, `ensemble.json`; and `final`, `result.json`.
         settings: what is done.
         execution: how; an earlier run in the same directory is always continued.
@@ -64,7 +70,7 @@ def iterate(
         Interrupted: after Ctrl-C or SIGTERM, once a checkpoint is written.
     """
     begun, output = time.perf_counter(), Path(output)
-    if network.num_classes is not None:
+    if network.num_classes is not None and isinstance(source, ImageSource):
         require_classes(source, network.num_classes)
     settings = IterateSettings.of(settings, **given)
     epochs = settings.epochs_of(embedded=network.name == DEFAULT_NETWORK)
@@ -72,7 +78,7 @@ def iterate(
     given_execution = execution or ExecutionSettings()
     # What is resumed or replaced is the whole, and never a single round of it.
     execution = ExecutionSettings.of(given_execution, resume=True, force=False)
-    session = Session(source, network.input_shape, retrain, execution)
+    session = open_session(source, network.example, retrain, execution)
     repair = repair or RepairSettings()
     accelerator, resume, force = session.accelerator, given_execution.resume, given_execution.force
     main = accelerator.is_main_process
@@ -92,7 +98,7 @@ def iterate(
 
 def _iterated(
     network: Network,
-    source: ImageSource,
+    source: ImageSource | Task,
     output: Path,
     settings: IterateSettings,
     distillation: TrainingSettings,
@@ -107,7 +113,13 @@ def _iterated(
     ensemble = open_ensemble(output, lambda plan, classes: network.model)
     log(f"evaluating {len(ensemble.members)} members together")
     together = session.accuracy(*ensemble.networks)
-    log(f"the ensemble: top-1 {100 * together.top1:.2f} %; distilling it for {distillation.epochs} epochs")
+    told = f"{100 * together.top1:.2f} %" if session.measured_by == "top-1" else f"{together.top1:.5g}"
+    log(f"the ensemble: {session.measured_by} {told}; distilling it for {distillation.epochs} epochs")
+    if not distillation.label_weight and not _has_class_scores(network):
+        distillation = TrainingSettings.of(distillation, label_weight=1.0)
+        log(
+            "there are no class scores that the ensemble could teach: the final network learns from the targets"
+        )
     if not directory.finished(FINAL):
         directory.begin(FINAL)
         if session.accelerator.is_main_process:
@@ -134,6 +146,7 @@ def _iterated(
             "ensemble": together.top1,
             "final": final["accuracy"]["after"],
         },
+        "metric": session.measured_by,
         "ensemble": together.record(ensemble.names),
         "chosen": chosen,
         "held_out_images": session.held_out_images,
@@ -156,9 +169,15 @@ def _iterated(
     return record
 
 
+def _has_class_scores(network: Network) -> bool:
+    """Whether one network's output can teach another's."""
+    with evaluating(network.model), torch.no_grad():
+        return comparable(network.example.like(network.model).run(network.model)) is not None
+
+
 def distil(
     network: Network,
-    source: ImageSource,
+    source: ImageSource | Task,
     directory: Path,
     output: Path,
     last: Snapshot,

@@ -37,7 +37,9 @@ from knapsack_prune.training.run_directory import RECORD, RunDirectory
 from knapsack_prune.training.session import Session
 from knapsack_prune.values.criteria import Scores, score
 from knapsack_prune.values.estimate import estimate_values
+from knapsack_prune.values.losses import Batches
 from knapsack_prune.values.tables import ValueTables
+from knapsack_prune.values.task import Task
 
 PARENT = "parent"
 RESULTS = ("parent", "ensemble.json", "rounds/*/result.json", "final")
@@ -70,7 +72,7 @@ class Rounds:
     def __init__(
         self,
         network: Network,
-        source: ImageSource,
+        source: ImageSource | Task,
         directory: RunDirectory,
         pruning: PruningSettings,
         retrain: TrainingSettings,
@@ -231,11 +233,15 @@ class Rounds:
         pruning = self._pruning
         seed = pruning.seed if number == 1 else derive_seed(pruning.seed, 8, number) % 2**31
         criterion = pruning.criterion(images=True)
-        data = None
+        data: Batches | None = None
         if criterion in IMAGE_CRITERIA:
             batch, shape = ImportanceSettings.of(pruning).batch_size, self._network.input_shape
-            data = calibration_loader(self._source, pruning.samples, seed, batch, shape)
-        given: dict[str, Any] = {"data": data, "seed": seed, "normalize": pruning.normalize}
+            if isinstance(self._source, Task):
+                data = self._source.sample(pruning.samples, seed, self._network.example)
+            else:
+                data = calibration_loader(self._source, pruning.samples, seed, batch, shape)
+        loss = self._source.loss if criterion in IMAGE_CRITERIA else None
+        given: dict[str, Any] = {"data": data, "loss": loss, "seed": seed, "normalize": pruning.normalize}
         given["block_removal"] = pruning.allow_block_removal
         if before is None:
             return estimate_values(self._graph, self._network.model, criterion, **given)
@@ -267,7 +273,8 @@ class Rounds:
         self._session.accelerator.wait_for_everyone()
 
     def _manifest(self, snapshots: list[Snapshot]) -> Manifest:
-        network, classes = self._network, self._source.classes
+        network, source = self._network, self._source
+        classes = source.classes if isinstance(source, ImageSource) else None
         folders = [(PARENT, self._output / PARENT), *((one.name, one.directory) for one in snapshots)]
         return Manifest(
             members=tuple(

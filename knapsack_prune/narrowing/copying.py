@@ -14,7 +14,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from knapsack_prune.errors import RequestError
 from knapsack_prune.graph.selection import DependentAttribute, Selection
-from knapsack_prune.narrowing.attention import replacement
+from knapsack_prune.narrowing.attention import SlimMultiheadAttention, replacement
 from knapsack_prune.narrowing.full_width import FullWidth
 from knapsack_prune.narrowing.rewritten import run_program
 from knapsack_prune.narrowing.shortcuts import remove_blocks
@@ -44,9 +44,11 @@ def narrow_copy(model: nn.Module, selection: Selection, *, empty: bool = False) 
         by_name[name].append((dim, torch.from_numpy(indices)))
     memo: dict[int, object] = {}
     for name, tensor in _tensors(model).items():
-        if (name not in by_name and not empty) or id(tensor) in memo:
+        if (name not in by_name and not empty and not _is_expanded(tensor)) or id(tensor) in memo:
             continue
         cut = tensor.detach().to("meta") if empty else tensor.detach()
+        if _is_expanded(cut):
+            cut = cut.contiguous()  # or nothing could be loaded into it
         for dim, kept in by_name[name]:
             cut = cut.index_select(dim, kept.to(cut.device))
         is_parameter = isinstance(tensor, nn.Parameter)
@@ -71,6 +73,13 @@ def narrow_copy(model: nn.Module, selection: Selection, *, empty: bool = False) 
             )
         run_program(modules[program.module], program)
     return remove_blocks(small, selection.blocks)
+
+
+def _is_expanded(tensor: Tensor) -> bool:
+    """Whether several elements lie in the same place of memory."""
+    if tensor.layout is not torch.strided:
+        return False
+    return any(size > 1 and not step for size, step in zip(tensor.shape, tensor.stride(), strict=True))
 
 
 def _compute_weights(small: nn.Module) -> None:
@@ -109,6 +118,11 @@ def _replace_modules(small: nn.Module, model: nn.Module, selection: Selection) -
     for name, module in replaced.items():
         owner, _, leaf = name.rpartition(".")
         setattr(small.get_submodule(owner), leaf, module)
+    for encoder in small.modules():
+        if isinstance(encoder, nn.TransformerEncoder) and any(
+            isinstance(module, SlimMultiheadAttention) for module in encoder.modules()
+        ):
+            encoder.use_nested_tensor = False  # its packed sequences are for PyTorch's own attention alone
 
 
 def _set_widths(small: nn.Module, model: nn.Module) -> None:

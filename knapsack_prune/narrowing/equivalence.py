@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from knapsack_prune.errors import RequestError
 from knapsack_prune.graph.selection import Selection
 from knapsack_prune.narrowing.masking import masked
+from knapsack_prune.narrowing.shared_draws import Shape, SharedDraws
 from knapsack_prune.networks.example import Example
 from knapsack_prune.networks.modes import evaluating
 
@@ -90,15 +92,16 @@ def output_difference(
         EquivalenceError: it is above the tolerance, or shapes differ.
     """
     example = example.informative()
-    ours = _outputs(small, example)
     if any(part.operator not in IMITATED for part in selection.reductions):
+        _outputs(small, example)
         return None
-    difference = _difference(model, ours, selection, example)
+    difference = _difference(lambda: model, lambda: small, selection, example)
     if not difference <= TOLERANCE:
         # A deep network can amplify rounding: in double precision only a real difference remains. One copy at a
         # time, for the memory's sake.
-        ours = _outputs(copy.deepcopy(small).double(), example)
-        difference = _difference(copy.deepcopy(model).double(), ours, selection, example)
+        difference = _difference(
+            lambda: copy.deepcopy(model).double(), lambda: copy.deepcopy(small).double(), selection, example
+        )
     if not difference <= TOLERANCE:
         raise EquivalenceError(
             f"slim and masked outputs differ by {difference:.1e} of the largest output, more than {TOLERANCE:.0e}"
@@ -124,31 +127,51 @@ def check_flops(small: nn.Module, example: Example, flops: int) -> int | None:
     return counted
 
 
-def _outputs(model: nn.Module, example: Example) -> list[Tensor]:
-    with evaluating(model, fused_attention=False), torch.no_grad(), torch.random.fork_rng(devices=[]):
-        # What a network draws at random is the same on both sides.
-        torch.manual_seed(0)
+def _difference(
+    model: Callable[[], nn.Module], small: Callable[[], nn.Module], selection: Selection, example: Example
+) -> float:
+    """The largest difference of outputs, relative to the largest output; a network is made when it is to run."""
+    ours, ours_drawn = _outputs(small(), example)
+    theirs, theirs_drawn = _masked_outputs(model(), selection, example)
+    if ours_drawn != theirs_drawn:
+        ours, _ = _outputs(small(), example, theirs_drawn)
+        theirs, _ = _masked_outputs(model(), selection, example, ours_drawn)
+    difference = 0.0
+    for slim, parent in zip(ours, theirs, strict=True):
+        if slim.shape != parent.shape:
+            raise EquivalenceError(
+                f"the slim network gives shape {tuple(slim.shape)}, its parent {tuple(parent.shape)}"
+            )
+        scale = float(parent.abs().max()) or 1.0
+        difference = max(difference, float((slim - parent).abs().max()) / scale)
+    return difference
+
+
+def _masked_outputs(
+    model: nn.Module, selection: Selection, example: Example, other: Sequence[Shape] | None = None
+) -> tuple[list[Tensor], list[Shape]]:
+    with masked(model, selection):
+        return _outputs(model, example, other)
+
+
+def _outputs(
+    model: nn.Module, example: Example, other: Sequence[Shape] | None = None
+) -> tuple[list[Tensor], list[Shape]]:
+    """The output's tensors, and the shapes of what was drawn at random; `other` are those of the other network."""
+    draws = SharedDraws(other)
+    with (
+        evaluating(model, fused_attention=False),
+        torch.no_grad(),
+        torch.random.fork_rng(devices=[]),
+        draws,
+    ):
         outputs = _tensors(example.like(model).run(model))
     if not all(bool(torch.isfinite(output).all()) for output in outputs):
         raise RequestError(
             "the network gives NaN or infinity for random input, so that the slim network cannot be compared with it: "
             "check the weights"
         )
-    return outputs
-
-
-def _difference(model: nn.Module, slim: list[Tensor], selection: Selection, example: Example) -> float:
-    with masked(model, selection):
-        parent = _outputs(model, example)
-    difference = 0.0
-    for ours, theirs in zip(slim, parent, strict=True):
-        if ours.shape != theirs.shape:
-            raise EquivalenceError(
-                f"the slim network gives shape {tuple(ours.shape)}, its parent {tuple(theirs.shape)}"
-            )
-        scale = float(theirs.abs().max()) or 1.0
-        difference = max(difference, float((ours - theirs).abs().max()) / scale)
-    return difference
+    return outputs, draws.shapes
 
 
 def _tensors(output: Any) -> list[Tensor]:

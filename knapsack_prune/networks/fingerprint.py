@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import suppress
 
 import torch
 from torch import nn
+
+from knapsack_prune.networks.example import Example
+from knapsack_prune.networks.modes import evaluating
 
 
 def fingerprint(model: nn.Module) -> str:
@@ -19,6 +23,19 @@ def fingerprint(model: nn.Module) -> str:
         for name, tensor in tensors:
             digest.update(f"{kind} {name} {tuple(tensor.shape)}\n".encode())
     return f"sha256:{digest.hexdigest()}"
+
+
+def fingerprint_once_run(model: nn.Module, example: Example) -> str:
+    """The fingerprint that a network has once it has run, of one that makes buffers then; it is left as it was."""
+    with evaluating(model):
+        run_once(model, example)
+        return fingerprint(model)
+
+
+def run_once(model: nn.Module, example: Example) -> None:
+    """Let a network make the buffers that it makes when it first runs; one that refuses the example stays as it is."""
+    with suppress(Exception), torch.no_grad():
+        example.like(model).run(model)
 
 
 def weights_digest(network: nn.Module) -> str:

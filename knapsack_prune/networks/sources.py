@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib.util import find_spec
@@ -111,34 +112,71 @@ def build_timm(name: str, weights: str | None, num_classes: int | None) -> Built
 
 
 def call_code(name: str, setting: str, what: str, **arguments: Any) -> Any:
-    """What `module:callable` returns; the working directory is importable, as it is for `python -m`.
+    """What `module:callable` returns; errors as of `find_code`, and where it fails.
 
     Args:
         name: of the code.
         setting: that names it, for messages.
         what: it should return.
         arguments: it is called with.
+    """
+    function = find_code(name, setting, what)
+    try:
+        with _importable():
+            return function(**arguments)
+    except Exception as error:  # the user's code may raise anything, and it is the request that is wrong
+        raise RequestError(
+            f"`{setting}` {name} did not give {what}: {type(error).__name__}: {first_line(error)}"
+        ) from error
+
+
+def find_code(name: str, setting: str, what: str) -> Callable[..., Any]:
+    """The callable of `module:callable`; the working directory is importable, as it is for `python -m`.
 
     Raises:
-        RequestError: the module or the callable is missing, or fails.
+        RequestError: the module or the callable is missing, or is none.
     """
     module_name, _, attribute = name.partition(":")
-    here = str(Path.cwd())
-    sys.path.insert(0, here)
     try:
-        function: Any = importlib.import_module(module_name)
+        with _importable():
+            function: Any = importlib.import_module(module_name)
         for part in attribute.split("."):
             function = getattr(function, part)
-        return function(**arguments)
     except ModuleNotFoundError as error:
         raise RequestError(
             f"`{setting}` {name}: there is no module {error.name!r}; {what} of your own is given as "
             "module:callable, with the module importable from the working directory"
         ) from error
-    except Exception as error:  # the user's code may raise anything, and it is the request that is wrong
+    except Exception as error:  # as above
         raise RequestError(
             f"`{setting}` {name} did not give {what}: {type(error).__name__}: {first_line(error)}"
         ) from error
+    if not callable(function):
+        raise RequestError(f"`{setting}` {name} is a {type(function).__name__}, and cannot be called")
+    return function  # type: ignore[no-any-return]
+
+
+def read_function(name: str, setting: str) -> Callable[..., Any]:
+    """A loss or a metric from `module:callable`; a class, as `torch.nn:MSELoss`, is made without arguments.
+
+    Raises:
+        RequestError: as of `find_code`.
+    """
+    if not names_code(name):
+        raise RequestError(
+            f"`{setting}` {name!r} is no code: give module:callable, as in torch.nn.functional:mse_loss"
+        )
+    function = find_code(name, setting, "a function of output and target")
+    return call_code(name, setting, "a function") if isinstance(function, type) else function
+
+
+@contextmanager
+def _importable() -> Iterator[None]:
+    """The working directory can be imported from."""
+    here = str(Path.cwd())
+    sys.path.insert(0, here)
+    try:
+        yield
     finally:
         sys.path.remove(here)
 

@@ -9,10 +9,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
-from knapsack_prune.data import ImageSource, open_data
+from knapsack_prune.data import ImageSource
 from knapsack_prune.errors import RequestError
 from knapsack_prune.files import file_digest, read_json, write_json
 from knapsack_prune.networks import Network, load_network
@@ -24,6 +23,7 @@ from knapsack_prune.slimming.outcome import read_outcome
 from knapsack_prune.slimming.repair import repair_on_source
 from knapsack_prune.slimming.slim import load_slim, slim, write_slim
 from knapsack_prune.training.run_directory import RunDirectory
+from knapsack_prune.values.task import Task, open_data
 
 FORMAT = 2  # of the directory; a change makes every step run again
 TRAINED = ("trained/result.json", "trained/checkpoints/step-*")
@@ -65,7 +65,7 @@ class Run:
         )
         self._skipped: list[str] = []
         self._parent: Network | None = None
-        self._source: ImageSource | None = None
+        self._source: ImageSource | Task | None = None
 
     def execute(self) -> RunResult:
         """Do every step that is not valid any more.
@@ -153,7 +153,7 @@ class Run:
             self._parent = load_network(self._config.network, seed=self._config.plan.seed)
         return self._parent
 
-    def source(self) -> ImageSource:
+    def source(self) -> ImageSource | Task:
         """The dataset, opened once."""
         if self._source is None:
             self._source = open_data(self._config.data, self.parent())
@@ -166,7 +166,7 @@ class Run:
         reads = settings.tries or settings.criterion(images=True) in IMAGE_CRITERIA
         made = plan(
             parent.model,
-            torch.zeros(1, *parent.input_shape),
+            parent.example,
             settings,
             data=self.source() if reads else None,
             name=parent.name,
@@ -213,10 +213,10 @@ class Run:
         return load_slim(self._directory / name, lambda: self.parent().model)
 
     def _evaluate(self, _: bool) -> list[Path]:
-        from knapsack_prune.training.session import Session
+        from knapsack_prune.training.task_session import open_session
 
-        shape = self.parent().input_shape
-        session = Session(self.source(), shape, self._config.finetune, self._execution, test_only=True)
+        example, settings = self.parent().example, self._config.finetune
+        session = open_session(self.source(), example, settings, self._execution, test_only=True)
         accuracy = session.accuracy(self._loaded("trained"))
         path = self._directory / "evaluation.json"
         write_json(path, accuracy.record())

@@ -7,7 +7,7 @@ from torch import nn
 
 from knapsack_prune.errors import RequestError
 from knapsack_prune.graph.channel_graph import ChannelGraph, IntArray
-from knapsack_prune.networks.fingerprint import fingerprint, weights_digest
+from knapsack_prune.networks.fingerprint import fingerprint, fingerprint_once_run, weights_digest
 from knapsack_prune.planning.plan_file import Plan
 from knapsack_prune.settings.network import names_code
 
@@ -29,8 +29,8 @@ def parent_name(plan: Plan, trust: bool = False) -> str:
 
 def check_fingerprint(model: nn.Module, plan: Plan) -> None:
     """Raise a `RequestError` if the plan was made for another architecture, or cuts what this one does not have."""
-    own = fingerprint(model)
-    if own != plan.model.fingerprint:
+    own, wanted = fingerprint(model), plan.model.fingerprint
+    if own != wanted and fingerprint_once_run(model, plan.model.example()) != wanted:
         raise RequestError(
             f"the plan was made for {plan.model.name} ({plan.model.fingerprint[:19]}…), this network is "
             f"{type(model).__name__} ({own[:19]}…); parameters and buffers must have the same names and shapes: give "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import statistics
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -14,10 +15,11 @@ from torch import nn
 
 from knapsack_prune.costs.device import device_names
 from knapsack_prune.costs.latency_table import Conditions, LatencyTable
-from knapsack_prune.costs.measuring import example_batch, measure_table, prepared, time_network
+from knapsack_prune.costs.measuring import example_batch, measure_table, prepared, time_runs
 from knapsack_prune.costs.resource import PricedNetwork
 from knapsack_prune.costs.runtimes import require_runtime
 from knapsack_prune.errors import RequestError
+from knapsack_prune.files import is_stream
 from knapsack_prune.graph.selection import select
 from knapsack_prune.narrowing.copying import narrow_copy
 from knapsack_prune.networks.example import Example
@@ -76,7 +78,7 @@ def measure_latency(
     )
     graph = trace(model, example)
     check_prunable(graph, model)
-    place = beside(path) if asked.force else path
+    place = beside(path) if asked.force and not is_stream(path) else path
     if asked.force and not asked.resume:
         place.unlink(missing_ok=True)
     try:
@@ -103,7 +105,7 @@ def measure_latency(
             networks=asked.networks,
             seconds=asked.seconds,
             known=known,
-            save=lambda table: table.save(place),
+            save=lambda table: None if is_stream(path) else table.save(place),
             progress=progress,
         )
     finally:
@@ -154,14 +156,21 @@ def timed_latency(parent: nn.Module, small: nn.Module, budget: BudgetPart, examp
     torch.set_num_threads(conditions.threads)
     try:
         batch = example_batch(conditions, example)
-        whole, measured = (
-            time_network(prepared(copy.deepcopy(one), conditions), batch, SECONDS, conditions.runtime) / 1e6
+        whole, small_runs = (
+            time_runs(prepared(copy.deepcopy(one), conditions), batch, SECONDS, conditions.runtime)
             for one in (parent, small)
         )
     finally:
         torch.set_num_threads(threads)
-    left = f"{100 * measured / whole:.1f} % of the parent's {whole:.3f} ms"
+    measured = statistics.median(small_runs) / 1e6
+    left = 100 * measured * 1e6 / statistics.median(whole)
     return (
-        f"Latency of a batch of {conditions.batch}: {predicted:.3f} ms predicted, {measured:.3f} ms measured "
-        f"({100 * (predicted / measured - 1):+.1f} % off), {left}; {budget.limit / 1e9:.3f} ms were allowed."
+        f"Latency of a batch of {conditions.batch}: {predicted:.3f} ms predicted, {_spread(small_runs)} measured "
+        f"({100 * (predicted / measured - 1):+.1f} % off), {left:.1f} % of the parent's {_spread(whole)}; "
+        f"{budget.limit / 1e9:.3f} ms were allowed."
     )
+
+
+def _spread(runs: Sequence[float]) -> str:
+    """The median of times in nanoseconds, with the least and the largest."""
+    return f"{statistics.median(runs) / 1e6:.3f} ms ({min(runs) / 1e6:.3f} to {max(runs) / 1e6:.3f})"

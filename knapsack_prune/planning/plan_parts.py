@@ -17,6 +17,7 @@ from knapsack_prune.planning.input_parts import Count, InputsPart, Part, rebuilt
 if TYPE_CHECKING:
     from knapsack_prune.data.source import ImageSource
     from knapsack_prune.networks.example import Example
+    from knapsack_prune.values.task import Task
 
 
 Positive = Annotated[int, Field(ge=1)]
@@ -76,8 +77,10 @@ class DataPart(Part):
         return self
 
     @classmethod
-    def of(cls, source: ImageSource, unreadable: int = 0) -> Self:
-        """What to remember of a source."""
+    def of(cls, source: ImageSource | Task, unreadable: int = 0) -> Self | None:
+        """What to remember of a source; nothing of a task, which is code."""
+        if source.normalisation is None:
+            return None
         mean, std = source.normalisation.mean, source.normalisation.std
         return cls(name=source.name, mean=mean, std=std, unreadable=unreadable)
 

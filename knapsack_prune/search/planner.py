@@ -24,6 +24,7 @@ from knapsack_prune.settings import PlanSettings
 from knapsack_prune.settings.importance import IMAGE_CRITERIA, LOSS_MODELS
 from knapsack_prune.values.losses import Batches, Loss, TaskLoss, as_loss
 from knapsack_prune.values.tables import ValueTables
+from knapsack_prune.values.task import Task
 
 
 def plan(
@@ -32,7 +33,7 @@ def plan(
     settings: PlanSettings | None = None,
     *,
     submodule: str = "",
-    data: ImageSource | Batches | None = None,
+    data: ImageSource | Task | Batches | None = None,
     loss: Loss | TaskLoss | None = None,
     name: str | None = None,
     weights: str | None = None,
@@ -47,12 +48,12 @@ def plan(
         settings: what is asked for; at least one budget.
         submodule: the name of a part to plan instead of the whole network. FLOPs are the part's, parameters the
             network's; `slim` gives the whole network with the part slimmed.
-        data: a dataset, of which the settings say how many images are read; or batches, all of which are, more than
-            once. For the criteria and value models that read images, and for `candidates` and `rounds`.
+        data: a dataset or a task, of which the settings say how many examples are read; or batches, all of which are,
+            more than once. For the criteria and value models that read examples, and for `candidates` and `rounds`.
         loss: what a cut costs, for `measured`, `reconstruction` and `joint_fisher`, and by which plans that are tried
             out are judged: a function of output and target, or of output, the parent's output and the batch, to the
-            mean loss; by default the divergence (KL) to the parent's class scores. For criteria that take a gradient,
-            what it is of; by default the cross-entropy.
+            mean loss; by default that of `data`, or the divergence (KL) to the parent's class scores. For criteria that
+            take a gradient, what it is of; by default that of `data`, or the cross-entropy.
         name: the parent's name in the plan; the class name by default.
         weights: where its weights come from, for the plan.
         given: fields of `PlanSettings` by name, as in `flops_budget=0.3, importance="l1"`.
@@ -63,7 +64,9 @@ def plan(
     asked, example = PlanSettings.of(settings, **given), Example.of(example).within(model, submodule)
     check_budgets(asked.requested())
     criterion = asked.criterion(images=data is not None)
-    images = None
+    source, images = data, None
+    if isinstance(data, Task):
+        data = data.sample(examples_read(asked), asked.seed, example)
     if asked.tries:
         images = search_images(require_images(asked, data), asked, example.input_shape)
     batches: Batches | None = None if isinstance(data, ImageSource) else data
@@ -71,14 +74,31 @@ def plan(
         batches = images.values
     elif isinstance(data, ImageSource) and criterion in IMAGE_CRITERIA:
         batches = calibration_loader(data, asked.samples, asked.seed, asked.batch_size, example.input_shape)
-    judge = None if loss is None else as_loss(loss, example)
-    valued_by = None if loss is not None and asked.tries and criterion not in LOSS_MODELS else judge
+    judge, valued_by = _losses(loss, source, asked, criterion, example)
     graph, values = prepare(model, example, asked, criterion, data=lambda: batches, loss=valued_by)
     resources = price_network(graph, model, asked.requested(), table=asked.latency_table, force=asked.force)
     limits = budget_limits(graph, asked.requested(), resources)
     planner = Planner(graph, limits, asked, resources, name or type(model).__name__, weights)
     found = find_plan(planner, model, values, asked, images, loss=judge)
     return found.model_copy(update={"data": DataPart.of(data)}) if isinstance(data, ImageSource) else found
+
+
+def examples_read(settings: PlanSettings) -> int:
+    """How many examples a plan reads of its data."""
+    tried = settings.repair_samples + settings.held_out_samples if settings.tries else 0
+    return settings.samples + tried
+
+
+def _losses(
+    given: Loss | TaskLoss | None, data: Any, settings: PlanSettings, criterion: str, example: Example
+) -> tuple[Loss | None, Loss | None]:
+    """What plans that are tried are judged by, and what values are of."""
+    own = data.loss if given is None and isinstance(data, (ImageSource, Task)) else None
+    if own is not None:
+        judge = as_loss(own, example)
+        return judge, judge if criterion in IMAGE_CRITERIA else None
+    other = None if given is None else as_loss(given, example)
+    return other, None if settings.tries and criterion not in LOSS_MODELS else other
 
 
 def require_images(settings: PlanSettings, data: ImageSource | Batches | None) -> ImageSource | Batches:

@@ -50,12 +50,18 @@ def parse_settings(content: Any, source: str, *, model: str | None = None) -> Ru
             f"{source}: in [network]: {named!r} is Python code, and a file never names code to run; if you know that "
             f"code, give `model` {named} beside the file"
         )
-    example = settings.network.example
-    if example is not None and names_code(example):
-        raise RequestError(
-            f"{source}: in [network]: {example!r} is Python code, and a file never names code to run; give `example` "
-            f"{example} on the command line"
-        )
+    code = {
+        ("network", "example"): settings.network.example,
+        ("data", "data"): settings.data.data if settings.data.is_code else None,
+        ("data", "loss"): settings.data.loss,
+        ("data", "metric"): settings.data.metric,
+    }
+    for (section, name), given in code.items():
+        if given is not None and names_code(given):
+            raise RequestError(
+                f"{source}: in [{section}]: {given!r} is Python code, and a file never names code to run; give "
+                f"`{name}` {given} on the command line"
+            )
     return settings
 
 

@@ -7,6 +7,7 @@ from pydantic import Field
 from knapsack_prune.settings.augmentation import GeometrySettings
 from knapsack_prune.settings.base import INT_LIMIT, Seed, Settings
 from knapsack_prune.settings.budgets import BudgetSettings, GroupConstraints
+from knapsack_prune.settings.execution import ResumeSettings
 from knapsack_prune.settings.importance import ImportanceSettings
 from knapsack_prune.settings.repair import RepairImageSettings
 from knapsack_prune.settings.solver import SolverSettings
@@ -47,6 +48,7 @@ class StagewiseSettings(
     GeometrySettings,
     GroupConstraints,
     SolverSettings,
+    ResumeSettings,
 ):
     """Stage-wise pruning: budgets, allowed widths, the supernet, and the choices of each stage."""
 

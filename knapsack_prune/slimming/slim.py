@@ -24,7 +24,7 @@ from knapsack_prune.files import (
 from knapsack_prune.narrowing.copying import narrow_copy
 from knapsack_prune.narrowing.equivalence import check_equivalence
 from knapsack_prune.networks.checkpoint import check_finite
-from knapsack_prune.networks.fingerprint import fingerprint, weights_digest
+from knapsack_prune.networks.fingerprint import fingerprint, run_once, weights_digest
 from knapsack_prune.outputs import claimed, entries, replaced
 from knapsack_prune.planning.identity import check_fingerprint
 from knapsack_prune.planning.plan_file import Plan
@@ -139,6 +139,8 @@ def load_slim(directory: str | Path, model_factory: Callable[[], nn.Module]) -> 
     parent = model_factory()
     check_fingerprint(parent, plan)
     small = narrow_copy(parent, plan.selection())
+    if fingerprint(small) != config.get("slim_fingerprint"):
+        run_once(small.eval(), plan.model.example())
     if fingerprint(small) != config.get("slim_fingerprint"):
         raise RequestError(
             f"{folder}: {PLAN} does not describe the network of {CONFIG}; one of the files was changed: {AGAIN}"

@@ -64,6 +64,9 @@ REQUEST = {
 }
 """Settings that change neither the supernet nor what is measured: another budget is solved from the same directory."""
 
+CONDUCT = ("latency_table", "force", "resume")
+"""Settings that change nothing of the outcome."""
+
 CACHED = 2**30
 """Bytes of images that are kept decoded."""
 
@@ -209,14 +212,15 @@ def _claim(
 ) -> None:
     """Make the directory this run's: of the same network, images and supernet; budgets may be others."""
     told = {name: value for name, value in settings.record().items() if name not in REQUEST}
-    told = {name: value for name, value in told.items() if name not in ("latency_table", "force")}
+    told = {name: value for name, value in told.items() if name not in CONDUCT}
     identity = {
         "parent": weights_digest(network.model),
         "model": network.name,
         "settings": told | {"levels": [allowed.tolist() for allowed in levels]},
         "source": source.identity(),
     }
-    RunDirectory(directory, identity, (STATE, LOSSES), force=settings.force).claim()
+    run = RunDirectory(directory, identity, (STATE, LOSSES), resume=settings.resume, force=settings.force)
+    run.claim()
 
 
 def _orders(

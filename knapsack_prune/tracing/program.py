@@ -5,11 +5,13 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import nn
 from torch.export import ExportedProgram
 from torch.fx import Node
+from torch.nn.modules import transformer
 
 
 def export_network(
@@ -20,7 +22,11 @@ def export_network(
     Raises:
         Exception: whatever torch.export or the module's own code raises.
     """
-    with warnings.catch_warnings(), torch.no_grad():
+    # PyTorch's transformers look into the values of a mask, to find out whether it is a causal one; a hint, no more.
+    unlooked = patch.object(
+        transformer, "_detect_is_causal_mask", lambda mask, is_causal=None, size=None: is_causal is True
+    )
+    with warnings.catch_warnings(), torch.no_grad(), unlooked:
         warnings.simplefilter("ignore")
         return torch.export.export(model, args, dict(kwargs or {}), strict=False)
 

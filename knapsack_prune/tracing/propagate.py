@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import operator as python_operator
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
 import torch
 from torch.export import ExportedProgram
-from torch.export.graph_signature import InputKind
+from torch.export.graph_signature import InputKind, OutputKind
 from torch.fx import GraphModule
 from torch.fx.node import Node, map_aggregate
 from torch.utils._pytree import tree_leaves
@@ -27,7 +27,7 @@ from knapsack_prune.tracing import (
 from knapsack_prune.tracing.branches import residual_branches
 from knapsack_prune.tracing.context import Computed, Context, Parameter, Rule, Value, is_tensor, nothing
 from knapsack_prune.tracing.filled import Filled
-from knapsack_prune.tracing.ids import Ids
+from knapsack_prune.tracing.ids import NONE, Ids
 from knapsack_prune.tracing.ledger import Ledger
 from knapsack_prune.tracing.program import innermost_module
 from knapsack_prune.tracing.reading import ParameterReader, without_rule
@@ -86,7 +86,11 @@ CHECKS = ("_assert_tensor_metadata", "_assert_async", "sym_size", "sym_constrain
 """Operators without a value."""
 
 
-def propagate(program: ExportedProgram, aliases: Mapping[str, str] | None = None) -> Ledger:
+def propagate(
+    program: ExportedProgram,
+    aliases: Mapping[str, str] | None = None,
+    passing: Collection[str] = (),
+) -> Ledger:
     """Gives every tensor of the graph its ids, and returns what the rules recorded.
 
     Whatever has no rule freezes the channels that reach it, with the operator's name as the reason.
@@ -94,14 +98,19 @@ def propagate(program: ExportedProgram, aliases: Mapping[str, str] | None = None
     Args:
         program: the exported network.
         aliases: further names of parameters and buffers, each with the first name of the same tensor.
+        passing: buffers that the network makes when it runs; they have channels of their own at every width.
     """
     ledger = Ledger()
     reader = ParameterReader(ledger, RULES)
-    values: dict[Node, Value] = _placeholders(program, aliases or {})
+    values: dict[Node, Value] = _placeholders(program, aliases or {}, passing)
     reached = set(_inputs(program))
 
-    for output in _Walk(ledger, reader, values, reached).run(program.graph_module):
-        if is_tensor(output):
+    outputs = _Walk(ledger, reader, values, reached).run(program.graph_module)
+    buffers = _buffers(program)
+    for spec, output in zip(program.graph_signature.output_specs, outputs, strict=True):
+        if spec.kind is OutputKind.BUFFER_MUTATION and spec.target in buffers:
+            _write_back(ledger, reader, values[buffers[spec.target]], output)
+        elif is_tensor(output):
             ledger.freeze(_ids(reader, output).data, "output of the network")
     reader.reconcile()
     ledger.values = {node.name: values[node] for node in program.graph.nodes if node in values}
@@ -169,6 +178,14 @@ class _Walk:
             if isinstance(given, Node) and given in self.reached:
                 self.reached.add(name)
         return tuple(self.run(inner))
+
+
+def _write_back(ledger: Ledger, reader: ParameterReader, buffer: Value, value: Value) -> None:
+    """Tie a buffer to what the network writes into it: the next call reads that."""
+    kept, written = torch.broadcast_tensors(_ids(reader, buffer).data, _ids(reader, value).data)
+    fixed = (kept != NONE) & (written == NONE)
+    ledger.freeze(kept[fixed], f"`{buffer.name}` is given numbers that belong to no channel")
+    ledger.tie(kept, written)
 
 
 def _ids(reader: ParameterReader, value: Value) -> Ids:
@@ -239,13 +256,26 @@ def _fold(context: Context, inputs: list[Value]) -> Value:
     return Parameter("", result, constant=True) if isinstance(result, torch.Tensor) else None
 
 
+def _buffers(program: ExportedProgram) -> dict[str, Node]:
+    """The placeholders of buffers, by their names in the network."""
+    by_name = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}
+    specs = program.graph_signature.input_specs
+    return {
+        spec.target: by_name[spec.arg.name]
+        for spec in specs
+        if spec.kind is InputKind.BUFFER and spec.target is not None
+    }
+
+
 def _inputs(program: ExportedProgram) -> list[Node]:
     """The placeholders of the network's own inputs."""
     names = set(program.graph_signature.user_inputs)
     return [node for node in program.graph.nodes if node.op == "placeholder" and node.name in names]
 
 
-def _placeholders(program: ExportedProgram, aliases: Mapping[str, str]) -> dict[Node, Value]:
+def _placeholders(
+    program: ExportedProgram, aliases: Mapping[str, str], passing: Collection[str]
+) -> dict[Node, Value]:
     by_name = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}
     values: dict[Node, Value] = {}
     for spec in program.graph_signature.input_specs:
@@ -254,7 +284,11 @@ def _placeholders(program: ExportedProgram, aliases: Mapping[str, str]) -> dict[
             values[node] = Parameter(aliases.get(spec.target, spec.target), program.state_dict[spec.target])
         elif spec.kind is InputKind.BUFFER and spec.target is not None:
             source = program.state_dict if spec.persistent else program.constants
-            values[node] = Parameter(aliases.get(spec.target, spec.target), source[spec.target])
+            tensor = source[spec.target]
+            name = aliases.get(spec.target, spec.target)
+            made = spec.target in passing
+            floating = tensor.is_floating_point()
+            values[node] = Ids.none(tensor.shape) if made and floating else Parameter(name, tensor, made)
         elif spec.kind is InputKind.CONSTANT_TENSOR and spec.target is not None:
             tensor = program.constants[spec.target]
             # A constant written in the code cannot be sliced: its elements belong to no channel.

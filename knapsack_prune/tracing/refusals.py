@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import nn
+from torch.nn.parameter import UninitializedParameter
 
 REMEDIES = (
     (
@@ -40,6 +41,11 @@ def refusal_before_export(model: nn.Module) -> str | None:
         where = f"module {name!r}" if name else "the network"
         if isinstance(module, torch.jit.ScriptModule):
             return f"{where} is TorchScript, which cannot be traced or sliced; give the module that it was made of"
+        if any(isinstance(tensor, UninitializedParameter) for tensor in module._parameters.values()):
+            return (
+                f"{where} ({type(module).__name__}) has no weights until it has run; call the network once on "
+                f"the example before it is planned"
+            )
         if "quantized" in type(module).__module__:
             return (
                 f"{where} ({type(module).__name__}) is quantised, and packed weights cannot be sliced; plan and slim "

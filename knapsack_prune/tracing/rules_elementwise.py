@@ -18,6 +18,9 @@ UNARY = (
 )
 """Operators of one tensor; further tensors (as in comparisons) follow the n-ary rule."""
 
+DRAWN = "cauchy exponential geometric log_normal normal poisson random uniform"
+"""Operators that draw a number for every element."""
+
 NARY = (
     "add addcdiv addcmul atan2 bitwise_and bitwise_or complex copysign div floor_divide fmod hypot lerp logaddexp "
     "logical_and logical_or logical_xor masked_fill maximum minimum mul polar pow remainder rsub sub true_divide where "
@@ -48,14 +51,18 @@ def elementwise(context: Context) -> Value:
     varies = [any(ids.data.shape[dim] > 1 for ids in padded) for dim in range(len(shape))]
     result = torch.zeros((1,) * len(shape), dtype=torch.int64)
     stretched = []
+
+    def is_stretched(ids: Ids) -> bool:
+        return any(varies[dim] and ids.shape[dim] == 1 and size > 1 for dim, size in enumerate(shape))
+
     # In an outer product each operand is stretched: the largest carries the channels of the result.
-    carrier = max(padded, key=lambda ids: ids.data.numel(), default=None)
+    whole = [ids for ids in padded if not ids.empty and not is_stretched(ids)]
+    carrier = None if whole else max(padded, key=lambda ids: ids.data.numel(), default=None)
     # The operand that varies least comes first: once tied, its ids stand for all.
     for ids in sorted(padded, key=lambda ids: ids.data.numel()):
         if ids.empty:
             continue
-        over = any(varies[dim] and ids.shape[dim] == 1 and size > 1 for dim, size in enumerate(shape))
-        if over and ids is not carrier:
+        if is_stretched(ids) and ids is not carrier:
             stretched.append(ids)
             continue
         context.ledger.tie(result, ids.data)
@@ -79,4 +86,4 @@ def _freeze_against_fixed(context: Context, ids: Ids, operands: list[Ids]) -> No
             context.ledger.freeze(mine[fixed], f"`{context.operator}` joins them with an input or a constant")
 
 
-RULES: dict[str, Rule] = share_rule(elementwise, f"{UNARY} {NARY}")
+RULES: dict[str, Rule] = share_rule(elementwise, f"{UNARY} {NARY} {DRAWN}")

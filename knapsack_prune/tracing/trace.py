@@ -15,7 +15,8 @@ from torch.utils._pytree import tree_leaves
 from knapsack_prune.errors import RequestError
 from knapsack_prune.graph.channel_graph import ChannelGraph
 from knapsack_prune.networks.example import Example, check_example
-from knapsack_prune.networks.modes import evaluating
+from knapsack_prune.networks.fingerprint import fingerprint
+from knapsack_prune.networks.modes import evaluating, kept_buffers
 from knapsack_prune.tracing.context import Value, short_name
 from knapsack_prune.tracing.grouping import Membership
 from knapsack_prune.tracing.ids import Ids
@@ -43,6 +44,7 @@ class ExportedNetwork:
         program: its graph.
         ledger: ties, costs and parameter axes.
         keep: globs over layer names; the output channels of matching layers stay.
+        fingerprint: of the network once it has run.
     """
 
     model: nn.Module
@@ -50,19 +52,24 @@ class ExportedNetwork:
     program: ExportedProgram
     ledger: Ledger
     keep: tuple[str, ...]
+    fingerprint: str
 
     @staticmethod
     def of(model: nn.Module, example: Example, keep: Sequence[str] = ()) -> ExportedNetwork:
         """Export a network; arguments and errors as of `trial.trace`."""
+        before = _buffer_shapes(model)
         with evaluating(model):
             program = _export(model, example)
-        return ExportedNetwork(model, example, program, propagate(program, _aliases(model)), tuple(keep))
+            once_run, after = fingerprint(model), _buffer_shapes(model)
+        passing = {name for name, shape in after.items() if before.get(name) != shape}
+        ledger = propagate(program, _aliases(model), passing)
+        return ExportedNetwork(model, example, program, ledger, tuple(keep), once_run)
 
     def resolved(self) -> tuple[ChannelGraph, Membership]:
         """The groups under all ties and freezes so far, and which group and unit each id belongs to."""
         pinned = _pinned(self.ledger, self.keep)
         graph, member = resolve(self.ledger, self.model, self.example, pinned)
-        return replace(graph, keep=self.keep), member
+        return replace(graph, keep=self.keep, fingerprint=self.fingerprint), member
 
     def freeze_counted(self, module: str, reason: str) -> None:
         """Freeze what a module's operators count."""
@@ -101,10 +108,7 @@ def _export(model: nn.Module, example: Example) -> ExportedProgram:
         raise RequestError(f"cannot trace the network: {refused}")
     running: list[str] = []
     try:
-        with watched(model, running):
-            program = export_network(example.exported(model), example.args, example.kwargs)
-        if _writes_in_place(program):
-            program = program.run_decompositions({})
+        program = _program(model, example, running)
     except Exception as error:
         check_example(model, example)
         first = str(error).strip().split("\n")[0][:200]
@@ -116,6 +120,56 @@ def _export(model: nn.Module, example: Example) -> ExportedProgram:
     if symbolic is not None:
         raise RequestError(f"cannot trace the network: {symbolic}")
     return program
+
+
+def _program(model: nn.Module, example: Example, running: list[str]) -> ExportedProgram:
+    """The graph; of a network that makes buffers when it first runs, the graph of its later runs."""
+
+    def exported() -> ExportedProgram:
+        running.clear()
+        with kept_buffers(model), watched(model, running):
+            return export_network(example.exported(model), example.args, example.kwargs)
+
+    try:
+        program = exported()
+        settled = not _resizes_buffers(program)
+    except Exception:
+        if not _makes_buffers(model, example):
+            raise
+        settled = False
+    if not settled:
+        with torch.no_grad():
+            example.run(model)
+        program = exported()
+    return program.run_decompositions({}) if _writes_in_place(program) else program
+
+
+def _makes_buffers(model: nn.Module, example: Example) -> bool:
+    """Whether a run changes which buffers there are, or their shapes."""
+    before = _buffer_shapes(model)
+    try:
+        with kept_buffers(model), torch.no_grad():
+            example.run(model)
+            return _buffer_shapes(model) != before
+    except Exception:
+        return False
+
+
+def _resizes_buffers(program: ExportedProgram) -> bool:
+    """Whether a tensor is written into a buffer that it does not fit."""
+    for node in program.graph.nodes:
+        if node.op == "call_function" and node.target is torch.ops.aten.copy_.default:
+            into, source = (part.meta["val"].shape for part in node.all_input_nodes[:2])
+            fits = len(source) <= len(into) and all(
+                theirs in (1, mine) for mine, theirs in zip(into[::-1], source[::-1], strict=False)
+            )
+            if not fits:
+                return True
+    return False
+
+
+def _buffer_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(buffer.shape) for name, buffer in model.named_buffers()}
 
 
 def _symbolic(program: torch.export.ExportedProgram) -> str | None:

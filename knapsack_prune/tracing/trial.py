@@ -108,7 +108,7 @@ def trial_run(model: nn.Module, example: Example, selection: Selection) -> Trial
     Without values, on the meta device, where the network itself can run there; with values where it cannot.
     """
     failure = _run(model, example, selection, empty=True)
-    if failure is not None and failure == _run(model, example, Selection(()), empty=True):
+    if failure is not None and _run(model, example, Selection(()), empty=True) is not None:
         return _run(model, example, selection, empty=False)
     return failure
 

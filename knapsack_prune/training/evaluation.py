@@ -61,7 +61,6 @@ def evaluate(
     autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
     reduce: Callable[[Tensor], Tensor] = lambda sums: sums,
     memory_format: torch.memory_format = torch.contiguous_format,
-    progress: Callable[[int], None] = lambda images: None,
 ) -> Accuracy:
     """Accuracy of networks in evaluation mode; each is left in the mode that it was in.
 
@@ -74,13 +73,12 @@ def evaluate(
         autocast: the precision to run in.
         reduce: sums a tensor over processes.
         memory_format: of the images.
-        progress: told how many images were seen.
 
     Raises:
         RequestError: an output is not finite.
     """
     count = len(networks)
-    sums, seen = torch.zeros(5 + count + count * count, dtype=torch.float64, device=device), 0
+    sums = torch.zeros(5 + count + count * count, dtype=torch.float64, device=device)
     with ExitStack() as modes, torch.no_grad():
         for network in networks:
             modes.enter_context(evaluating(network))
@@ -89,18 +87,16 @@ def evaluate(
             with autocast():
                 logits = torch.stack([network(images) for network in networks]).float()
             sums += _tally(logits, labels)
-            seen += len(labels)
-            progress(seen)
     top1, top5, loss, images_seen, finite, *rest = reduce(sums).tolist()
     if finite < images_seen:
         raise RequestError(
             f"the network gives NaN or infinity for {images_seen - finite:.0f} of {images_seen:.0f} images, and these "
             "must be finite: check its weights, and the normalisation (`mean`, `std`)"
         )
-    whole = max(1.0, images_seen)
-    shares = tuple(value / whole for value in rest)
+    seen = max(1.0, images_seen)
+    shares = tuple(value / seen for value in rest)
     rows = tuple(shares[at : at + count] for at in range(count, len(shares), count))
-    return Accuracy(top1 / whole, top5 / whole, loss / whole, int(images_seen), shares[:count], rows)
+    return Accuracy(top1 / seen, top5 / seen, loss / seen, int(images_seen), shares[:count], rows)
 
 
 def _tally(logits: Tensor, labels: Tensor) -> Tensor:

@@ -29,16 +29,16 @@ from knapsack_prune.planning.plan_file import Plan
 from knapsack_prune.planning.plan_parts import DataPart
 from knapsack_prune.settings import ExecutionSettings, FinetuneSettings, RepairSettings, TrainingSettings
 from knapsack_prune.settings.run import ENSEMBLE
-from knapsack_prune.slimming.repair import Repaired, repair_on_batches, repair_on_source
+from knapsack_prune.slimming.repair import Repaired, repair_on_source
 from knapsack_prune.slimming.slim import require_structure, slim, write_slim
 from knapsack_prune.training.distillation.teacher import EnsembleTeacher, NetworkTeacher, Teacher
-from knapsack_prune.training.ensemble.members import build_by_name, open_ensemble
+from knapsack_prune.training.ensemble.members import build_by_name, count_outputs, open_ensemble
 from knapsack_prune.training.evaluation import Accuracy
 from knapsack_prune.training.masks import hold_masks, release_masks
 from knapsack_prune.training.matching import match_stages
 from knapsack_prune.training.session import Session
-from knapsack_prune.training.task import Task
-from knapsack_prune.training.task_session import TaskSession
+from knapsack_prune.training.task_session import open_session
+from knapsack_prune.values.task import Task
 
 PACKAGES = ("torch", "torchvision", "accelerate", "knapsack-prune")
 
@@ -126,11 +126,10 @@ def finetune(
             raise RequestError(
                 f"`teacher` {settings.teacher}: ensembles teach image classes; leave it out of a task"
             )
-        session = session or TaskSession(source, plan.model.example(), settings, execution)
     else:
-        require_classes(source, _outputs(parent, plan))
+        require_classes(source, count_outputs(parent, plan) or 0)
         teachers = (*teachers, *_members(settings, parent, plan, source))
-        session = session or Session(source, plan.model.input_shape, settings, execution)
+    session = session or open_session(source, plan.model.example(), settings, execution)
     accelerator, how = session.accelerator, session.execution
     main = accelerator.is_main_process
     with (
@@ -206,6 +205,7 @@ def _finetuned(
     accelerator, history = session.accelerator, trained.result.history
     record = {
         **_accuracies(of_parent, before, after),
+        "metric": session.measured_by,
         "test_images": after.images,
         "held_out_images": session.held_out_images,
         "train_images": trained.images,
@@ -234,7 +234,7 @@ def _finetuned(
         "settings": settings.record(),
     }
     if accelerator.is_main_process:
-        write_slim(student, plan, output, None if session.source is None else DataPart.of(session.source))
+        write_slim(student, plan, output, DataPart.of(session.subject))
         write_json(output / "result.json", record)
         if repaired is not None:
             repaired.write(output)
@@ -264,13 +264,7 @@ def _network(
     network = slim(parent, plan, check=False)
     sliced = weights_digest(network)
     device = session.accelerator.device
-    if isinstance(session, TaskSession):
-        repaired = repair_on_batches(
-            parent, network, plan, session.task.train, session.task.loss, repair, log, device
-        )
-    else:
-        assert session.source is not None
-        repaired = repair_on_source(parent, network, plan, session.source, repair, log, device)
+    repaired = repair_on_source(parent, network, plan, session.subject, repair, log, device)
     return network, sliced if repaired is None else {"sliced": sliced, **repair.record()}, repaired
 
 
@@ -298,12 +292,6 @@ def _accuracies(parent: Accuracy, before: Accuracy, after: Accuracy) -> dict[str
         "top5": {name: accuracy.top5 for name, accuracy in named.items()},
         "loss": {name: accuracy.loss for name, accuracy in named.items()},
     }
-
-
-def _outputs(network: nn.Module, plan: Plan) -> int:
-    copy = deepcopy(network).cpu().eval()
-    with torch.no_grad():
-        return int(copy(torch.zeros(1, *plan.model.input_shape)).shape[-1])
 
 
 def _count(network: nn.Module) -> int:

@@ -34,7 +34,7 @@ from knapsack_prune.data.images import (
 from knapsack_prune.data.preparation import Preparation
 from knapsack_prune.data.sampling import hold_out
 from knapsack_prune.data.seeds import derive_seed
-from knapsack_prune.data.source import ImageSource
+from knapsack_prune.data.source import ImageSource, function_name
 from knapsack_prune.errors import RequestError
 from knapsack_prune.networks.modes import evaluating
 from knapsack_prune.settings import ExecutionSettings, TrainingSettings
@@ -45,8 +45,10 @@ from knapsack_prune.training.distillation.teacher import Teacher
 from knapsack_prune.training.evaluation import Accuracy, evaluate
 from knapsack_prune.training.loop import Trainer, TrainingResult
 from knapsack_prune.training.run_directory import RunDirectory
+from knapsack_prune.training.task_batches import JudgedImages, evaluate_task
 from knapsack_prune.training.weight_average import weight_average
 from knapsack_prune.values.losses import TaskLoss
+from knapsack_prune.values.task import Task
 
 SAMPLE_IMAGES = 512
 RESULTS = ("checkpoints/step-*",)
@@ -98,8 +100,9 @@ class Session:
             RequestError: no such device, no test images, no image that can be read, or too little memory.
         """
         self._open(settings, execution)
-        self.source: ImageSource | None = source
+        self.subject: ImageSource | Task = source
         self._images = source
+        self._judge_by(source)
         self.input_shape = tuple(input_shape)
         self._preparation = Preparation.to_shape(input_shape, source.normalisation)
         in_memory = isinstance(source.train, TensorImages)
@@ -116,7 +119,7 @@ class Session:
         if self._cached and not test_only:
             self._decoded = decode_training(self._train, self._preparation, settings, self._delivery)
         self._test = self._batches(source.test_images())
-        self._held = None if held is None else self._batches(held)
+        self._held: Any = None if held is None else self._judged(self._batches(held))
         self.held_out_images = 0 if held is None else len(held.labels)
 
     def _open(self, settings: TrainingSettings, execution: ExecutionSettings) -> None:
@@ -131,6 +134,26 @@ class Session:
         self.execution = execution
         self._settings = settings
         self._judge: Callable[..., Accuracy] = evaluate
+
+    def _judge_by(self, source: ImageSource) -> None:
+        """Judge by the source's own loss and metric, where it has some."""
+        self._task: Task | None = None
+        if source.loss is not None or source.metric is not None:
+            self._task = Task((), loss=source.loss, metric=source.metric)
+            self._judge = evaluate_task
+            if self._settings.mixes:
+                raise RequestError(
+                    f"`loss` {function_name(source.loss or source.metric)}: mixing images and their labels is for the "
+                    "cross-entropy: set `mixup` and `cutmix` to 0"
+                )
+
+    @property
+    def measured_by(self) -> str:
+        """What networks are judged by."""
+        return "top-1" if self._task is None else self._task.measured_by
+
+    def _judged(self, batches: EvaluationBatches) -> EvaluationBatches | JudgedImages:
+        return batches if self._task is None else JudgedImages(self._task, batches)
 
     def _batches(self, images: ImageSet) -> EvaluationBatches:
         return evaluation_batches(images, self._preparation, self._delivery, self._settings.batch_size)
@@ -174,22 +197,16 @@ class Session:
         """Memory format of networks and images."""
         return torch.channels_last if self._settings.channels_last else torch.contiguous_format
 
-    def accuracy(
-        self, *networks: nn.Module, progress: Callable[[int], None] = lambda images: None
-    ) -> Accuracy:
-        """Test accuracy of copies on the training device, together; the networks themselves do not move.
-
-        `progress` is told how many images this process has seen.
-        """
+    def accuracy(self, *networks: nn.Module) -> Accuracy:
+        """Test accuracy of copies on the training device, together; the networks themselves do not move."""
         device = self.accelerator.device
-        found = evaluate(
+        found = self._judge(
             training_copies(networks, device, self.layout),
-            self._test,
+            self._judged(self._test),
             device,
             self.accelerator.autocast,
             lambda sums: self.accelerator.reduce(sums, "sum"),
             self.layout,
-            progress,
         )
         return replace(found, unreadable=self._unreadable(self._images.test_images(), self._test))
 
@@ -289,7 +306,7 @@ class Session:
 
     def _label_loss(self, settings: TrainingSettings) -> TaskLoss | None:
         """The loss against labels; None for the cross-entropy of logits."""
-        return None
+        return None if self._task is None else self._task.loss
 
     def _sample(self, settings: TrainingSettings) -> Iterator[Any]:
         """Some training images (or other inputs), the same in every process."""

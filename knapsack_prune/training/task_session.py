@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
@@ -10,12 +10,14 @@ from torch import nn
 
 from knapsack_prune.data.batches import TrainingData
 from knapsack_prune.data.schedule import TaskSchedule
+from knapsack_prune.data.source import ImageSource
 from knapsack_prune.errors import RequestError
 from knapsack_prune.networks.example import Example
 from knapsack_prune.settings import ExecutionSettings, TrainingSettings
 from knapsack_prune.training.evaluation import Accuracy
 from knapsack_prune.training.session import Session, training_copies
-from knapsack_prune.training.task import Task, TaskBatches, evaluate_task, steps_of
+from knapsack_prune.training.task_batches import TaskBatches, evaluate_task
+from knapsack_prune.values.task import Task, steps_of
 
 VARIANCE_BATCHES = 8
 
@@ -24,7 +26,12 @@ class TaskSession(Session):
     """Trains and evaluates networks on one task."""
 
     def __init__(
-        self, task: Task, example: Example, settings: TrainingSettings, execution: ExecutionSettings
+        self,
+        task: Task,
+        example: Example,
+        settings: TrainingSettings,
+        execution: ExecutionSettings,
+        test_only: bool = False,
     ) -> None:
         """Open the device.
 
@@ -33,6 +40,7 @@ class TaskSession(Session):
             example: as the network was planned with.
             settings: decides precision, memory format and accumulation for every run of this session.
             execution: device and checkpoints.
+            test_only: nothing will be trained.
 
         Raises:
             RequestError: no such device, too few batches for a step, or images would have to be mixed.
@@ -40,12 +48,14 @@ class TaskSession(Session):
         self._open(settings, execution)
         if settings.mixes:
             raise RequestError("mixing images and their labels is for classes: set `mixup` and `cutmix` to 0")
-        self.task, self.source = task, None
+        self.task = self.subject = self._task = task
         self.input_shape = example.input_shape
         self._example = example
         processes = self.accelerator.num_processes
-        self._schedule = TaskSchedule(steps_of(task.train), processes * settings.accumulate)
-        if not self._schedule.steps:
+        self._schedule = TaskSchedule(
+            0 if test_only else steps_of(task.train), processes * settings.accumulate
+        )
+        if not self._schedule.steps and not test_only:
             raise RequestError(
                 f"one step takes {self._schedule.step_size} batches, and {self._schedule.images} are there: lower "
                 "`accumulate`, or give more"
@@ -70,12 +80,10 @@ class TaskSession(Session):
     def _data_identity(self, settings: TrainingSettings) -> dict[str, Any]:
         return self.task.identity()
 
-    def accuracy(
-        self, *networks: nn.Module, progress: Callable[[int], None] = lambda images: None
-    ) -> Accuracy:
+    def accuracy(self, *networks: nn.Module) -> Accuracy:
         """The metric on the test batches."""
         accelerator = self.accelerator
-        found = evaluate_task(
+        return evaluate_task(
             training_copies(networks, accelerator.device, self.layout),
             self._task_batches(self.task.test),
             accelerator.device,
@@ -83,8 +91,6 @@ class TaskSession(Session):
             lambda sums: accelerator.reduce(sums, "sum"),
             self.layout,
         )
-        progress(found.images)
-        return found
 
     def _training_data(self, settings: TrainingSettings) -> TrainingData:
         return TrainingData(self._task_batches(self.task.train, settings.seed), self._schedule)
@@ -98,3 +104,16 @@ class TaskSession(Session):
     def _sample(self, settings: TrainingSettings) -> Iterator[Any]:
         batches = self._task_batches(self.task.train).epoch(0)
         return (inputs for inputs, _ in islice(batches, VARIANCE_BATCHES))
+
+
+def open_session(
+    source: ImageSource | Task,
+    example: Example,
+    settings: TrainingSettings,
+    execution: ExecutionSettings,
+    test_only: bool = False,
+) -> Session:
+    """The session that trains and evaluates on images or on a task; arguments and errors as of these."""
+    if isinstance(source, Task):
+        return TaskSession(source, example, settings, execution, test_only)
+    return Session(source, example.input_shape, settings, execution, test_only)

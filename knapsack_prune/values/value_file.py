@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from knapsack_prune.errors import RequestError
-from knapsack_prune.files import read_json, write_json
+from knapsack_prune.files import is_stream, read_json, write_json
 from knapsack_prune.graph.channel_graph import ChannelGraph
 from knapsack_prune.networks.fingerprint import fingerprint, weights_digest
 from knapsack_prune.values.losses import Batches, tensors
@@ -54,6 +54,10 @@ class ValueFile:
         Raises:
             RequestError: the file is something else, holds values made from something else, or cannot be written.
         """
+        if is_stream(path):
+            raise RequestError(
+                f"`values` {path} is no file, and values are written there and read again: name a file"
+            )
         self._path = path
         self._content: dict[str, Any] = {
             **FORMAT,

@@ -19,6 +19,9 @@ from ..errors import SolverError
 
 T = TypeVar("T")
 
+MOST_PARTS = 2**21
+"""Lists and objects of a document: each takes twenty times the memory of its text."""
+
 
 def encode(value: Any) -> Any:
     """The value in terms of what `json.dumps` takes; a dataclass becomes an object of its fields, in their order."""
@@ -33,6 +36,8 @@ def encode(value: Any) -> Any:
 
 def parse_object(text: str) -> dict[str, Any]:
     """The JSON object in a text, as a dictionary; anything else is a `SolverError`."""
+    if text.count("[") + text.count("{") > MOST_PARTS:
+        raise SolverError(f"it holds more than {MOST_PARTS:,} lists and objects, the most that are read")
 
     def refuse(constant: str) -> NoReturn:
         raise SolverError(f"{constant} is not a JSON number")

@@ -224,6 +224,19 @@ class VisionTransformer(nn.Module):
         return self.head(x[:, 0])
 
 
+class CausalDecoder(nn.Module):
+    """PyTorch's decoder, with a mask that it builds itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokens, self.memory, self.head = nn.Linear(6, 16), nn.Linear(6, 16), nn.Linear(16, 5)
+        self.decoder = nn.TransformerDecoder(nn.TransformerDecoderLayer(16, 4, 32, batch_first=True), 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        mask = nn.Transformer.generate_square_subsequent_mask(x.shape[1])
+        return self.head(self.decoder(self.tokens(x), self.memory(x), tgt_mask=mask))
+
+
 class Queries(nn.Module):
     """Learnt queries that read the tokens (DETR, Perceiver)."""
 
@@ -300,6 +313,7 @@ NETWORKS = {
     "nn.TransformerEncoderLayer, norm first": Kind(lambda: tokens(_layer(batch_first=True, norm_first=True, activation="gelu"))),
     "nn.TransformerEncoderLayer, time first": Kind(lambda: tokens(Block(lambda n, x: n.layer(x.transpose(0, 1)).transpose(0, 1), layer=_layer()))),
     "nn.Transformer": Kind(lambda: Seq2Seq(16), frozen=1.0),
+    "decoder with a causal mask": Kind(CausalDecoder, (7, 6)),
     "encoder with a padding mask": Kind(lambda: tokens(Block(lambda n, x: n.layer(x, src_key_padding_mask=x.mean(2) > 5), layer=nn.TransformerEncoder(_layer(batch_first=True), 1)))),
     "talking heads": Kind(lambda: tokens(Block(lambda n, x: n.attention(x, x, x)[0] + x, attention=nn.MultiheadAttention(16, 4, batch_first=True)))),
     "separate widths of keys": Kind(lambda: tokens(Block(lambda n, x: n.attention(x, n.k(x), n.v(x), need_weights=False)[0], attention=nn.MultiheadAttention(16, 2, kdim=8, vdim=6, batch_first=True), k=nn.Linear(16, 8), v=nn.Linear(16, 6)))),

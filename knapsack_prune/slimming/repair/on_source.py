@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from knapsack_prune.slimming.outcome import REPAIR, Outcome, outcome
 from knapsack_prune.slimming.repair.repairing import repair
 from knapsack_prune.slimming.repair.report import RepairReport
 from knapsack_prune.values.losses import Batches, Loss, TaskLoss
+from knapsack_prune.values.task import Task
 
 JUDGING = 5
 """Of batches of any data loader, every so manieth judges a repair."""
@@ -66,7 +67,7 @@ def repair_on_source(
     model: nn.Module,
     small: nn.Module,
     plan: Plan,
-    source: ImageSource,
+    source: ImageSource | Task,
     settings: RepairSettings,
     log: Callable[[str], None] = lambda line: None,
     device: torch.device | None = None,
@@ -80,7 +81,8 @@ def repair_on_source(
         model: the parent; left as it is.
         small: the plan's slim network, on the CPU, where it ends.
         plan: what was kept.
-        source: the dataset; only training images are read, chosen by the plan's seed.
+        source: the dataset; only training images are read, chosen by the plan's seed. Of a task, the first batches; of
+            five, one judges.
         settings: with `repair` None, what cannot be repaired stays as it is, and `log` is told why.
         log: called with a line.
         device: where to compute; the CPU if None.
@@ -95,17 +97,13 @@ def repair_on_source(
     if settings.repair is False:
         return None
     try:
-        images = plan_images(plan, source, settings)
+        if isinstance(source, Task):
+            fitted, judging = _task_parts(plan, source, settings)
+        else:
+            images = plan_images(plan, source, settings)
+            fitted, judging = images.repair, images.held_out
         return _repaired(
-            model,
-            small,
-            plan,
-            images.repair,
-            images.held_out,
-            None,
-            settings,
-            device,
-            progress or _minutely(log),
+            model, small, plan, fitted, judging, source.loss, settings, device, progress or _minutely(log)
         )
     except RequestError as error:
         if settings.repair:
@@ -114,44 +112,13 @@ def repair_on_source(
         return None
 
 
-def repair_on_batches(
-    model: nn.Module,
-    small: nn.Module,
-    plan: Plan,
-    batches: Iterable[Any],
-    loss: Loss | TaskLoss | None,
-    settings: RepairSettings,
-    log: Callable[[str], None] = lambda line: None,
-    device: torch.device | None = None,
-) -> Repaired | None:
-    """As `repair_on_source`, on the first batches of any data loader; of five, one judges.
-
-    Args:
-        model, small, plan, settings, log, device: as of `repair_on_source`.
-        batches: to train on; as many are read as hold the examples that the settings ask for.
-        loss: by which the repair is judged; the divergence to the parent if None.
-    """
-    if settings.repair is False:
-        return None
-    example, taken, count = plan.model.example(), [], 0
-    try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(plan.importance.seed)
-            for batch in batches:
-                taken.append(batch)
-                count += batch_inputs(batch, example).count
-                if count >= settings.repair_samples + settings.held_out_samples:
-                    break
-        if len(taken) < 2:
-            raise RequestError(f"{len(taken)} batches: a repair needs at least 2, of which one judges")
-        held_out = taken[::JUDGING]
-        fitted = [batch for at, batch in enumerate(taken) if at % JUDGING]
-        return _repaired(model, small, plan, fitted, held_out, loss, settings, device, _minutely(log))
-    except RequestError as error:
-        if settings.repair:
-            raise
-        log(f"not repaired: {error}")
-        return None
+def _task_parts(plan: Plan, task: Task, settings: RepairSettings) -> tuple[Batches, Batches]:
+    """Batches to repair with, and to judge by."""
+    count = settings.repair_samples + settings.held_out_samples
+    taken = task.sample(count, plan.importance.seed, plan.model.example())
+    if len(taken) < 2:
+        raise RequestError(f"{len(taken)} batches: a repair needs at least 2, of which one judges")
+    return [batch for at, batch in enumerate(taken) if at % JUDGING], taken[::JUDGING]
 
 
 def _repaired(

@@ -72,7 +72,7 @@ def repair(
     before = {name: tensor.clone() for name, tensor in small.state_dict().items()}
     with (
         evaluating(model, fused_attention=False),
-        evaluating(small, fused_attention=False),
+        evaluating(small, fused_attention=False, keep_buffers=False),
         torch.no_grad(),
         TemporaryDirectory() as folder,
     ):

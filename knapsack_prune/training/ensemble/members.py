@@ -7,17 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from knapsack_prune.data.source import ImageSource, require_classes
 from knapsack_prune.errors import RequestError
 from knapsack_prune.networks import load_network
 from knapsack_prune.networks.fingerprint import weights_digest
+from knapsack_prune.networks.modes import evaluating
 from knapsack_prune.planning.identity import parent_name
 from knapsack_prune.planning.plan_file import Plan
 from knapsack_prune.slimming.slim import load_slim
 from knapsack_prune.training.distillation.teacher import NetworkTeacher, Teacher
 from knapsack_prune.training.ensemble.manifest import Manifest, MemberEntry
+from knapsack_prune.values.task import Task
 
 Factory = Callable[[Plan, int | None], nn.Module]
 """Builds the architecture that a plan was made for, with so many classes; its weights do not matter."""
@@ -31,7 +33,7 @@ class Member:
         name: as the manifest calls it.
         network: in evaluation mode, on the CPU.
         plan: what it keeps of its parent.
-        outputs: how many classes it tells apart.
+        outputs: how many classes it tells apart; None where it gives no class scores for each example.
         classes: their names in order, where known.
         digest: identifies its weights.
     """
@@ -39,7 +41,7 @@ class Member:
     name: str
     network: nn.Module
     plan: Plan
-    outputs: int
+    outputs: int | None
     classes: tuple[str, ...] | None
     digest: str
 
@@ -95,10 +97,12 @@ class Ensemble:
         """The members that teach beside the parent, which teaches anyway; `parent` is the digest of its weights."""
         return tuple(NetworkTeacher(member.network) for member in self.members if member.digest != parent)
 
-    def require(self, source: ImageSource, input_shape: Sequence[int] | None = None) -> None:
+    def require(self, source: ImageSource | Task, input_shape: Sequence[int] | None = None) -> None:
         """`RequestError` unless a dataset has the members' classes (and a student their input)."""
         first = self.members[0]
-        require_classes(source, first.outputs)
+        if isinstance(source, Task):
+            return
+        require_classes(source, first.outputs or 0)
         if first.classes is not None and first.classes != source.classes:
             at, ours, theirs = _first_difference(first.classes, source.classes)
             raise RequestError(
@@ -137,14 +141,20 @@ def _open(directory: Path, entry: MemberEntry, factory: Factory) -> Member:
     folder = directory / entry.directory
     plan = Plan.load(folder / "plan.json")
     network = load_slim(folder, lambda: factory(plan, entry.num_classes)).eval().requires_grad_(False)
-    with torch.no_grad():
-        outputs = int(network(torch.zeros(1, *plan.model.input_shape)).shape[-1])
+    outputs = count_outputs(network, plan)
     if entry.classes is not None and len(entry.classes) != outputs:
         raise RequestError(
             f"member {entry.name} has {outputs} outputs, its entry in ensemble.json lists {len(entry.classes)} "
             f"classes: they must be as many; correct the entry"
         )
     return Member(entry.name, network, plan, outputs, entry.classes, weights_digest(network))
+
+
+def count_outputs(network: nn.Module, plan: Plan) -> int | None:
+    """How many classes a network tells apart; None where it gives no class scores for each example."""
+    with evaluating(network), torch.no_grad():
+        found = plan.model.example().like(network).run(network)
+    return found.shape[1] if isinstance(found, Tensor) and found.dim() == 2 else None
 
 
 def build_by_name(plan: Plan, num_classes: int | None) -> nn.Module:

@@ -184,6 +184,7 @@ def test_wrong_entries_are_named(path: str, value: object, message: str) -> None
         ("{}", "format: is missing"),
         ('{"format": NaN}', "NaN is not a JSON number"),
         ("[" * 100_000, "nested too deeply"),
+        ("[" + "[]," * 2**21 + "[]]", "more than 2,097,152 lists and objects"),
     ],
 )
 def test_what_is_no_instance_at_all(text: str, message: str) -> None:

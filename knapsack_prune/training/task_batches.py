@@ -1,11 +1,10 @@
-"""What a network is trained for, beyond classifying images: any batches, any loss, any metric."""
+"""The batches of a task in training, and its metric on them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
-from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from knapsack_prune.data.batches import EvaluationBatches
 from knapsack_prune.data.images import Unreadable
 from knapsack_prune.data.seeds import derive_seed
 from knapsack_prune.errors import RequestError
@@ -20,73 +20,7 @@ from knapsack_prune.networks.batch import batch_inputs, batch_target
 from knapsack_prune.networks.example import Example
 from knapsack_prune.networks.modes import evaluating
 from knapsack_prune.training.evaluation import Accuracy
-from knapsack_prune.values.losses import TaskLoss, class_scores, cross_entropy
-
-
-@dataclass(frozen=True, eq=False)
-class Task:
-    """Batches of any kind, and how a network is judged on them.
-
-    Attributes:
-        train: batches to train on, as a data loader gives them: their number is known, and they can be read again.
-        test: batches that are only ever evaluated.
-        validation: batches on which the epoch is chosen; None takes the last.
-        loss: of output and target (see `networks.batch.batch_target`) to the mean loss; None for the loss that the
-            network returns itself, where it does, else the cross-entropy.
-        metric: of output and target to the mean over the batch, larger is better; None for top-1 accuracy, or minus the
-            loss where one is given.
-        inputs: of a batch to what the network is called with in training (as `Example.of` reads it), where that is not
-            what `networks.batch.batch_inputs` finds: a detector also takes its targets.
-    """
-
-    train: Iterable[Any]
-    test: Iterable[Any]
-    validation: Iterable[Any] | None = None
-    loss: TaskLoss | None = None
-    metric: Callable[[Any, Any], Any] | None = None
-    inputs: Callable[[Any], Any] | None = None
-
-    def identity(self) -> dict[str, Any]:
-        """What tells it from other tasks, as far as plain values can."""
-        named = {name: getattr(self, name) for name in ("loss", "metric", "inputs")}
-        told = {
-            name: getattr(value, "__qualname__", type(value).__name__)
-            for name, value in named.items()
-            if value
-        }
-        return {"batches": steps_of(self.train), **told}
-
-    def called(self, batch: Any, example: Example) -> Example:
-        """What the network is called with for a batch."""
-        return Example.of(self.inputs(batch)) if self.inputs is not None else batch_inputs(batch, example)
-
-    def judged(self, output: Any, target: Any) -> tuple[float, float | None]:
-        """The metric, and the loss where the metric is no other function."""
-        if self.metric is not None:
-            return float(self.metric(output, target)), None
-        loss = float((self.loss or cross_entropy)(output, target))
-        return (top1(output, target) if self.loss is None else -loss), loss
-
-    def objective(self, label_smoothing: float) -> TaskLoss:
-        """The loss to train with."""
-        return self.loss or partial(cross_entropy, label_smoothing=label_smoothing)
-
-
-def top1(output: Any, target: Any) -> float:
-    """The share of labels that are the class of the largest score; negative labels are left out."""
-    scores, labels = class_scores(output), target.reshape(-1)
-    counted = labels >= 0
-    return float((scores.argmax(-1) == labels)[counted].float().mean())
-
-
-def steps_of(batches: Iterable[Any]) -> int:
-    """How many batches there are; `RequestError` where that is not known, or where there are none."""
-    if not isinstance(batches, Sized) or not len(batches):
-        count = len(batches) if isinstance(batches, Sized) else "an unknown number of"
-        raise RequestError(
-            f"{count} batches to train on: give a list of them, or a data loader of known length"
-        )
-    return len(batches)
+from knapsack_prune.values.task import Task
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,6 +73,25 @@ class TaskBatches:
     def unreadable(self) -> Unreadable:
         """None is ever."""
         return Unreadable(0, 0, ())
+
+
+@dataclass(frozen=True, eq=False)
+class JudgedImages:
+    """Images and labels on the device, judged as a task is; those without a label are left out.
+
+    Attributes:
+        task: how.
+        images: in batches.
+    """
+
+    task: Task
+    images: EvaluationBatches
+
+    def __iter__(self) -> Iterator[tuple[Example, Tensor]]:
+        for images, labels in self.images:
+            counted = labels >= 0
+            if bool(counted.any()):
+                yield Example((images[counted],)), labels[counted]
 
 
 def evaluate_task(
