@@ -1,4 +1,4 @@
-"""Reference pages made from the code, formulas, and links that lead out of `docs`: what mkdocs needs beside the pages."""
+"""Reference pages made from the code, formulas, and links out of `docs`: what mkdocs needs beside the pages."""
 
 from __future__ import annotations
 
