@@ -35,7 +35,8 @@ OTHER_LIBRARIES = ("No space left", "os error", "PytorchStreamWriter", "inline_c
 def write_atomically(path: Path, fill: Callable[[Path], object]) -> None:
     """Let `fill` write a file beside `path`, then put it in place: a reader sees the old content or the new one.
 
-    A symbolic link stays, and what it points to is replaced. Pipes, devices and `-` (standard output) are written to.
+    A symbolic link stays, and what it points to is replaced, with its mode. Pipes, devices and `-` (standard output)
+    are written to.
 
     Raises:
         RequestError: the disk refuses.
@@ -48,7 +49,10 @@ def write_atomically(path: Path, fill: Callable[[Path], object]) -> None:
     with disk_errors(path):
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
+            waiting.touch()
+            mode = (target if target.exists() else waiting).stat().st_mode
             fill(waiting)
+            waiting.chmod(mode)  # some libraries write for the owner's eyes alone
             sync(waiting)
             waiting.replace(target)
             sync(target.parent)
@@ -237,6 +241,18 @@ def parse_json(text: str, source: str, remedy: str) -> Any:
         raise RequestError(f"{source}: not JSON ({place}); {remedy}") from error
     except (ValueError, RecursionError) as error:
         raise RequestError(f"{source}: not JSON ({str(error).splitlines()[0]}); {remedy}") from error
+
+
+def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON content with a digest of itself, by which `unsealed` notices a change."""
+    whole = json.dumps(content, sort_keys=True)
+    return {**content, "digest": hashlib.sha256(whole.encode()).hexdigest()}
+
+
+def unsealed(content: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What was `sealed`, or None if it was changed; a file of an older version, without a digest, as it is."""
+    own = {key: value for key, value in content.items() if key != "digest"}
+    return own if content.get("digest") in (None, sealed(own)["digest"]) else None
 
 
 def file_digest(path: Path) -> str:

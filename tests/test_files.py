@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from knapsack_prune.errors import RequestError
-from knapsack_prune.files import MOST_VALUES, parse_json, read_text
+from knapsack_prune.files import MOST_VALUES, parse_json, read_text, sealed, unsealed
 
 HOSTILE = {
     "deep lists": ("[" * 10**6, "maximum recursion depth"),
@@ -33,6 +34,14 @@ def test_hostile_json_is_refused_in_one_sentence(kind: str) -> None:
         parse_json(text, "plan.json", "make it again")
     assert str(told.value).startswith("plan.json") and len(str(told.value)) < 200
     assert parse_json(f'[{2**63 - 1}, {-(2**63)}, 1.5e3, null, "NaN"]', "a", "b")[3] is None
+
+
+def test_a_changed_digit_of_a_sealed_file_is_noticed() -> None:
+    content = {"step": 1, "loss": 0.5, "files": {"a": [1, 2]}}
+    text = json.dumps(sealed(content))
+    assert unsealed(json.loads(text)) == content
+    assert unsealed(json.loads(text.replace("0.5", "0.6"))) is None
+    assert unsealed(content) == content  # of an older version
 
 
 def test_a_file_is_not_held_in_memory_to_find_it_too_large(tmp_path: Path) -> None:

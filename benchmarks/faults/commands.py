@@ -148,7 +148,7 @@ class Workshop:
                     *("export", str(self.slim), *self.net[:2], "--format", "pt2", "--batch", "1"),
                     *("--seconds", "0.01", "--threads", "1", "-o", str(out)),
                 ],
-                lambda out: str(sorted((path.name, path.stat().st_size > 0) for path in out.iterdir())),
+                lambda out: str(sorted((path.name, path.stat().st_size > 0) for path in out.glob("[!.]*"))),
                 forced=("--compare",),
             ),
             Command(

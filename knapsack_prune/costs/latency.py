@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -33,9 +34,13 @@ def latency(network: PricedNetwork) -> Resource:
         raise RequestError("the latency table is not complete: run latency-table again, it continues")
     sizes = {group.name: index for index, group in enumerate(graph.groups)}
     end = table.end_to_end
-    terms: list[CostTerm | TabulatedTerm] = [CostTerm("", "calls", round(end.constant * PICOSECONDS), ())]
     fitted = 0
     blocks = {block.layers[0]: block.groups[0] for block in graph.blocks}
+    calls = Counter(blocks.get(entry.block or "") for entry in table.operators)
+    each = end.constant * PICOSECONDS / max(1, len(table.operators))
+    terms: list[CostTerm | TabulatedTerm] = [
+        CostTerm("", "calls", round(each * count), (), present) for present, count in calls.items()
+    ]
     for entry in table.operators:
         fused = end.others is not None and entry.operator not in PRODUCTS
         scale = (end.others if fused and end.others is not None else end.factor) * PICOSECONDS

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -11,7 +12,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from knapsack_prune.errors import RequestError
-from knapsack_prune.files import parse_json, read_text, write_text
+from knapsack_prune.files import parse_json, read_text, sealed, unsealed, write_text
 
 VERSION = 1
 REMEDY = "measure again with latency-table"
@@ -120,6 +121,7 @@ class FittedNetwork(_Part):
 
 class EndToEnd(_Part):
     """What single operators miss (launches, the cost of calling modules, caches, fusion): `factor * sum + constant`.
+    The constant is shared out over all operators: what a residual block has of it goes with the block.
 
     Where another runtime than PyTorch itself ran the networks, `factor` is that of products and `others` that of all
     other operators: those that are fused into the operators before them cost little. Fitted on whole networks of random
@@ -143,7 +145,8 @@ class EndToEnd(_Part):
 class LatencyTable(_Part):
     """Measured times of one network on one device.
 
-    While it is being measured, `partial` holds what is known, by configuration and widths, and nothing else does.
+    While it is being measured, `partial` holds the samples, by configuration and widths, and nothing else does.
+    A file has a `digest` of all else in it; without one it is taken as it is.
     """
 
     format: Literal["knapsack-prune-latency"]
@@ -154,7 +157,7 @@ class LatencyTable(_Part):
     operators: tuple[OperatorEntry, ...]
     grids: tuple[Grid, ...]
     end_to_end: EndToEnd | None = None
-    partial: dict[str, dict[str, Nanoseconds]] | None = None
+    partial: dict[str, dict[str, list[Nanoseconds]]] | None = None
 
     @model_validator(mode="after")
     def _references(self) -> Self:
@@ -172,7 +175,8 @@ class LatencyTable(_Part):
 
     def save(self, path: Path) -> None:
         """Write the table, atomically."""
-        write_text(path, self.model_dump_json(indent=1, exclude_none=True) + "\n")
+        content = self.model_dump(mode="json", exclude_none=True)
+        write_text(path, json.dumps(sealed(content), indent=1) + "\n")
 
     @classmethod
     def load(cls, path: str | Path) -> LatencyTable:
@@ -182,9 +186,11 @@ class LatencyTable(_Part):
             RequestError: no such file, not JSON, holes, times that are none, or an unknown key.
         """
         text = read_text(Path(path))
-        parse_json(
-            text, str(path), REMEDY
-        )  # bounds of numbers, depth and size, before anything is made of them
+        said = parse_json(text, str(path), REMEDY)  # within bounds of numbers, depth and size
+        if isinstance(said, dict):
+            if (said := unsealed(said)) is None:
+                raise RequestError(f"{path} is not as it was written, by its own digest: {REMEDY}")
+            text = json.dumps(said)
         try:
             return cls.model_validate_json(text, strict=True)
         except ValidationError as error:

@@ -2,7 +2,8 @@
 
 Operators are timed one after the other in the order of the network, each on an input that was just written and with
 weights that were not touched since the pass before, as in the network itself. A grid starts with eighths of the full
-width and gets points where a time between two of them is not the mean of theirs: there the times step.
+width and gets points where a time between two of them is not the mean of theirs: there the times step. The samples of
+a point come from several passes over all points, so that what else the machine did for a while is in one of them alone.
 """
 
 from __future__ import annotations
@@ -14,31 +15,24 @@ from itertools import pairwise, product
 
 import numpy as np
 import torch
-from scipy.optimize import nnls
 from torch import Tensor, nn
 
-from knapsack_prune.costs.counting import total
-from knapsack_prune.costs.latency import latency
+from knapsack_prune.costs.allocator import keep_freed_memory
 from knapsack_prune.costs.latency_table import (
-    PRODUCTS,
     Conditions,
     EndToEnd,
-    FittedNetwork,
-    FloatArray,
     Grid,
     LatencyTable,
     MeasuredNetwork,
     OperatorEntry,
-    Runtime,
     WidthForm,
 )
 from knapsack_prune.costs.operator_calls import OperatorCall, calls_of_blocks, operator_calls
 from knapsack_prune.costs.resource import PricedNetwork
-from knapsack_prune.costs.runtimes import runner
-from knapsack_prune.costs.timing import clock_of, clock_overhead, time_call
-from knapsack_prune.graph.channel_graph import ChannelGraph, Form
-from knapsack_prune.networks.example import Example, device_and_type
-from knapsack_prune.networks.modes import evaluating
+from knapsack_prune.costs.timing import clock_of, clock_overhead
+from knapsack_prune.costs.whole_networks import fit_whole_networks
+from knapsack_prune.graph.channel_graph import Form
+from knapsack_prune.networks.example import Example
 
 PARTS = 8
 MOST_POINTS = 12
@@ -49,17 +43,24 @@ than this share."""
 FINEST = 32
 """Points are no closer than the full width by this, unless that is under one channel."""
 
-IDLE = torch.zeros(1)
 CALLS_PER_EVENT = 5
-REWEIGHTED = 20
+ROUGH = 3
+"""Samples with which steps are looked for; every later pass adds one."""
+
 SHORTEST = 100.0
 """Nanoseconds that an operator takes at least: calling it does."""
 
 WORTHWHILE = 20_000.0
 """Nanoseconds under which an operator's steps are not looked for."""
 
-Points = dict[str, dict[str, float]]
-"""Nanoseconds by configuration and widths, as in `{"…": {"16,32": 5100.0}}`."""
+Points = dict[str, dict[str, list[float]]]
+"""Nanoseconds by configuration and widths, as in `{"…": {"16,32": [5100.0, 5080.0]}}`."""
+
+Wanted = Mapping[str, Sequence[tuple[int, ...]]]
+"""Widths by configuration."""
+
+Choose = Callable[[LatencyTable], Sequence[Sequence[int]]]
+"""Units per group of the narrower networks that are timed whole, from a table without factor and constant."""
 
 
 def measure_table(
@@ -69,7 +70,7 @@ def measure_table(
     versions: Mapping[str, str],
     *,
     repeats: int,
-    networks: int,
+    choose: Choose,
     seconds: float,
     known: Points | None = None,
     save: Callable[[LatencyTable], None] = lambda table: None,
@@ -83,13 +84,14 @@ def measure_table(
         name: of the network.
         versions: of what runs it.
         repeats: of which the median counts.
-        networks: narrower networks that are timed whole.
+        choose: the narrower networks that are timed whole.
         seconds: for each of them.
         known: what an earlier run measured.
         save: called with an incomplete table now and then.
         progress: called with what is measured, how much is done, and how much there is.
     """
     device = torch.device(conditions.device)
+    keep_freed_memory()
     example = example_batch(conditions, network.graph.example)
     calls = operator_calls(network, example)
     distinct = list({call.configuration: call for call in calls}.values())
@@ -116,11 +118,14 @@ def measure_table(
             partial=None if end is not None else points,
         )
 
-    def fill(wanted: Mapping[str, Sequence[tuple[int, ...]]], what: str) -> None:
-        _fill(distinct, wanted, points, device, repeats, what, progress, lambda: save(table([], [], None)))
+    def fill(wanted: Wanted, what: str, samples: int) -> None:
+        _fill(distinct, wanted, points, device, samples, what, progress, lambda: save(table([], [], None)))
 
-    axes = _refined_axes(distinct, points, fill)
-    fill({call.configuration: list(product(*axes[call.configuration])) for call in distinct}, "grids")
+    rough = min(ROUGH, repeats)
+    axes = _refined_axes(distinct, points, lambda wanted: fill(wanted, "where times step", rough))
+    whole = {call.configuration: list(product(*axes[call.configuration])) for call in distinct}
+    for samples in range(rough, repeats + 1):
+        fill(whole, "grids", samples)
     places = {call.configuration: index for index, call in enumerate(distinct)}
     grids = [_grid(call.configuration, axes[call.configuration], points) for call in distinct]
     groups = [group.name for group in network.graph.groups]
@@ -135,7 +140,8 @@ def measure_table(
         for call, block in zip(calls, calls_of_blocks(network, example, calls), strict=True)
     ]
     neutral = EndToEnd(factor=1, constant=0, parent=1, networks=())
-    end = _end_to_end(network, table(grids, operators, neutral), example, networks, seconds, progress)
+    alone = table(grids, operators, neutral)
+    end = fit_whole_networks(network, alone, example, choose(alone), seconds, progress)
     return table(grids, operators, end)
 
 
@@ -156,22 +162,6 @@ def prepared(model: nn.Module, conditions: Conditions) -> nn.Module:
     return moved.to(memory_format=_memory_format(conditions))
 
 
-def time_network(model: nn.Module, example: Example, seconds: float, runtime: Runtime = "eager") -> float:
-    """Nanoseconds of one batch: the median of `time_runs`."""
-    return statistics.median(time_runs(model, example, seconds, runtime))
-
-
-def time_runs(
-    model: nn.Module, example: Example, seconds: float, runtime: Runtime = "eager"
-) -> tuple[float, ...]:
-    """Nanoseconds of one batch: five medians, each over a fifth of the time, from the least on."""
-    with evaluating(model), torch.no_grad(), runner(model, example, runtime) as run:
-        device, _ = device_and_type(model)
-        clock = clock_of(device)
-        runs = [time_call(run, device, seconds / 5, clock=clock).median_ms * 1e6 for _ in range(5)]
-    return tuple(sorted(runs))
-
-
 def _memory_format(conditions: Conditions) -> torch.memory_format:
     return torch.channels_last if conditions.memory_format == "channels_last" else torch.contiguous_format
 
@@ -179,7 +169,7 @@ def _memory_format(conditions: Conditions) -> torch.memory_format:
 def _refined_axes(
     calls: Sequence[OperatorCall],
     points: Points,
-    fill: Callable[[Mapping[str, Sequence[tuple[int, ...]]], str], None],
+    fill: Callable[[Wanted], None],
 ) -> dict[str, list[list[int]]]:
     """Per configuration, the widths of each axis; the other axis is at its full width meanwhile."""
     axes = {call.configuration: [_start(whole) for whole in call.wholes] for call in calls}
@@ -198,14 +188,16 @@ def _refined_axes(
         wanted: dict[str, list[tuple[int, ...]]] = {call.configuration: [] for call in calls}
         for key, axis, low, high in sorted(open_intervals):
             wanted[key] += [point(key, axis, width) for width in (low, (low + high) // 2, high)]
-        fill(wanted, "where times step")
+        fill(wanted)
         following = set()
         for key, axis, low, high in sorted(open_intervals):
             middle = (low + high) // 2
             finest = max(1, wholes[key][axis] // FINEST)
             if middle - low < finest or len(axes[key][axis]) >= MOST_POINTS:
                 continue
-            below, at, above = (points[key][_text(point(key, axis, w))] for w in (low, middle, high))
+            below, at, above = (
+                statistics.median(points[key][_text(point(key, axis, w))]) for w in (low, middle, high)
+            )
             line = below + (above - below) * (middle - low) / (high - low)
             if above > WORTHWHILE and abs(at - line) > DEVIATION * line:
                 axes[key][axis] = sorted({*axes[key][axis], middle})
@@ -225,27 +217,31 @@ def _start(whole: int) -> list[int]:
 
 def _fill(
     calls: Sequence[OperatorCall],
-    wanted: Mapping[str, Sequence[tuple[int, ...]]],
+    wanted: Wanted,
     points: Points,
     device: torch.device,
-    repeats: int,
+    samples: int,
     what: str,
     progress: Callable[[str, int, int], None],
     save: Callable[[], None],
 ) -> None:
-    """Measure what is wanted and not known, in waves of one point per configuration."""
+    """Measure what is wanted until every point has its samples, in waves of one point per configuration."""
     waiting = {}
     for call in calls:
         have = points.setdefault(call.configuration, {})
         waiting[call.configuration] = [
-            widths for widths in dict.fromkeys(wanted[call.configuration]) if _text(widths) not in have
+            widths
+            for widths in dict.fromkeys(wanted[call.configuration])
+            if len(have.setdefault(_text(widths), [])) < samples
         ]
     total = sum(map(len, waiting.values()))
     done, saved = 0, time.monotonic()
     while any(waiting.values()):
         wave = [(call, waiting[call.configuration].pop()) for call in calls if waiting[call.configuration]]
-        for (call, widths), taken in zip(wave, _time_wave(wave, device, repeats), strict=True):
-            points[call.configuration][_text(widths)] = taken
+        held = [points[call.configuration][_text(widths)] for call, widths in wave]
+        repeats = samples - min(map(len, held))
+        for known, taken in zip(held, _time_wave(wave, device, repeats), strict=True):
+            known += taken[: samples - len(known)]
         done += len(wave)
         progress(what, done, total)
         if time.monotonic() - saved > 10:
@@ -255,17 +251,17 @@ def _fill(
 
 def _time_wave(
     wave: Sequence[tuple[OperatorCall, tuple[int, ...]]], device: torch.device, repeats: int
-) -> list[float]:
-    """Median nanoseconds of each call, over passes through all of them."""
+) -> list[list[float]]:
+    """Nanoseconds of each call, over passes through all of them; the first pass is not counted."""
     weights = [call.weights(widths, device) for call, widths in wave]
     timed = _time_on_gpu if device.type == "cuda" else _time_on_cpu
     taken: list[list[float]] = [[] for _ in wave]
+    overhead = 0.0 if device.type == "cuda" else clock_overhead(clock_of(device))
     with torch.no_grad():
         for _ in range(repeats + 1):
             for (call, widths), held, times in zip(wave, weights, taken, strict=True):
-                times.append(timed(call, widths, held, device))
-    overhead = 0.0 if device.type == "cuda" else clock_overhead(clock_of(device))
-    return [max(SHORTEST, statistics.median(times[1:]) - overhead) for times in taken]
+                times.append(max(SHORTEST, timed(call, widths, held, device) - overhead))
+    return [times[1:] for times in taken]
 
 
 def _time_on_cpu(
@@ -273,8 +269,6 @@ def _time_on_cpu(
 ) -> float:
     args, kwargs = call.arguments(widths, weights, device)
     clock = clock_of(device)
-    # An operator that does nothing: code that making the inputs pushed out of the caches comes back.
-    torch.ops.aten.detach(IDLE)
     start = clock()
     call.operator(*args, **kwargs)
     return float(clock() - start)
@@ -297,7 +291,7 @@ def _time_on_gpu(
 
 
 def _grid(configuration: str, axes: Sequence[Sequence[int]], points: Points) -> Grid:
-    times = np.array([points[configuration][_text(widths)] for widths in product(*axes)])
+    times = np.array([statistics.median(points[configuration][_text(widths)]) for widths in product(*axes)])
     nested = times.reshape([len(axis) for axis in axes]).round(1).tolist()
     return Grid(configuration=configuration, widths=tuple(map(tuple, axes)), nanoseconds=nested)
 
@@ -310,72 +304,3 @@ def _named(form: Form, groups: Sequence[str]) -> WidthForm:
 
 def _text(widths: Sequence[int]) -> str:
     return ",".join(map(str, widths))
-
-
-def _end_to_end(
-    network: PricedNetwork,
-    table: LatencyTable,
-    example: Example,
-    networks: int,
-    seconds: float,
-    progress: Callable[[str, int, int], None],
-) -> EndToEnd:
-    """The factor and constant that bring sums of operators' times closest to whole networks' times, in proportion."""
-    graph = network.graph
-    runtime = table.conditions.runtime
-    summed = latency(PricedNetwork(graph, network.narrow, table))
-    (terms,) = summed.sums
-    products = [term for term in terms if term.operator in PRODUCTS]
-    apart = runtime != "eager" and 0 < len(products) < len(terms)
-    measured = []
-    counts = [graph.sizes, *_random_counts(graph, networks)]
-    for done, row in enumerate(counts, 1):
-        taken = time_network(network.narrow(row), example, seconds, runtime)
-        own = total(products, row) / 1000 if apart else None
-        measured.append(FittedNetwork(summed=summed.cost(row) / 1000, products=own, measured=taken))
-        progress("whole networks", done, len(counts))
-    times = np.array([one.measured for one in measured])
-    sums = np.array([[one.summed] for one in measured])
-    if apart:
-        own_sums = np.array([one.products for one in measured])
-        sums = np.stack([own_sums, sums[:, 0] - own_sums], axis=1)
-    factors, constant = _fitted(sums, times)
-    return EndToEnd(
-        factor=factors[0],
-        others=factors[1] if apart else None,
-        constant=constant,
-        parent=measured[0].measured,
-        networks=tuple(measured),
-    )
-
-
-def _fitted(sums: FloatArray, times: FloatArray) -> tuple[list[float], float]:
-    """Factors (of each column of sums) and constant, at least 0, of the least sum of relative errors.
-
-    A network that was disturbed counts little.
-
-    By least squares, repeated with each network weighted by the inverse of its error.
-    """
-    rows = np.append(sums, np.ones((len(sums), 1)), axis=1) / times[:, None]
-    weights = np.ones_like(times)
-    found: list[float] = []
-    for _ in range(REWEIGHTED):
-        found = nnls(rows * weights[:, None], weights)[0].tolist()
-        errors = np.abs(rows @ np.array(found) - 1)
-        weights = 1 / np.sqrt(np.maximum(errors, 1e-3))
-    if found[0] == 0:  # so small that times do not rise with those of the operators: shared out in proportion
-        return [float(np.median(times / sums.sum(axis=1)))] * sums.shape[1], 0.0
-    return found[:-1], found[-1]
-
-
-def _random_counts(graph: ChannelGraph, networks: int) -> list[tuple[int, ...]]:
-    """Networks of a third to nine tenths of the widths, each group around its network's share, in multiples of 8."""
-    generator = np.random.default_rng(0)
-    rows = []
-    for share in np.linspace(0.35, 0.9, networks):
-        row = []
-        for group in graph.groups:
-            count = int(group.size * min(1.0, share * generator.uniform(0.6, 1.4)))
-            row.append(min(group.size, max(1, round(count / 8) * 8 if group.size >= 64 else count)))
-        rows.append(tuple(row))
-    return rows

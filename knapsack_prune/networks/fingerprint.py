@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from contextlib import suppress
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from knapsack_prune.networks.example import Example
 from knapsack_prune.networks.modes import evaluating
@@ -40,8 +41,13 @@ def run_once(model: nn.Module, example: Example) -> None:
 
 def weights_digest(network: nn.Module) -> str:
     """Identifies a network's weights: SHA-256 of its named tensors."""
+    return tensors_digest(network.state_dict())
+
+
+def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of tensors by name."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(network.state_dict().items()):
+    for name, tensor in sorted(tensors.items()):
         digest.update(name.encode())
-        digest.update(memoryview(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()))
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -6,12 +6,14 @@ import fnmatch
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from knapsack_prune.costs.resource import Resource
 from knapsack_prune.errors import RequestError
-from knapsack_prune.graph.channel_graph import ChannelGraph, Form, Group, IntArray, TabulatedTerm
+from knapsack_prune.graph.channel_graph import ChannelGraph, CostTerm, Form, Group, IntArray, TabulatedTerm
 from knapsack_prune.settings import WidthConstraints
 from knapsack_prune.settings.limit import WidthLimit, parse_limit
 
@@ -22,7 +24,10 @@ PAIR_LEVELS = 32
 """Levels of a group, at most, where pairs of groups have values."""
 
 STEP = 0.005
-"""A wider group that costs less than this share more is on the same step of a measured staircase."""
+"""A wider group whose layers take less than this share more is on the same step of a measured staircase."""
+
+OTHERS = (1.0, 0.5, 0.25)
+"""Shares of the other groups at which the steps of one are looked for."""
 
 
 def allowed_levels(widths: WidthConstraints) -> Levels:
@@ -226,7 +231,7 @@ def _collision(
     channels = group.channels
     asked = [f"`limit` {text!r}" for text in dict.fromkeys((low[1], high[1])) if text]
     if widths.multiple > 1:
-        asked.append(f"`round_to` {widths.multiple}")
+        asked.append(f"`round_to` {widths.round_to}")
     if by_steps:
         asked.append("`round_to` auto")
     if widths.min_channels > 1:
@@ -241,28 +246,44 @@ def _collision(
 
 
 def _steps(graph: ChannelGraph, latency: Resource) -> dict[str, IntArray]:
-    """Per group, the measured widths beyond which its layers take notably longer; the whole group is one."""
-    measured: dict[int, set[int]] = {index: {group.size} for index, group in enumerate(graph.groups)}
-    touching: dict[int, list[TabulatedTerm]] = {index: [] for index in measured}
+    """Per group, the whole and every width at which its layers take notably less time than at the next one that stays.
+
+    On a step of a staircase that is the widest; where times rise steadily, widths so close together that little is
+    lost. The other groups keep all of their units meanwhile, then half, then a quarter: any of these steps counts.
+    """
+    touching: dict[int, list[TabulatedTerm | CostTerm]] = {index: [] for index in range(len(graph.groups))}
     for term in latency.sums[0]:
-        if not isinstance(term, TabulatedTerm):
-            continue
-        for form, axis in zip(term.forms, term.grid, strict=True):
-            for index, weight in form.weights:
-                others = form.at(graph.sizes) - weight * graph.groups[index].size
-                units = (np.array(axis) - others) // weight
-                measured[index].update(units[(units >= 1) & (units <= graph.groups[index].size)].tolist())
-        for index in {index for form in term.forms for index, _ in form.weights}:
+        forms = term.forms if isinstance(term, TabulatedTerm) else term.factors
+        for index in {index for form in forms for index, _ in form.weights}:
             touching[index].append(term)
     steps = {}
     for index, group in enumerate(graph.groups):
-        counts = np.array(sorted(measured[index]), dtype=np.int64)
-        times = np.zeros(len(counts))
-        for at, count in enumerate(counts.tolist()):
-            widths = [count if other == index else size for other, size in enumerate(graph.sizes)]
-            times[at] = sum(term.at(widths) for term in touching[index])
-        # The cheapest way to be at least so wide: a width stays if none wider costs about the same.
-        cheapest = np.minimum.accumulate(times[::-1])[::-1]
-        later = np.append(cheapest[1:], np.inf)
-        steps[group.name] = counts[later > times * (1 + STEP)]
+        counts = np.arange(1, group.size + 1, dtype=np.int64)
+        kept = {group.size}
+        for share in OTHERS:
+            others = [math.ceil(share * size) for size in graph.sizes]
+            times = np.zeros(len(counts))
+            for term in touching[index]:
+                times += _along(term, others, index, counts)
+            last = times[-1]
+            for count, taken in zip(counts[::-1].tolist(), times[::-1].tolist(), strict=True):
+                if taken * (1 + STEP) < last:
+                    kept.add(count)
+                    last = taken
+        steps[group.name] = np.array(sorted(kept), dtype=np.int64)
     return steps
+
+
+def _along(
+    term: TabulatedTerm | CostTerm, others: Sequence[int], index: int, counts: IntArray
+) -> npt.NDArray[Any]:
+    """What a term costs at some widths of one group."""
+    forms = term.forms if isinstance(term, TabulatedTerm) else term.factors
+    widths = []
+    for form in forms:
+        weight = dict(form.weights).get(index, 0)
+        widths.append(form.at(others) + weight * (counts - others[index]))
+    if isinstance(term, TabulatedTerm):
+        return np.asarray(term.cost(*widths))
+    product: npt.NDArray[Any] = np.prod([np.full(len(counts), term.coefficient), *widths], axis=0)
+    return product

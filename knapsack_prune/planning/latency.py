@@ -14,25 +14,35 @@ import torch
 from torch import nn
 
 from knapsack_prune.costs.device import device_names
+from knapsack_prune.costs.latency import latency
 from knapsack_prune.costs.latency_table import Conditions, LatencyTable
-from knapsack_prune.costs.measuring import example_batch, measure_table, prepared, time_runs
-from knapsack_prune.costs.resource import PricedNetwork
+from knapsack_prune.costs.measuring import example_batch, measure_table, prepared
+from knapsack_prune.costs.resource import PricedNetwork, Resource
 from knapsack_prune.costs.runtimes import require_runtime
+from knapsack_prune.costs.whole_networks import network_with, random_counts, time_in_turns
 from knapsack_prune.errors import RequestError
 from knapsack_prune.files import is_stream
+from knapsack_prune.graph.channel_graph import ChannelGraph
 from knapsack_prune.graph.selection import select
 from knapsack_prune.narrowing.copying import narrow_copy
 from knapsack_prune.networks.example import Example
 from knapsack_prune.outputs import beside, put_in_place
+from knapsack_prune.planning.allocation import allocate
 from knapsack_prune.planning.plan_parts import BudgetPart
+from knapsack_prune.planning.planner import plan_problem
 from knapsack_prune.planning.preparation import check_prunable
-from knapsack_prune.settings import LatencySettings
+from knapsack_prune.settings import AllocationSettings, LatencySettings
 from knapsack_prune.tracing.trial import trace
+from knapsack_prune.values.criteria import score
+from knapsack_prune.values.tables import ValueTables, additive_tables
 
 SECONDS = 3.0
 """How long each network is timed."""
 
 VERSIONED = ("knapsack-prune", "torch")
+
+SHARES = (0.3, 0.85)
+"""Of the parent's time: the budgets of the first and the last plan on which a table is fitted."""
 
 
 def measure_latency(
@@ -79,7 +89,7 @@ def measure_latency(
     graph = trace(model, example)
     check_prunable(graph, model)
     place = beside(path) if asked.force and not is_stream(path) else path
-    if asked.force and not asked.resume:
+    if place != path and not asked.resume:
         place.unlink(missing_ok=True)
     try:
         known = _begun(place, conditions, graph.fingerprint)
@@ -93,16 +103,24 @@ def measure_latency(
     def narrow(counts: Sequence[int]) -> nn.Module:
         return prepared(narrow_copy(model, select(graph, [np.arange(count) for count in counts])), conditions)
 
+    priced = PricedNetwork(graph, narrow)
+
+    def choose(table: LatencyTable) -> Sequence[Sequence[int]]:
+        values = additive_tables(graph, score(graph, model, "l1"))
+        return planned_counts(
+            graph, values, {"latency": latency(network_with(priced, table))}, asked.networks
+        )
+
     threads = torch.get_num_threads()
     torch.set_num_threads(asked.threads)
     try:
         table = measure_table(
-            PricedNetwork(graph, narrow),
+            priced,
             conditions,
             name or type(model).__name__,
             {package: version(package) for package in VERSIONED},
             repeats=asked.repeats,
-            networks=asked.networks,
+            choose=choose,
             seconds=asked.seconds,
             known=known,
             save=lambda table: None if is_stream(path) else table.save(place),
@@ -116,9 +134,31 @@ def measure_latency(
     return table
 
 
+def planned_counts(
+    graph: ChannelGraph, values: ValueTables, resources: dict[str, Resource], networks: int
+) -> list[Sequence[int]]:
+    """Units per group of plans at several budgets of time.
+
+    Plans prefer what a table gives too little for, and so is underestimated in them: only on plans that is seen.
+    Where widths alone cannot bring the network to a budget, a random network is in the plan's place.
+    """
+    # This solver needs no package beyond NumPy and SciPy.
+    settings = AllocationSettings(solver="lagrangian", time_limit=5.0)
+    counts: list[Sequence[int]] = []
+    whole = resources["latency"].cost(graph.sizes)
+    for share, instead in zip(np.linspace(*SHARES, networks), random_counts(graph, networks), strict=True):
+        try:
+            limits = {"latency": int(share * whole)}
+            problem = plan_problem(graph, values, limits, settings, resources=resources)
+            counts.append(allocate(values, problem, settings, 0).counts)
+        except RequestError:
+            counts.append(instead)
+    return counts
+
+
 def _begun(
     path: Path, conditions: Conditions, fingerprint: str
-) -> LatencyTable | dict[str, dict[str, float]] | None:
+) -> LatencyTable | dict[str, dict[str, list[float]]] | None:
     """The table that is there: itself if it is complete, what it knows if not, None where there is none."""
     if not path.is_file() or not path.stat().st_size:
         return None
@@ -135,7 +175,13 @@ def _begun(
             f"{path} is there and is a table of {'; '.join(other)}: give another file with `output`, or "
             "replace it with `force`"
         )
-    return table if table.complete else {key: dict(times) for key, times in (table.partial or {}).items()}
+    return table if table.complete else _samples(table)
+
+
+def _samples(table: LatencyTable) -> dict[str, dict[str, list[float]]]:
+    """What an incomplete table holds, to be added to."""
+    partial = table.partial or {}
+    return {key: {widths: list(taken) for widths, taken in points.items()} for key, points in partial.items()}
 
 
 def timed_latency(parent: nn.Module, small: nn.Module, budget: BudgetPart, example: Example) -> str:
@@ -156,10 +202,8 @@ def timed_latency(parent: nn.Module, small: nn.Module, budget: BudgetPart, examp
     torch.set_num_threads(conditions.threads)
     try:
         batch = example_batch(conditions, example)
-        whole, small_runs = (
-            time_runs(prepared(copy.deepcopy(one), conditions), batch, SECONDS, conditions.runtime)
-            for one in (parent, small)
-        )
+        both = [prepared(copy.deepcopy(one), conditions) for one in (parent, small)]
+        whole, small_runs = time_in_turns(both, batch, SECONDS, conditions.runtime)
     finally:
         torch.set_num_threads(threads)
     measured = statistics.median(small_runs) / 1e6

@@ -145,18 +145,24 @@ class SweepBudgets(ResourceBudgets):
         return tuple(round(number / self.points, 6) for number in range(1, self.points + 1))
 
 
+MULTIPLES = {"float64": 2, "float32": 4, "float16": 8, "bfloat16": 8, "int8": 16}
+"""Channels of a type that tensor cores take at once: 16 bytes of them (float32 as TF32)."""
+
+
 def read_multiple(value: object) -> object:
-    """A number of channels, or `auto`.
+    """A number of channels, a type, or `auto`.
 
     Raises:
-        ValueError: a number out of range, or neither.
+        ValueError: a number out of range, or none of these.
     """
-    if value is None or value == "auto":
+    if value is None or (isinstance(value, str) and value in ("auto", *MULTIPLES)):
         return value
     try:
         number = int(str(value))
     except ValueError:
-        raise ValueError(f"{value!r}: it must be a whole number or auto") from None
+        raise ValueError(
+            f"{value!r}: it must be a whole number, auto, or a type: {', '.join(MULTIPLES)}"
+        ) from None
     if not 1 <= number < INT_LIMIT:
         raise ValueError(f"{number}: it must be at least 1 and under {INT_LIMIT:,}")
     return number
@@ -166,11 +172,12 @@ class GroupConstraints(Settings):
     """Which widths of a group are allowed."""
 
     round_to: Annotated[
-        int | Literal["auto"] | None,
+        int | Literal["auto", "float64", "float32", "float16", "bfloat16", "int8"] | None,
         BeforeValidator(read_multiple),
         Field(
-            description="Keep a multiple of this many channels in every group (or all of them); auto: the widths at "
-            "which the latency table steps. By default 1, and auto under a latency budget.",
+            description="Keep a multiple of this many channels in every group (or all of them); a type, such as "
+            "float16: the channels of it that tensor cores take at once; auto: the widths at which the latency table "
+            "steps. By default 1, and auto under a latency budget.",
         ),
     ] = None
     min_channels: Annotated[
@@ -196,7 +203,7 @@ class GroupConstraints(Settings):
     @property
     def multiple(self) -> int:
         """What kept channels are multiples of; 1 where the latency table says which widths are allowed."""
-        return self.round_to if isinstance(self.round_to, int) else 1
+        return self.round_to if isinstance(self.round_to, int) else MULTIPLES.get(str(self.round_to), 1)
 
 
 class WidthConstraints(GroupConstraints):

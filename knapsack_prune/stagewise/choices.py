@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from knapsack_prune.data.seeds import derive_seed
 from knapsack_prune.errors import RequestError
-from knapsack_prune.files import read_json, write_json
+from knapsack_prune.files import read_json, sealed, unsealed, write_json
 from knapsack_prune.graph.channel_graph import ChannelGraph, IntArray
 from knapsack_prune.stagewise.stages import Stage
 from knapsack_prune.stagewise.subnets import Features, Subnet, full_features, train_norms
@@ -76,10 +76,12 @@ class ChoiceLosses:
         self._path, self._graph, self._stages = path, graph, stages
         self.known: dict[str, float] = {}
         if path.is_file():
-            content = read_json(path)
-            if not isinstance(content, dict) or not all(isinstance(v, float) for v in content.values()):
+            said = read_json(path)
+            content = unsealed(said) if isinstance(said, dict) else None
+            if content is None or not all(isinstance(v, float) for v in content.values()):
                 raise RequestError(
-                    f"{path} holds no losses of choices; remove it, or choose another directory"
+                    f"{path} holds no losses of choices, or was changed; remove it, or choose another directory with "
+                    "`output`"
                 )
             self.known = content
 
@@ -156,7 +158,7 @@ class ChoiceLosses:
 
     def save(self) -> None:
         """Write what is known."""
-        write_json(self._path, self.known)
+        write_json(self._path, sealed(self.known))
 
 
 def chained(errors: FloatArray) -> FloatArray:

@@ -18,6 +18,7 @@ from knapsack_prune.data.seeds import derive_seed
 from knapsack_prune.errors import RequestError
 from knapsack_prune.files import write_atomically
 from knapsack_prune.graph.channel_graph import ChannelGraph, IntArray
+from knapsack_prune.networks.fingerprint import tensors_digest
 from knapsack_prune.settings.stagewise import SupernetSettings
 from knapsack_prune.stagewise.stages import Stage
 from knapsack_prune.stagewise.subnets import Features, Subnet, full_features, train_norms
@@ -124,15 +125,18 @@ class SupernetTraining:
             momentum = self._optimizer.state.get(parameter, {}).get("momentum_buffer")
             if momentum is not None:
                 tensors[f"momentum.{name}"] = momentum.contiguous()
-        said = {"step": str(self.step)}
         tensors = {name: tensor.cpu().clone() for name, tensor in tensors.items()}
+        said = {"step": f"{self.step} {tensors_digest(tensors)}"}  # one entry: several would be in any order
         write_atomically(self._path, lambda waiting: save_file(tensors, str(waiting), said))
 
     def _load(self) -> None:
         try:
             with safe_open(str(self._path), "pt") as file:
-                step = int((file.metadata() or {})["step"])
+                number, *digest = (file.metadata() or {})["step"].split()
+                step = int(number)
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                if digest and digest != [tensors_digest(tensors)]:
+                    raise ValueError("it is not as it was written, by its own digest")
             network = {
                 name.removeprefix("network."): tensor
                 for name, tensor in tensors.items()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -11,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from knapsack_prune.errors import RequestError
-from knapsack_prune.files import disk_errors, file_digest, read_json, sync, write_json
+from knapsack_prune.files import disk_errors, file_digest, read_json, sealed, sync, unsealed, write_json
 from knapsack_prune.training.run_directory import RunDirectory, is_whole
 
 PREFIX = "step-"
@@ -96,10 +94,11 @@ class Checkpoints:
                 if main:
                     files = [path for path in waiting.rglob("*") if path.is_file()]
                     digests = {path.relative_to(waiting).as_posix(): file_digest(path) for path in files}
-                    for path in files:
-                        sync(path)
                     content = {"state": asdict(state), "files": digests}
-                    write_json(waiting / MANIFEST, {**content, "digest": _digest(content)})
+                    write_json(waiting / MANIFEST, sealed(content))
+                    for path in files:
+                        path.chmod((waiting / MANIFEST).stat().st_mode)
+                        sync(path)
                     self._put_in_place(waiting, final)
             except BaseException:
                 shutil.rmtree(waiting, ignore_errors=True)
@@ -120,19 +119,15 @@ class Checkpoints:
 def _whole_state(path: Path) -> TrainState | None:
     """What a checkpoint says, or None where a file of it is not as it was written."""
     try:
-        content = read_json(path / MANIFEST)
-        own = content.pop("digest", None)  # older versions wrote none
-        whole = own in (None, _digest(content)) and all(
+        content = unsealed(read_json(path / MANIFEST))
+        if content is None or not all(
             is_whole(path / name, digest) for name, digest in content["files"].items()
-        )
+        ):
+            return None
         state = content["state"]
-        return TrainState(**{**state, "history": tuple(state["history"])}) if whole else None
+        return TrainState(**{**state, "history": tuple(state["history"])})
     except (RequestError, AttributeError, KeyError, TypeError):
         return None
-
-
-def _digest(content: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _remove(checkpoint: Path) -> None:

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from knapsack_prune.errors import RequestError
-from knapsack_prune.files import is_stream, read_json, write_json
+from knapsack_prune.files import is_stream, read_json, sealed, unsealed, write_json
 from knapsack_prune.graph.channel_graph import ChannelGraph
 from knapsack_prune.networks.fingerprint import fingerprint, weights_digest
 from knapsack_prune.values.losses import Batches, tensors
@@ -103,7 +103,7 @@ class ValueFile:
 
     def write(self) -> None:
         """Write what is known; errors as in `files.write_json`."""
-        write_json(self._path, self._content)
+        write_json(self._path, sealed(self._content))
         self._written = time.monotonic()
 
     def _soon(self) -> None:
@@ -123,7 +123,13 @@ class ValueFile:
                 f"{self._path} holds no made_from, tables and measurements: it was edited; give another file with "
                 "`values`"
             )
-        there = content["made_from"]
+        whole = unsealed(content)
+        if whole is None:
+            raise RequestError(
+                f"{self._path} is not as it was written, by its own digest: remove it, or give another file with "
+                "`values`"
+            )
+        there = whole["made_from"]
         for key, what in MADE_FROM.items():
             if there.get(key) != made_from[key]:
                 told, own = (str(value)[:19] for value in (there.get(key), made_from[key]))
@@ -131,7 +137,7 @@ class ValueFile:
                     f"{self._path} holds values of {what}: {told} there, {own} here; give another file with "
                     "`values`, or the same request again"
                 )
-        return dict(content)
+        return whole
 
 
 class _Written(MutableMapping[str, float]):

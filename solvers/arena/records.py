@@ -17,7 +17,10 @@ Key = tuple[str, str, int, int, float]
 
 @dataclass(frozen=True)
 class Record:
-    """One run of one solver on one instance; `error` tells why there is no result."""
+    """One run of one solver on one instance; `error` tells why there is no result.
+
+    `digest` is the SHA-256 of the instance's file: its name alone may come to mean another instance.
+    """
 
     instance: str
     groups: int
@@ -36,6 +39,7 @@ class Record:
     version: str
     machine: str
     error: str
+    digest: str
     trace: tuple[TraceStep, ...]
 
     @property
@@ -90,7 +94,7 @@ def read(path: Path) -> list[Record]:
 
 def _record(entries: dict[str, Any]) -> Record:
     entries["trace"] = tuple((float(s), v, b) for s, v, b in entries["trace"])
-    return Record(**entries)
+    return Record(**{"digest": "", **entries})  # older records have none
 
 
 def write_csv(path: Path, records: list[Record], integrals: dict[Key, float | None]) -> None:

@@ -1,5 +1,6 @@
 """Run solvers on instances and keep what they did; see `records` for how a campaign goes on after a kill."""
 
+import hashlib
 import os
 import platform
 from collections.abc import Callable, Sequence
@@ -34,8 +35,19 @@ class Campaign:
         for name in self.solvers:
             if name not in SOLVERS:
                 raise SolverError(f"solver: {name!r} is unknown; choose among {', '.join(SOLVERS)}")
+        names = [instance_name(path) for path in self.paths]
+        for name in names:
+            if names.count(name) > 1:
+                raise SolverError(
+                    f"paths: {names.count(name)} instances are called {name}: rename all but one"
+                )
         if not self.solvers or not self.paths:
             raise SolverError("solvers and paths: a campaign needs at least one of each")
+
+
+def instance_name(path: Path) -> str:
+    """What records call an instance: its file's name without what follows `.json`."""
+    return path.name.split(".json")[0]
 
 
 def find_instances(paths: Sequence[Path]) -> tuple[Path, ...]:
@@ -69,7 +81,7 @@ def run_campaign(
     records: list[Record] = []
     total = len(campaign.paths) * len(campaign.solvers) * campaign.seeds
     for path in campaign.paths:
-        name = path.name.split(".json")[0]
+        name, digest = instance_name(path), _digest(path)
         instance: Instance | None = None
         for solver in campaign.solvers:
             for seed in range(campaign.seeds):
@@ -77,15 +89,27 @@ def run_campaign(
                 if key not in known:
                     instance = instance or Instance.load(path)
                     limits = Limits(campaign.seconds, seed, campaign.threads)
-                    known[key] = run_once(instance, name, solver, limits)
+                    known[key] = run_once(instance, name, digest, solver, limits)
                     append(log, known[key])
+                elif known[key].digest not in ("", digest):
+                    raise SolverError(
+                        f"{log} holds runs of another instance that was called {name}: choose another folder, or "
+                        "rename the instance"
+                    )
                 records.append(known[key])
                 if report is not None:
                     report(len(records), total, known[key])
     return records
 
 
-def run_once(instance: Instance, name: str, solver: str, limits: Limits) -> Record:
+def _digest(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise SolverError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def run_once(instance: Instance, name: str, digest: str, solver: str, limits: Limits) -> Record:
     """One verified run; a solver that cannot take the instance leaves a record with its message.
 
     Raises:
@@ -117,6 +141,7 @@ def run_once(instance: Instance, name: str, solver: str, limits: Limits) -> Reco
         version=f"{package_version()}; {solver} {result.version}" if result else "",
         machine=machine(),
         error=refusal,
+        digest=digest,
         trace=result.trace if result else (),
     )
 

@@ -14,9 +14,14 @@ from torch import nn
 
 import knapsack_prune as kp
 from knapsack_prune.costs.device import device_names
-from knapsack_prune.costs.latency_table import Grid, Interpolated, LatencyTable
+from knapsack_prune.costs.latency_table import EndToEnd, Grid, Interpolated, LatencyTable
+from knapsack_prune.costs.whole_networks import random_counts
 from knapsack_prune.errors import RequestError
+from knapsack_prune.planning.latency import planned_counts
 from knapsack_prune.planning.pricing import price_network
+from knapsack_prune.values.tables import additive_tables
+from tests.narrowing.test_shortcuts import BLOCKS
+from tests.zoo import enliven
 
 EXAMPLE = torch.zeros(1, 3, 8, 8)
 
@@ -97,13 +102,16 @@ def test_a_plan_takes_the_step_and_no_width_between(tmp_path: Path) -> None:
     plan = kp.plan(network(), EXAMPLE, importance="l1", latency_budget=0.8, latency_table=path)
     (part,) = plan.budgets
     # 0.8 of 38 us are 30.4: group 0 on its lower step (8) and all of group 2 take 28, the upper step leaves 8.4 for
-    # group 2. Only measured widths beyond which times rise are allowed: 8 and 16.
+    # group 2. Of group 0 only the widest of each step is allowed: 8 and 16.
     assert part.planned == 28_000_000
     assert [len(group.kept) for group in plan.groups] == [8, 16]
     assert part.conditions is not None and part.conditions.threads == 1
     verified = {check.claim: check.result for check in kp.verify(plan, network(), table=path).checks}
     assert verified["latency"] == "0.028 ms of 0.038 ms, within the limit of 0.030 ms"
     assert kp.Plan.from_json(plan.to_json()) == plan
+    # Group 2 costs a little more with every unit: between its two measured widths all are allowed. 10 + 12 + 2 us.
+    between = kp.plan(network(), EXAMPLE, importance="l1", latency_budget="24us", latency_table=path)
+    assert [len(group.kept) for group in between.groups] == [8, 12]
     free = kp.plan(network(), EXAMPLE, importance="l1", latency_budget="16us", latency_table=path, round_to=1)
     assert free.budgets[0].planned <= 16_000_000
 
@@ -166,6 +174,33 @@ def test_a_table_of_other_groups_is_refused_in_any_case(tmp_path: Path) -> None:
         kp.plan(network(), EXAMPLE, importance="l1", latency_budget=0.8, latency_table=path, force=True)
 
 
+def test_a_block_that_goes_takes_its_share_of_the_constant(tmp_path: Path) -> None:
+    model = enliven(BLOCKS["own code"][0]())
+    quick = {"repeats": 1, "networks": 2, "seconds": 0.05}
+    made = kp.measure_latency(model, EXAMPLE, tmp_path / "t.json", **quick)
+    end = EndToEnd(factor=1e-9, constant=1e9, parent=1e9, networks=())
+    graph = kp.trace(model, EXAMPLE)
+    priced = price_network(graph, model, ["latency"], table=made.model_copy(update={"end_to_end": end}))
+    block = graph.blocks[0]
+    own = sum(entry.block == block.layers[0] for entry in made.operators)
+    assert 0 < own < len(made.operators)
+    counts = [0 if index in block.groups else size for index, size in enumerate(graph.sizes)]
+    left = 1e12 * (1 - own / len(made.operators))
+    assert priced["latency"].cost(counts) == pytest.approx(left, rel=1e-5)
+
+
+def test_networks_are_fitted_on_plans_where_widths_can_meet_the_budget(tmp_path: Path) -> None:
+    model = network()
+    graph = kp.trace(model, EXAMPLE)
+    priced = price_network(graph, model, ["latency"], table=written(tmp_path / "t.json", table()))
+    values = additive_tables(graph, kp.score(graph, model, "l1"))
+    counts = planned_counts(graph, values, priced, 3)
+    # Budgets of 0.3, 0.575 and 0.85 of 38 us; the least that there is takes 10 + 1 + 2.
+    assert counts[0] == random_counts(graph, 3)[0]
+    costs = [priced["latency"].cost(row) / 38e6 for row in counts[1:]]
+    assert 0.5 < costs[0] <= 0.575 and 0.7 < costs[1] <= 0.85
+
+
 def test_a_network_is_measured_and_the_file_continued(tmp_path: Path) -> None:
     path, told = tmp_path / "t.json", []
     made = kp.measure_latency(
@@ -186,7 +221,7 @@ def test_a_network_is_measured_and_the_file_continued(tmp_path: Path) -> None:
     # Complete: nothing is measured again. Incomplete: only what is missing.
     assert kp.measure_latency(network(), EXAMPLE, path, repeats=1, networks=2, seconds=0.05) == made
     known = {
-        grid.configuration: {f"{grid.widths[0][0]}": 7.0} for grid in made.grids if len(grid.widths) == 1
+        grid.configuration: {f"{grid.widths[0][0]}": [7.0]} for grid in made.grids if len(grid.widths) == 1
     }
     begun = made.model_copy(update={"operators": (), "grids": (), "end_to_end": None, "partial": known})
     begun.save(path)

@@ -155,6 +155,24 @@ def test_links_stay_and_streams_are_written_to(
         write_text(Path("/dev/full"), "more")
 
 
+def test_every_file_has_the_mode_that_the_user_asks_for(tmp_path: Path) -> None:
+    """Story: weights were readable by their owner alone, and the plan beside them by all."""
+
+    def fill(path: Path) -> None:
+        path.write_text("weights")
+        path.chmod(0o600)
+
+    before = os.umask(0o027)
+    try:
+        write_atomically(tmp_path / "new", fill)
+        (tmp_path / "old").touch()
+        (tmp_path / "old").chmod(0o664)
+        write_atomically(tmp_path / "old", fill)
+    finally:
+        os.umask(before)
+    assert [(tmp_path / name).stat().st_mode & 0o777 for name in ("new", "old")] == [0o640, 0o664]
+
+
 @pytest.mark.parametrize(
     ("error", "words"),
     [

@@ -64,6 +64,25 @@ def test_a_limit_is_inside_the_optimum() -> None:
     assert plan.solver.value == pytest.approx(best(allowed, 0.5))
 
 
+@pytest.mark.parametrize(("dtype", "multiple"), [("float32", 4), ("bfloat16", 8), ("int8", 16)])
+def test_multiples_of_a_type_are_inside_the_optimum(dtype: str, multiple: int) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 32, 3), nn.Conv2d(32, 20, 3), nn.Conv2d(20, 5, 3)).eval()
+    graph = kp.trace(model, EXAMPLE)
+    values = additive_tables(graph, kp.score(graph, model, "l1")).groups
+    plan = kp.plan(model, EXAMPLE, importance="l1", flops_budget=0.6, round_to=dtype)
+    widths = [{*range(multiple, size, multiple), size} for size in (32, 20)]
+    limit = int(0.6 * total(graph.flops, graph.sizes))
+    best = max(
+        sum(float(table.values[count - 1]) for table, count in zip(values, counts, strict=True))
+        for counts in itertools.product(*widths)
+        if total(graph.flops, counts) <= limit
+    )
+    assert all(count in allowed for count, allowed in zip(kept(plan), widths, strict=True))
+    assert plan.solver.value == pytest.approx(best)
+    assert {group.round_to for group in plan.groups} == {multiple}
+
+
 def test_ties_that_share_a_layer_are_one() -> None:
     plan = kp.plan(network(), EXAMPLE, importance="l1", flops_budget=0.5, tie=["[01]", "[12]"])
     assert len(set(np.array(kept(plan)) / np.array([8, 12, 6]))) == 1
@@ -86,6 +105,10 @@ def test_ties_that_share_a_layer_are_one() -> None:
             "from 5 to 7 that `limit` '0=5:7' and `round_to` 8 allow together",
         ),
         (
+            {"limit": ["0=5:7"], "round_to": "int8"},
+            "from 5 to 7 that `limit` '0=5:7' and `round_to` int8 allow together",
+        ),
+        (
             {"tie": ["[01]"], "limit": ["0=4:4", "1=3:3"]},
             "`tie` of 2 groups collides .* no fraction is common to",
         ),
@@ -93,6 +116,7 @@ def test_ties_that_share_a_layer_are_one() -> None:
             {"limit": ["*[01]=0.9:"], "flops_budget": 0.2},
             r"flops budget .* is below .*without `limit` '\*\[01\]=0.9:' the least of flops is ",
         ),
+        ({"round_to": "int4"}, "`round_to`: 'int4': it must be a whole number, auto, or a type: float64, "),
         ({"round_to": "auto"}, "`round_to` auto takes the widths at which a latency table steps"),
     ],
 )

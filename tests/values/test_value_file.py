@@ -112,6 +112,13 @@ def test_a_file_of_something_else_is_refused(
         with pytest.raises(RequestError, match=words):
             estimate_values(graph, model, "energy", values=path)
         assert path.read_text() == text
+    path.unlink()
+    estimate_values(graph, model, "energy", values=path)
+    path.write_text(path.read_text().replace('"whole": ', '"whole": 1'))
+    with pytest.raises(RequestError, match="not as it was written, by its own digest"):
+        estimate_values(graph, model, "energy", values=path)
+    with pytest.raises(RequestError, match="/dev/null is no file, and values are written there"):
+        estimate_values(graph, model, "energy", values=Path("/dev/null"))
     with pytest.raises(RequestError, match=f"cannot write {path}/below"):
         estimate_values(graph, model, "energy", values=path / "below")
     with pytest.raises(RequestError, match="`values` with a function for `loss`"):

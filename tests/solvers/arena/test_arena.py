@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -29,7 +30,7 @@ def two_budgets() -> Instance:
 
 def _record(name: str, solver: str, status: str, seconds: float, trace: records.Any = ()) -> Record:
     return Record(
-        name, 1, 2, 1, solver, 0, 1, 10.0, status, 8, 8, 0.0, seconds, 0.0, "v", "m", "", tuple(trace)
+        name, 1, 2, 1, solver, 0, 1, 10.0, status, 8, 8, 0.0, seconds, 0.0, "v", "m", "", "", tuple(trace)
     )
 
 
@@ -59,9 +60,9 @@ def test_a_killed_campaign_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     asked: list[tuple[str, str]] = []
     genuine = runner.run_once
 
-    def counting(instance: Instance, name: str, solver: str, limits: records.Any) -> Record:
+    def counting(instance: Instance, name: str, digest: str, solver: str, limits: records.Any) -> Record:
         asked.append((name, solver))
-        return genuine(instance, name, solver, limits)
+        return genuine(instance, name, digest, solver, limits)
 
     monkeypatch.setattr(runner, "run_once", counting)
     again = runner.run_campaign(campaign, out)
@@ -73,6 +74,24 @@ def test_a_killed_campaign_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert (out / "runs.csv").read_text().count("\n") == 7
     for path in summary.draw(again, out):
         assert path.stat().st_size > 1000
+
+
+def test_a_name_that_came_to_mean_another_instance_is_refused(tmp_path: Path) -> None:
+    """Story: the records of an instance were given out as those of another one with its name."""
+    (tmp_path / "other").mkdir()
+    paths = (tmp_path / "one.json", tmp_path / "other" / "one.json.xz")
+    linear().save(paths[0])
+    two_budgets().save(paths[1])
+    for path, fails in ((paths[0], False), (paths[0], False), (paths[1], True)):
+        campaign = runner.Campaign((path,), ("greedy",), 5.0, 1, 1)
+        with (
+            pytest.raises(SolverError, match="another instance that was called one")
+            if fails
+            else nullcontext()
+        ):
+            assert len(runner.run_campaign(campaign, tmp_path / "out")) == 1
+    with pytest.raises(SolverError, match="2 instances are called one"):
+        runner.Campaign(paths, ("greedy",))
 
 
 def test_a_broken_log_is_refused(tmp_path: Path) -> None:
