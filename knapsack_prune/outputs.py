@@ -173,9 +173,13 @@ def put_in_place(made: Path, path: Path) -> None:
             made.replace(target)
             sync(target.parent)
             return
-        old = made
-        if not _exchanged(made, target):
-            old = target.with_name(f".{target.name}.{os.getpid()}.old")
+        old = target.with_name(
+            f".{target.name}.{os.getpid()}.partial"
+        )  # removed by the next lock at the latest
+        if _exchanged(made, target):
+            made.rename(old)
+        else:
+            old = old.with_suffix(".old")
             target.rename(old)
             made.rename(target)
         sync(target.parent)

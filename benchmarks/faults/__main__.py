@@ -17,13 +17,14 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
+from importlib.metadata import version
 from itertools import zip_longest
 from pathlib import Path
 
 from benchmarks.faults.commands import Workshop
 from benchmarks.faults.harness import start
 from benchmarks.faults.small import write_all
-from benchmarks.faults.trials import DIFFERENT, KINDS_MIDWAY, MIDWAY, ODD, Row, Trials
+from benchmarks.faults.trials import DIFFERENT, KINDS_MIDWAY, MIDWAY, MOST_WRITES, ODD, Row, Trials
 from knapsack_prune.files import markdown_table, write_text
 
 ROOT = Path(__file__).parents[2]
@@ -40,6 +41,15 @@ COUNTS = {
 
 FULL, SABOTAGE = "full disk", "broken on purpose"
 
+SURVIVED = (
+    "Survived is a kill, if the same command, given again, comes to the result of an undisturbed run and leaves "
+    "nothing else behind; a full disk, if it is told in one message and the same command comes to that result "
+    "once there is room; `--force` that is stopped, if the old result is there; an edit of a plan, if `verify` "
+    "refuses it or lists its key as taken on trust, and `slim` and `finetune` refuse it or cut the same weights "
+    "as without it; a damaged file, if it is refused or does not matter to the result; an odd image, if it is "
+    "read, or named and counted; two commands in one place, if each is refused or its result is there, whole."
+)
+
 
 def main() -> None:
     """Do what is missing, and write the table."""
@@ -53,20 +63,18 @@ def main() -> None:
     log = options.output / "trials.jsonl"
     rows = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
     done = {row["key"] for row in rows}
+    described = ["git", "describe", "--always", "--dirty"]
+    commit = subprocess.run(described, cwd=ROOT, capture_output=True, text=True).stdout.strip()
     with tempfile.TemporaryDirectory() as folder:
         trials = Trials(_workshop(Path(folder)), Path(folder) / "trials")
         for key, work in _all(trials, options.only):
             if key in done:
                 continue
-            row = {"key": key, **asdict(work())}
+            row = {"key": key, "commit": commit, **asdict(work())}
             rows.append(row)
             with log.open("a") as file:
                 file.write(json.dumps(row) + "\n")
-            print(
-                "." if not (row["traceback"] or row["lost"] or row["wrong"]) else f"\n{row}",
-                end="",
-                flush=True,
-            )
+            print(f"\n{row}" if _bad(row) else ".", end="", flush=True)
     write_text(options.output / "faults.md", table(rows))
 
 
@@ -135,35 +143,64 @@ def _workshop(folder: Path) -> Workshop:
     return shop
 
 
-def table(rows: list[dict[str, object]]) -> str:
+def table(rows: list[dict[str, str]]) -> str:
     """The kinds with how many were tried and what went wrong, and every trial that was not survived."""
-    kinds = list(dict.fromkeys(str(row["kind"]) for row in rows))
+    sabotaged = [row for row in rows if row["kind"] == SABOTAGE]
+    rows = [row for row in rows if row["kind"] != SABOTAGE]
     lines = []
-    for kind in [*kinds, "all"]:
+    for kind in [*sorted({row["kind"] for row in rows}), "all"]:
         own = [row for row in rows if kind in (row["kind"], "all")]
-        bad = [row for row in own if row["traceback"] or row["lost"] or row["wrong"]]
+        bad = [row for row in own if _bad(row)]
         counts = [sum(bool(row[key]) for row in own) for key in ("lost", "traceback", "wrong")]
-        lines.append([kind, len(own), len(own) - len(bad), *counts])
-    failed = [row for row in rows if row["traceback"] or row["lost"] or row["wrong"]]
+        lines.append([kind, len(own), COUNTS.get(kind, ""), len(own) - len(bad), *counts])
     told = [
         f"- {row['kind']}: {row['name']}: {row['ended']}; {row['lost'] or row['wrong'] or 'traceback'}"
-        for row in failed
+        for row in filter(_bad, rows)
     ]
-    header = ["", "tried", "survived", "lost", "tracebacks", "silently wrong"]
+    commits = sorted({row["commit"] for row in rows})
+    writes: dict[str, list[int]] = {}
+    for row in rows:
+        if row["kind"] == FULL:
+            name, _, said = row["name"].partition(", from write ")
+            tried = writes.setdefault(name, [0, 0])
+            tried[:] = tried[0] + 1, max(tried[1], int(said.rpartition(" of ")[2]))
     return "\n".join(
         [
             "# Faults on purpose",
             "",
             f"`python -m benchmarks.faults`; {platform.machine()}, {os.cpu_count()} cores, Python "
-            f"{platform.python_version()}. A kill is survived if the same command, given again, comes to the result of "
-            "an undisturbed run; a full disk, if it is told in one message and the same command comes to that result "
-            "once there is room; an edit, if `verify` refuses it or lists its key as taken on trust.",
+            f"{platform.python_version()}, torch {version('torch')}, commits {', '.join(commits)}. "
+            "Rows: `trials.jsonl`; the same command tries what is missing.",
             "",
-            *markdown_table(header, lines),
+            SURVIVED,
+            "",
+            *markdown_table(["", "tried", "of", "survived", "lost", "tracebacks", "silently wrong"], lines),
             "",
             *(["## Not survived", "", *told, ""] if told else []),
+            "## Full disk",
+            "",
+            f"From which write of a command on the disk was full (`full_disk.c`): every one, or {MOST_WRITES} from the "
+            "first to the last.",
+            "",
+            *markdown_table(
+                ["command", "tried", "writes"], [[name, *tried] for name, tried in writes.items()]
+            ),
+            "",
+            "## The product broken on purpose",
+            "",
+            "A trial that cannot fail shows nothing: what each kind said when the product was broken (`sabotage.py`).",
+            "",
+            *markdown_table(
+                ["broken", "what the trial said"],
+                [[row["name"], row["ended"] if not row["wrong"] else "NOT NOTICED"] for row in sabotaged],
+            ),
+            "",
         ]
     )
+
+
+def _bad(row: dict[str, str]) -> bool:
+    return bool(row["traceback"] or row["lost"] or row["wrong"])
 
 
 if __name__ == "__main__":

@@ -248,7 +248,7 @@ class Trials:
         ]  # fmt: skip
         name, arguments = targets[number % len(targets)]
         what = _damage(cwd / name, number // len(targets), draw)
-        ended = start(arguments, logs, cwd).wait(60)
+        ended = start(arguments, logs, cwd).wait()
         guarded = name.startswith("slim/") or (name.endswith("safetensors") and what != "a bit")
         wrong = f"{name} with {what} is taken" if ended.code == 0 and guarded else ""
         return Row("damaged files", f"{name}: {what}", _last(ended)[:100], ended.traceback, wrong=wrong)
@@ -315,7 +315,7 @@ class Trials:
         if task:
             arguments = [part for part in arguments if part != str(self.shop.images)]
             arguments.remove("--data")
-        ended = start(arguments, logs, cwd).wait(60)
+        ended = start(arguments, logs, cwd).wait()
         wrong = ""
         if ended.code == 0:
             told = json.loads(ended.out)

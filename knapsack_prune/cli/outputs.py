@@ -18,6 +18,7 @@ from knapsack_prune.planning.plan_parts import (
     NextWidthPart,
     SolverPart,
 )
+from solvers.arena.records import Record
 
 if TYPE_CHECKING:
     from knapsack_prune.planning.front import Front
@@ -219,35 +220,11 @@ class Solved(Output):
     gap: float | None
 
 
-class BenchRecord(Output):
-    """One run of one solver on one instance; `error` tells why there is no result."""
-
-    instance: str
-    groups: int
-    levels: int
-    resources: int
-    solver: str
-    seed: int
-    threads: int
-    time_limit: float
-    status: str
-    value: int | None
-    bound: int | None
-    gap: float | None
-    seconds: float
-    build_seconds: float
-    version: str
-    machine: str
-    error: str
-    trace: tuple[TraceStep, ...]
-    digest: str
-
-
 class Benched(Output):
     """What `bench` prints."""
 
     directory: str
-    records: tuple[BenchRecord, ...]
+    records: tuple[Record, ...]
 
 
 class Stages(Output):

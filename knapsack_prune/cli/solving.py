@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -102,7 +101,7 @@ def bench(
     as_json: AsJson = False,
 ) -> None:
     """Run solvers on instances; killed half-way, the same command goes on where it was."""
-    from knapsack_prune.cli.outputs import Benched, BenchRecord
+    from knapsack_prune.cli.outputs import Benched
     from knapsack_prune.outputs import claimed, workplace
     from solvers.arena.runner import LOG, Campaign, find_instances, run_campaign
     from solvers.arena.summary import draw, write_summary
@@ -136,7 +135,6 @@ def bench(
         if plots:
             draw(records, place)
     if as_json:
-        ran = tuple(BenchRecord(**asdict(record)) for record in records)
-        print_json(Benched(directory=str(output), records=ran))
+        print_json(Benched(directory=str(output), records=tuple(records)))
     else:
         results().print(summary, markup=False, soft_wrap=True)

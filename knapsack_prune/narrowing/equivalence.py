@@ -166,6 +166,10 @@ def _outputs(
         draws,
     ):
         outputs = _tensors(example.like(model).run(model))
+    if not outputs:
+        raise RequestError(
+            "the network returns no tensor, so that the slim network cannot be compared with it"
+        )
     if not all(bool(torch.isfinite(output).all()) for output in outputs):
         raise RequestError(
             "the network gives NaN or infinity for random input, so that the slim network cannot be compared with it: "

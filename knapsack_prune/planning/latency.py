@@ -89,7 +89,7 @@ def measure_latency(
     graph = trace(model, example)
     check_prunable(graph, model)
     place = beside(path) if asked.force and not is_stream(path) else path
-    if asked.force and not asked.resume:
+    if place != path and not asked.resume:
         place.unlink(missing_ok=True)
     try:
         known = _begun(place, conditions, graph.fingerprint)

@@ -39,8 +39,8 @@ class Record:
     version: str
     machine: str
     error: str
+    digest: str
     trace: tuple[TraceStep, ...]
-    digest: str = ""
 
     @property
     def key(self) -> Key:
@@ -94,7 +94,7 @@ def read(path: Path) -> list[Record]:
 
 def _record(entries: dict[str, Any]) -> Record:
     entries["trace"] = tuple((float(s), v, b) for s, v, b in entries["trace"])
-    return Record(**entries)
+    return Record(**{"digest": "", **entries})  # older records have none
 
 
 def write_csv(path: Path, records: list[Record], integrals: dict[Key, float | None]) -> None:

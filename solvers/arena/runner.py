@@ -4,7 +4,7 @@ import hashlib
 import os
 import platform
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -89,7 +89,7 @@ def run_campaign(
                 if key not in known:
                     instance = instance or Instance.load(path)
                     limits = Limits(campaign.seconds, seed, campaign.threads)
-                    known[key] = replace(run_once(instance, name, solver, limits), digest=digest)
+                    known[key] = run_once(instance, name, digest, solver, limits)
                     append(log, known[key])
                 elif known[key].digest not in ("", digest):
                     raise SolverError(
@@ -109,7 +109,7 @@ def _digest(path: Path) -> str:
         raise SolverError(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
-def run_once(instance: Instance, name: str, solver: str, limits: Limits) -> Record:
+def run_once(instance: Instance, name: str, digest: str, solver: str, limits: Limits) -> Record:
     """One verified run; a solver that cannot take the instance leaves a record with its message.
 
     Raises:
@@ -141,6 +141,7 @@ def run_once(instance: Instance, name: str, solver: str, limits: Limits) -> Reco
         version=f"{package_version()}; {solver} {result.version}" if result else "",
         machine=machine(),
         error=refusal,
+        digest=digest,
         trace=result.trace if result else (),
     )
 

@@ -30,7 +30,7 @@ def two_budgets() -> Instance:
 
 def _record(name: str, solver: str, status: str, seconds: float, trace: records.Any = ()) -> Record:
     return Record(
-        name, 1, 2, 1, solver, 0, 1, 10.0, status, 8, 8, 0.0, seconds, 0.0, "v", "m", "", tuple(trace)
+        name, 1, 2, 1, solver, 0, 1, 10.0, status, 8, 8, 0.0, seconds, 0.0, "v", "m", "", "", tuple(trace)
     )
 
 
@@ -60,9 +60,9 @@ def test_a_killed_campaign_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     asked: list[tuple[str, str]] = []
     genuine = runner.run_once
 
-    def counting(instance: Instance, name: str, solver: str, limits: records.Any) -> Record:
+    def counting(instance: Instance, name: str, digest: str, solver: str, limits: records.Any) -> Record:
         asked.append((name, solver))
-        return genuine(instance, name, solver, limits)
+        return genuine(instance, name, digest, solver, limits)
 
     monkeypatch.setattr(runner, "run_once", counting)
     again = runner.run_campaign(campaign, out)
