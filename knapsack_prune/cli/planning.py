@@ -160,6 +160,7 @@ def sweep(
             resources,
             name=prepared.network.name,
             weights=prepared.network.weights,
+            model=prepared.network.model,
             report=_solving(progress, sweep.time_limit),
             progress=progress.count,
         )
@@ -213,7 +214,9 @@ def _planner(
     from knapsack_prune.planning.planner import Planner
 
     network, report = prepared.network, _solving(progress, settings.time_limit, trace)
-    return Planner(prepared.graph, limits, settings, resources, network.name, network.weights, report)
+    return Planner(
+        prepared.graph, limits, settings, resources, network.name, network.weights, report, network.model
+    )
 
 
 def _solving(progress: Steps, limit: float, trace: list[TraceStep] | None = None) -> SolverReport:
