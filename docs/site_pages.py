@@ -1,4 +1,4 @@
-"""What mkdocs needs beside the pages: reference pages made from the code, and links that lead out of `docs`."""
+"""Reference pages made from the code, formulas, and links out of `docs`: what mkdocs needs beside the pages."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import inspect
 import json
 import re
 from collections.abc import Iterator
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,22 @@ def on_files(files: Any, config: Any, **_: Any) -> Any:
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """What lies elsewhere in the repository is named, not linked: the site holds `docs` alone."""
     return re.sub(r"\[([^\]]+)\]\((?:\.\./)+([^)]+)\)", r"\1 (`\2`)", markdown)
+
+
+def on_page_content(html: str, **_: Any) -> str:
+    """Formulas become MathML, which browsers show without a script or a font from elsewhere."""
+    from latex2mathml.converter import convert
+
+    def formula(found: re.Match[str]) -> str:
+        display = "block" if found["tag"] == "div" else "inline"
+        return str(convert(unescape(found["tex"]), display=display))
+
+    return re.sub(
+        r'<(?P<tag>span|div) class="arithmatex">\\[(\[](?P<tex>.*?)\\[)\]]</(?P=tag)>',
+        formula,
+        html,
+        flags=re.S,
+    )
 
 
 def references() -> dict[str, str]:

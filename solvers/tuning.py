@@ -42,6 +42,10 @@ MANY_PRODUCTS = (
     24  # of a variable, from which it is not looked at as the next step after another: keeps planning quick
 )
 
+# --- budgets over two groups ----------------------------------------------------------------------------------------
+MANY_BUDGETS = 5  # from which those over two groups become forbidden pairs of levels
+MOST_PAIR_ENTRIES = 2**19  # of one such pair: 4 MB
+
 # --- one elimination pass -------------------------------------------------------------------------------------------
 MOST_STORED_LOOKUPS = 2**17  # entries (1 MB) from which a message by price look-up is made where it is used
 CHUNK = 2**21  # combinations compared at once: 16 MB

@@ -84,6 +84,7 @@ class Config(Part):
         repair_images: training images that repair and statistics read, without labels.
         training: settings of every training run.
         recipes: further settings of each kind of run, by name.
+        stagewise: settings of the plan `stagewise`: its supernet and its choices.
         iterate: settings of each kind of rounds, by name: the recipes of the start `iterated`. `repair = false` cuts
             without repair.
         stages: what is run.
@@ -98,6 +99,7 @@ class Config(Part):
     repair_images: int = 1000
     training: dict[str, Any] = {}
     recipes: dict[str, dict[str, Any]] = {}
+    stagewise: dict[str, Any] = {}
     iterate: dict[str, dict[str, Any]] = {}
     stages: tuple[Stage, ...]
     plans: dict[str, Any] = {}

@@ -27,9 +27,11 @@ from knapsack_prune.planning.preparation import budget_limits
 from knapsack_prune.planning.pricing import price_network
 from knapsack_prune.search.images import search_images
 from knapsack_prune.search.planner import find_plan
-from knapsack_prune.settings import PlanSettings
+from knapsack_prune.settings import PlanSettings, StagewiseSettings
+from knapsack_prune.stagewise.method import stagewise
 from knapsack_prune.tracing.trial import trace
 from knapsack_prune.values.estimate import estimate_values
+from knapsack_prune.values.stage_tables import STAGEWISE
 from knapsack_prune.values.tables import GroupValues, Provenance, ValueTables
 
 MODELS: Mapping[str, Mapping[str, str]] = {
@@ -106,7 +108,12 @@ class PlanSet:
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             limits = budget_limits(self.graph, {"flops": budget})
-            made = self._searched(SEARCHED[name], limits) if name in SEARCHED else self._made(name, limits)
+            if name == STAGEWISE:
+                made = self._stagewise(budget)
+            elif name in SEARCHED:
+                made = self._searched(SEARCHED[name], limits)
+            else:
+                made = self._made(name, limits)
             made.save(path)
         return Plan.load(path)
 
@@ -124,6 +131,18 @@ class PlanSet:
         resources = price_network(self.graph, bench.parent, limits)
         planner = Planner(self.graph, limits, settings, resources, bench.network.name, bench.network.weights)
         return find_plan(planner, bench.parent, self.values("measured"), settings, images)
+
+    def _stagewise(self, budget: float) -> Plan:
+        """The plan of stage-wise pruning; stopped, it continues, and all budgets share one supernet."""
+        bench = self.bench
+        settings = StagewiseSettings(
+            flops_budget=budget,
+            samples=bench.config.value_images,
+            repair_samples=bench.config.repair_images,
+            **bench.config.stagewise,
+        )
+        network = replace(bench.network, model=bench.parent)
+        return stagewise(network, bench.source, bench.output / STAGEWISE, settings, device=bench.device).plan
 
     def _made(self, name: str, limits: Mapping[str, int]) -> Plan:
         limit, tables = limits["flops"], self.values("measured")

@@ -55,6 +55,10 @@ class Running:
     folder: Path
     begun: float
 
+    def goes_on(self) -> bool:
+        """Whether it has not ended yet."""
+        return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+
     def kill(self, number: int) -> None:
         """Send a signal, unless it has ended."""
         try:

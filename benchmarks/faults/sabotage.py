@@ -108,7 +108,7 @@ BROKEN: dict[str, tuple[str, dict[str, Any], str, Sequence[int | str], str]] = {
         "`force` clears at the start",
         {"knapsack_prune.training.finetune.workplace": _cleared},
         "replaced",
-        (3, 25, 47, 69, 91),
+        (3, 27, 51, 75, 99),
         "finetune",
     ),
 }

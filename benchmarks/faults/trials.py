@@ -259,15 +259,15 @@ class Trials:
         name, asked = MIDWAY[number % len(MIDWAY)]
         command, kind = self.commands[asked], number // len(MIDWAY)
         wanted, seconds, _ = self.reference(command)
-        for share in (0.85, 0.7, 0.95, 0.6, 1.1):  # until the file is there
-            logs, cwd = self._fresh()
-            running = start(command.arguments(cwd / OUTPUT), logs / "killed", cwd)
-            time.sleep(share * seconds)
-            running.kill(signal.SIGKILL)
-            running.wait()
-            if found := sorted(cwd.glob(OUTPUT + name)):
-                break
-        else:
+        logs, cwd = self._fresh()
+        running = start(command.arguments(cwd / OUTPUT), logs / "killed", cwd)
+        while running.goes_on() and not list(cwd.glob(OUTPUT + name)):
+            time.sleep(0.002)
+        time.sleep(draw.uniform(0, seconds / 10))
+        running.kill(signal.SIGKILL)
+        running.wait()
+        found = sorted(cwd.glob(OUTPUT + name))
+        if not found:
             return Row("damaged midway", f"{command.name}, {name}: never there", "", wrong="not tried")
         what = _damage(found[-1], kind, draw)
         ended = start(command.arguments(cwd / OUTPUT), logs / "again", cwd).wait()

@@ -86,9 +86,11 @@ class Steps:
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
         self._task = progress.add_task("", total=None)
+        self._begun = time.monotonic()
 
     def enter(self, name: str, total: int | None = None) -> None:
         """Begin a step; with `total` known its progress is a bar."""
+        self._begun = time.monotonic()
         self._progress.reset(self._task, total=total, description=name)
 
     def count(self, completed: int, total: int | None = None) -> None:
@@ -96,10 +98,15 @@ class Steps:
         self._progress.update(self._task, completed=completed, total=total)
 
     def told(self) -> str:
-        """The step in words: its name, and how much of it is done."""
+        """The step in words: its name, how much of it is done, and how long the rest takes if it goes on like that."""
         (task,) = (task for task in self._progress.tasks if task.id == self._task)
-        done = "" if task.total is None else f", {task.completed:g} of {task.total:g}"
-        return f"{task.description}{done}"
+        if task.total is None:
+            return task.description
+        done = f"{task.description}, {task.completed:g} of {task.total:g}"
+        if not task.completed:
+            return done
+        left = (time.monotonic() - self._begun) / task.completed * (task.total - task.completed)
+        return f"{done}, about {left:.0f} s left"
 
     def say(self, name: str) -> None:
         """Another description of the same step."""
@@ -133,7 +140,7 @@ def steps() -> Iterator[Steps]:
 
     Where nobody looks, in a file or a pipe, whatever takes longer than `QUIET` seconds says a line so often.
     """
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), _Left())
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(20), TimeElapsedColumn(), _Left())
     console = notes()
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         shown = Steps(progress)

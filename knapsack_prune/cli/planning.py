@@ -160,7 +160,8 @@ def sweep(
             resources,
             name=prepared.network.name,
             weights=prepared.network.weights,
-            report=_solving(progress),
+            model=prepared.network.model,
+            report=_solving(progress, sweep.time_limit),
             progress=progress.count,
         )
         if directory is not None:
@@ -212,17 +213,19 @@ def _planner(
     """Makes a command's plans, tells of the solving, and adds to its trace."""
     from knapsack_prune.planning.planner import Planner
 
-    network, report = prepared.network, _solving(progress, trace)
-    return Planner(prepared.graph, limits, settings, resources, network.name, network.weights, report)
+    network, report = prepared.network, _solving(progress, settings.time_limit, trace)
+    return Planner(
+        prepared.graph, limits, settings, resources, network.name, network.weights, report, network.model
+    )
 
 
-def _solving(progress: Steps, trace: list[TraceStep] | None = None) -> SolverReport:
-    """Tells the gap while the solver works."""
+def _solving(progress: Steps, limit: float, trace: list[TraceStep] | None = None) -> SolverReport:
+    """Tells the gap while the solver works, for at most `limit` seconds."""
 
     def report(seconds: float, value: int | None, bound: int | None) -> None:
         if trace is not None:
             trace.append((round(seconds, 4), value, bound))
         if value and bound is not None:
-            progress.say(f"solving, gap {(bound - value) / value:.2g}")
+            progress.say(f"solving, at most {limit:g} s, gap {(bound - value) / value:.2g}")
 
     return report

@@ -77,7 +77,9 @@ def slim(
             progress.enter("repairing")
             source = open_told(data, parent, recorded=plan.data)
             with quiet_libraries():
-                repaired = repair_on_source(parent.model, small, plan, source, repair)
+                repaired = repair_on_source(
+                    parent.model, small, plan, source, repair, progress=progress.count
+                )
         progress.enter("writing")
         with replaced(directory) as waiting:
             write_slim(small, plan, waiting, None if source is None else DataPart.of(source))

@@ -10,7 +10,7 @@ from cyclopts import Parameter
 from rich.markup import escape
 
 from knapsack_prune.cli.command import command
-from knapsack_prune.cli.console import AsJson, Force, notes, print_json, resumable
+from knapsack_prune.cli.console import AsJson, Force, print_json, resumable, steps
 from knapsack_prune.cli.console import output as results
 from knapsack_prune.settings import BenchSettings, SolveSettings
 
@@ -38,15 +38,18 @@ def solve(
     from knapsack_prune.outputs import claimed
 
     limits = solvers.Limits(solve.time_limit, solve.seed, solve.threads)
-    console = notes()
+    said = f"solving by {solve.solver}, at most {solve.time_limit:g} s"
 
     def report(seconds: float, value: int | None, bound: int | None) -> None:
-        status.update(f"{seconds:.1f} s: value {value if value is not None else '-'}, bound {bound}")
+        progress.say(
+            f"{said}: value {'-' if value is None else value}, bound {'-' if bound is None else bound}"
+        )
 
     with nullcontext() if output is None else claimed(output, force=force):
         problem = solvers.Instance.load(instance)
-        with console.status("solving") as status:
-            result = solvers.solve(problem, solve.solver, limits, None if as_json else report)
+        with steps() as progress:
+            progress.enter(said)
+            result = solvers.solve(problem, solve.solver, limits, report)
         if output is not None and output.suffix in (".gz", ".xz"):
             result.save(output)
         elif output is not None:
@@ -109,7 +112,6 @@ def bench(
     campaign = Campaign(
         find_instances(instances), bench.solvers, bench.time_limit, bench.seeds, bench.threads
     )
-    console = notes()
 
     def report(done: int, total: int, record: Record) -> None:
         told = (
@@ -117,8 +119,8 @@ def bench(
             or f"{record.status}, gap {'-' if record.gap is None else f'{100 * record.gap:.3g} %'}"
         )
         run = f"{record.instance} {record.solver} seed {record.seed}"
-        line = f"[{done}/{total}] {run}: {told}, {record.seconds:.2f} s"
-        console.print(line, markup=False, soft_wrap=True)
+        progress.say(f"running solvers, {run}: {told}, {record.seconds:.2f} s")
+        progress.count(done, total)
 
     with (
         resumable(output),
@@ -129,7 +131,9 @@ def bench(
             same=lambda path: bench.resume and (path / LOG).is_file(),
         ),
         workplace(output, force=bench.force, resume=bench.resume) as place,
+        steps() as progress,
     ):
+        progress.enter("running solvers")
         records = run_campaign(campaign, place, report)
         summary = write_summary(records, place)
         if plots:

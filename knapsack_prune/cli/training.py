@@ -10,7 +10,7 @@ from cyclopts import Parameter
 
 from knapsack_prune.cli.app import command_line
 from knapsack_prune.cli.command import command
-from knapsack_prune.cli.console import AsJson, Force, notes, output, print_json, resumable
+from knapsack_prune.cli.console import AsJson, Force, notes, output, print_json, resumable, steps
 from knapsack_prune.settings import (
     DataSettings,
     DeviceSettings,
@@ -173,7 +173,9 @@ def evaluate(
         source = open_told(data, first.plan.model.name, first.network, recorded)
         ensemble.require(source)
         session = open_session(source, first.plan.model.example(), settings, how, test_only=True)
-        accuracy = session.accuracy(*ensemble.networks)
+        with steps() as progress:
+            progress.enter(f"evaluating {len(ensemble.networks)} networks on {source.name}")
+            accuracy = session.accuracy(*ensemble.networks)
         show_ensemble(output(), str(target), source.name, ensemble.names, accuracy, as_json)
         return
     recorded = None
@@ -186,7 +188,10 @@ def evaluate(
     set_threads(execution, parent, finetune.batch_size)
     source = open_told(data, parent, recorded=recorded)
     session = open_session(source, parent.example, settings, how, test_only=True)
-    show_accuracy(output(), name, source.name, session.accuracy(model), as_json, session.measured_by)
+    with steps() as progress:
+        progress.enter(f"evaluating on {source.name}")
+        accuracy = session.accuracy(model)
+    show_accuracy(output(), name, source.name, accuracy, as_json, session.measured_by)
 
 
 @command
@@ -225,7 +230,12 @@ def export(
         parent = subject.parent
         networks = {"model": subject.slim()} | ({"parent": parent.model} if compare else {})
     set_threads(DeviceSettings(threads=export.threads), parent, max(export.batch))
-    with claimed(directory, directory=True, force=force), replaced(directory) as waiting:
+    with (
+        claimed(directory, directory=True, force=force),
+        steps() as progress,
+        replaced(directory) as waiting,
+    ):
+        progress.enter("exporting, checking and timing")
         if timm:
             export_timm(networks["model"], parent.name, parent.input_shape, waiting / "model")
         exported = export_all(networks, parent.input_shape, waiting, export)

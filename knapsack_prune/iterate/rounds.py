@@ -21,6 +21,7 @@ from knapsack_prune.iterate.widen import widen
 from knapsack_prune.networks import Network
 from knapsack_prune.outputs import entries
 from knapsack_prune.planning.constraints import Levels, fixed_levels
+from knapsack_prune.planning.fitting import fitted
 from knapsack_prune.planning.identity import kept_units
 from knapsack_prune.planning.plan_file import Plan
 from knapsack_prune.planning.plan_parts import DataPart
@@ -251,7 +252,7 @@ class Rounds:
         return all_groups(values, units).of_units(units, number)
 
     def _plan(self, values: ValueTables | Scores, limit: int, levels: Levels | None = None) -> Plan:
-        return plan_from_values(
+        plan = plan_from_values(
             self._graph,
             values,
             {"flops": limit},
@@ -260,6 +261,7 @@ class Rounds:
             name=self._network.name,
             weights=self._network.weights,
         )
+        return fitted(self._network.model, self._graph, plan)
 
     def _write_parent(self) -> None:
         """The parent as a member like the others: a slim directory whose plan keeps everything."""

@@ -140,7 +140,7 @@ def _allocations(
     instance, first = problem.instance, results[0]
     if first.status is solvers.Status.INFEASIBLE:
         raise InfeasibleBudgets(_infeasible(instance, settings.solver, seed))
-    if first.choice is not None and not problem.consistent(first.choice):
+    if first.choice and not problem.consistent(first.choice):
         # Only part of a block goes: what is proved is that nothing better, so nothing whole, is within the budgets.
         if first.status is solvers.Status.OPTIMAL:
             raise InfeasibleBudgets(_infeasible(instance, settings.solver, seed))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
+from knapsack_prune.costs.counting import differing_counts
 from knapsack_prune.errors import RequestError
 from knapsack_prune.graph.channel_graph import ChannelGraph
 from knapsack_prune.graph.selection import select
@@ -29,7 +30,10 @@ def fitted(model: nn.Module, graph: ChannelGraph, plan: Plan) -> Plan:
         return plan
     kept = kept_units(graph, plan)
     rewrite = [part.module for part in plan.rewritten]
-    other = trace(model, graph.example, keep=graph.keep, rewrite=rewrite, planned=kept)
+    example, keep = graph.example, graph.keep
+    # What fvcore counts otherwise was frozen after a first trace: the same channels must be frozen here.
+    miscounted = differing_counts(trace(model, example, keep=keep, rewrite=rewrite), model)
+    other = trace(model, example, keep=keep, rewrite=rewrite, miscounted=miscounted, planned=kept)
     if [(group.name, group.size) for group in other.groups] != [
         (group.name, group.size) for group in graph.groups
     ]:

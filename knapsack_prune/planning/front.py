@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 
+from torch import nn
+
 from knapsack_prune.costs.resource import Resource
 from knapsack_prune.errors import RequestError
 from knapsack_prune.files import write_text
@@ -104,6 +106,7 @@ def plan_front(
     *,
     name: str = "network",
     weights: str | None = None,
+    model: nn.Module | None = None,
     report: SolverReport | None = None,
     progress: Callable[[int, int | None], None] = lambda done, total: None,
 ) -> Front:
@@ -115,6 +118,7 @@ def plan_front(
         settings: budgets, allowed widths, the solver and its time.
         resources: at least `flops` and those limited.
         name, weights: of the network, for the plans.
+        model: the network itself, on which every plan's widths are tried; not if None.
         report: called with seconds, value and bound as the solver improves them.
         progress: called with how many budgets are done, of how many.
 
@@ -138,7 +142,7 @@ def plan_front(
         seconds = max(LEAST_SECONDS, (end - time.monotonic()) / (len(order) - done))
         asked = AllocationSettings.of(settings, time_limit=seconds)
         levels = _at_most(counts, graph, asked, resources) if settings.nested and counts else None
-        planner = Planner(graph, limits, asked, resources, name, weights, report)
+        planner = Planner(graph, limits, asked, resources, name, weights, report, model)
         try:
             plan = planner.best(values, levels, start=counts)
         except RequestError as error:

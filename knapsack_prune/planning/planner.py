@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from torch import nn
+
 from knapsack_prune.costs.resource import Resource
 from knapsack_prune.errors import RequestError
 from knapsack_prune.graph.channel_graph import ChannelGraph
@@ -19,6 +21,7 @@ from knapsack_prune.planning.allocation import (
 )
 from knapsack_prune.planning.assembly import assemble
 from knapsack_prune.planning.constraints import Levels, constrained_levels, tied_groups
+from knapsack_prune.planning.fitting import fitted
 from knapsack_prune.planning.input_parts import described
 from knapsack_prune.planning.plan_file import Plan
 from knapsack_prune.planning.plan_parts import ModelPart
@@ -35,7 +38,10 @@ SolverReport = Callable[[float, int | None, int | None], None]
 
 @dataclass(frozen=True, eq=False)
 class Planner:
-    """Makes plans of one network under the same budgets; what all of them share is as of `plan_from_values`."""
+    """Makes plans of one network under the same budgets; what all of them share is as of `plan_from_values`.
+
+    With the network's `model`, the widths of every plan are tried, see `fitting.fitted`.
+    """
 
     graph: ChannelGraph
     limits: Mapping[str, int]
@@ -44,6 +50,10 @@ class Planner:
     name: str = "network"
     weights: str | None = None
     report: SolverReport | None = None
+    model: nn.Module | None = None
+
+    def _fitted(self, plan: Plan) -> Plan:
+        return plan if self.model is None else fitted(self.model, self.graph, plan)
 
     def best(
         self,
@@ -53,7 +63,7 @@ class Planner:
         start: Sequence[int] | None = None,
     ) -> Plan:
         """The plan that keeps the most importance; see `plan_from_values`."""
-        return plan_from_values(
+        plan = plan_from_values(
             self.graph,
             values,
             self.limits,
@@ -66,6 +76,7 @@ class Planner:
             report=self.report,
             start=start,
         )
+        return self._fitted(plan)
 
     def several(
         self, values: ValueTables, count: int, distance: int | None
@@ -79,15 +90,11 @@ class Planner:
         worth = worth_of_more(problem, settings.time_limit, settings.seed)
         model = model_part(self.graph, self.name, self.weights)
         multiple = settings.multiple
-        return tuple(
-            (
-                assemble(
-                    self.graph, values, problem, one, self.limits, self.resources, multiple, model, worth
-                ),
-                one,
-            )
+        plans = (
+            assemble(self.graph, values, problem, one, self.limits, self.resources, multiple, model, worth)
             for one in found
         )
+        return tuple((self._fitted(plan), one) for plan, one in zip(plans, found, strict=True))
 
 
 def plan_from_values(

@@ -24,6 +24,8 @@ LEAST_SHARE = 0.002
 MOST_FROZEN = 40
 """Reasons of frozen channels that are listed one by one."""
 
+RESOURCES = {"flops": "FLOPs", "params": "parameters", "peak_memory": "peak memory"}
+
 STOPS = {
     "whole": "all kept",
     "removed": "its block is removed",
@@ -36,9 +38,10 @@ STOPS = {
 
 @dataclass(frozen=True)
 class Section:
-    """What the page shows of one subject, pictures drawn."""
+    """What the page shows of one subject, pictures drawn; `same` names the first one with the same plan."""
 
     subject: Subject
+    same: str
     rows: list[GroupRow]
     curves: list[Markup]
     frozen: list[FrozenPart]
@@ -64,9 +67,15 @@ def render(sources: Sources) -> str:
         lstrip_blocks=True,
     )
     environment.filters["amount"] = lambda budget, number: amount(budget.resource, number)
-    environment.filters["percent"] = lambda share, digits=1: f"{100 * share:.{digits}f} %"
+    environment.filters["percent"] = percent
     environment.filters["short"] = short
-    sections = [_section(subject) for subject in sources.subjects]
+    environment.filters["reached"] = lambda number, share: percent(number, 2) if share else f"{number:.4g}"
+    environment.filters["resource"] = lambda name: RESOURCES.get(name, name)
+    seen: dict[str, str] = {}
+    sections = [
+        _section(subject, seen.setdefault(subject.plan.to_json(), subject.name))
+        for subject in sources.subjects
+    ]
     front = [(one.name, one.flops, one.importance) for one in sources.fronts]
     return environment.get_template("report.html").render(
         sections=sections,
@@ -76,6 +85,11 @@ def render(sources: Sources) -> str:
         stops=STOPS,
         version=version("knapsack-prune"),
     )
+
+
+def percent(share: float, digits: int = 1) -> str:
+    """A share in percent; the number and its sign stay on one line."""
+    return f"{100 * share:.{digits}f}\u00a0%"
 
 
 def short(number: float) -> str:
@@ -93,6 +107,7 @@ class Network:
     subjects: Sequence[Subject]
     widths: Markup
     flops: Markup
+    labels: list[str]
     groups: list[tuple[str, int, list[int]]]
 
 
@@ -104,20 +119,28 @@ def _by_network(subjects: Sequence[Subject]) -> list[list[Subject]]:
 
 
 def _network(subjects: Sequence[Subject]) -> Network:
-    plans = [subject.plan for subject in subjects]
-    names = [subject.name for subject in subjects] if len(subjects) > 1 else ["planned"]
-    first = plans[0]
-    least = LEAST_SHARE * sum(layer.flops_before for layer in first.layers)
-    writing = [at for at, layer in enumerate(first.layers) if layer.of_out and layer.flops_before > least]
-    widths = [("parent", [float(first.layers[at].of_out) for at in writing])]
-    flops = [("parent", [float(first.layers[at].flops_before) for at in writing])]
-    for name, plan in zip(names, plans, strict=True):
-        widths.append((name, [float(plan.layers[at].kept_out) for at in writing]))
-        flops.append((name, [float(plan.layers[at].flops_after) for at in writing]))
+    """The pictures of a network; plans that keep the same units are one line."""
+    names: dict[tuple[tuple[str, tuple[int, ...]], ...], list[str]] = {}
+    plans: list[Plan] = []
+    for subject in subjects:
+        kept = tuple((group.name, group.kept) for group in subject.plan.groups)
+        if kept not in names:
+            plans.append(subject.plan)
+        names.setdefault(kept, []).append(subject.name)
+    first, labels = plans[0].layers, [", ".join(same) for same in names.values()]
+    least = LEAST_SHARE * sum(layer.flops_before for layer in first)
+    writing = [at for at, layer in enumerate(first) if layer.of_out and layer.flops_before > least]
+    widths = [("parent", [float(first[at].of_out) for at in writing])]
+    flops = [("parent", [float(first[at].flops_before) for at in writing])]
+    for label, plan in zip(labels, plans, strict=True):
+        widths.append((label, [float(plan.layers[at].kept_out) for at in writing]))
+        flops.append((label, [float(plan.layers[at].flops_after) for at in writing]))
+    layers = [first[at].name for at in writing]
     return Network(
         subjects,
-        Markup(along_network(widths, "Output channels of every layer, before and after", "channels")),
-        Markup(along_network(flops, "FLOPs of every layer, before and after", "FLOPs")),
+        Markup(along_network(widths, layers, "Output channels of every layer, before and after", "channels")),
+        Markup(along_network(flops, layers, "FLOPs of every layer, before and after", "FLOPs")),
+        labels,
         _side_by_side(plans) if len(plans) > 1 else [],
     )
 
@@ -129,10 +152,11 @@ def _side_by_side(plans: Sequence[Plan]) -> list[tuple[str, int, list[int]]]:
     return [(name, size, [one.get(name, size) for one in kept]) for name, size in sizes.items()]
 
 
-def _section(subject: Subject) -> Section:
+def _section(subject: Subject, same: str) -> Section:
     plan = subject.plan
     return Section(
         subject=subject,
+        same=same,
         rows=group_rows(plan),
         curves=[_curve(group) for group in plan.groups],
         frozen=sorted(plan.frozen, key=lambda part: -part.flops_share)[:MOST_FROZEN],
@@ -188,14 +212,16 @@ def _training(subject: Subject) -> list[Markup]:
         if sum(name in row and "epoch" in row for row in rows) > 1
     ]
     if losses:
-        drawn.append(Markup(lines(losses, "Losses of training", "epoch", "loss")))
+        drawn.append(Markup(lines(losses, "Losses of training", "epoch", "loss", whole=True)))
     right = [
         (row["epoch"], 100 * row["held_out_top1"]) for row in rows if {"epoch", "held_out_top1"} <= row.keys()
     ]
     if len(right) > 1:
         xs, ys = zip(*right, strict=True)
         drawn.append(
-            Markup(lines([("held out", xs, ys)], "Accuracy on held-out images", "epoch", "top-1 (%)"))
+            Markup(
+                lines([("held out", xs, ys)], "Accuracy on held-out images", "epoch", "top-1 (%)", whole=True)
+            )
         )
     return drawn
 

@@ -70,17 +70,30 @@ def _inline(svg: str, title: str) -> str:
     return svg
 
 
+MOST_NAMED = 64
+"""Layers whose names fit below a picture."""
+
+
 def along_network(
-    series: Sequence[tuple[str, Sequence[float]]], title: str, y: str, *, log: bool = False
+    series: Sequence[tuple[str, Sequence[float]]], layers: Sequence[str], title: str, y: str
 ) -> str:
     """One line of steps per series over the layers of a network; the first is filled."""
-    with picture(title, "layers, in the order of execution", y) as drawn:
+    from matplotlib.ticker import EngFormatter
+
+    named = len(layers) <= MOST_NAMED
+    x = "" if named else "layers, in the order of execution"
+    with picture(title, x, y, height=3.2 if named else 2.6) as drawn:
         for number, (label, heights) in enumerate(series):
             edges = np.arange(len(heights) + 1)
-            look: dict[str, Any] = {"color": SERIES[number % len(SERIES)], "linewidth": 1.2, "label": label}
+            look: dict[str, Any] = {"color": SERIES[number % len(SERIES)], "linewidth": 1.4, "label": label}
             drawn.axes.stairs(heights, edges, fill=not number, alpha=1 if number else 0.35, **look)
-        if log:
-            drawn.axes.set_yscale("log")
+        drawn.axes.yaxis.set_major_formatter(EngFormatter(sep=""))
+        drawn.axes.margins(x=0.01)
+        if named:
+            places, small = np.arange(len(layers)) + 0.5, 7 if len(layers) <= MOST_NAMED / 2 else 5
+            drawn.axes.set_xticks(
+                places, layers, rotation=60, ha="right", rotation_mode="anchor", fontsize=small
+            )
     return drawn.svg
 
 
@@ -91,13 +104,17 @@ def lines(
     y: str,
     *,
     log: bool = False,
-    marks: bool = True,
+    whole: bool = False,
 ) -> str:
-    """One line per series (label, xs, ys)."""
+    """One line per series (label, xs, ys); `whole`: only whole numbers are marked on the axis of xs."""
+    from matplotlib.ticker import MaxNLocator
+
     with picture(title, x, y) as drawn:
         for number, (label, xs, ys) in enumerate(series):
             look: dict[str, Any] = {"color": SERIES[number % len(SERIES)], "linewidth": 1.4, "label": label}
-            drawn.axes.plot(xs, ys, marker="o" if marks else None, markersize=3.5, **look)
+            drawn.axes.plot(xs, ys, marker="o", markersize=3.5, **look)
+        if whole:
+            drawn.axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         if log and any(value > 0 for _, _, ys in series for value in ys):
             drawn.axes.set_yscale("log")
     return drawn.svg

@@ -25,6 +25,29 @@ TraceStep = tuple[float, float | None, float | None]
 
 
 @dataclass(frozen=True)
+class Reached:
+    """What training reached: accuracy of the parent, and of the slim network before and after, on `images` test images.
+
+    `share`: whether it is a share of the images; otherwise the metric of a task.
+    """
+
+    parent: float
+    before: float
+    after: float
+    images: int
+    share: bool
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What a plan predicted to lose, and what its repaired network loses on `images` held-out images."""
+
+    predicted: float | None
+    found: float
+    images: int
+
+
+@dataclass(frozen=True)
 class Subject:
     """One plan, and what is known of it.
 
@@ -34,8 +57,8 @@ class Subject:
         command: what makes it again.
         exact: whether that was recorded; otherwise it is put together from what the plan says.
         trace: (seconds, value, bound) of the solver, where they were recorded.
-        repaired: of `repair.json`: what was predicted and what came of the repair; None without one.
-        result: of `result.json`: what fine-tuning reached; None without one.
+        repaired: of `repair.json`; None without one.
+        result: of the `result.json` of a training; None without one.
         history: rows of `summary.csv`, one per epoch.
     """
 
@@ -44,8 +67,8 @@ class Subject:
     command: str
     exact: bool
     trace: tuple[TraceStep, ...] = ()
-    repaired: Mapping[str, Any] | None = None
-    result: Mapping[str, Any] | None = None
+    repaired: Judged | None = None
+    result: Reached | None = None
     history: tuple[Mapping[str, float], ...] = ()
 
 
@@ -138,8 +161,10 @@ def _directory(path: Path) -> list[Subject]:
     return [
         replace(
             subject,
-            repaired=None if repaired is None else _mapping(repaired),
-            result=_mapping(trained / "result.json") if (trained / "result.json").is_file() else None,
+            repaired=None if repaired is None else _judged(_mapping(repaired)),
+            result=_reached(_mapping(trained / "result.json"))
+            if (trained / "result.json").is_file()
+            else None,
             history=_history(trained / "summary.csv"),
         )
     ]
@@ -211,6 +236,27 @@ def _mapping(path: Path) -> Mapping[str, Any]:
     if not isinstance(content, dict):
         raise RequestError(f"{path} is no record of a result: remove it and make it again")
     return content
+
+
+def _reached(record: Mapping[str, Any]) -> Reached | None:
+    """What a result says of accuracy; None where it is of something else, as that of a supernet."""
+    accuracy, best = record.get("accuracy"), record.get("top5")
+    if not isinstance(accuracy, dict):
+        return None
+    numbers = [_number(accuracy.get(key)) for key in ("parent", "before", "after")]
+    parent, before, after = numbers
+    images = _number(record.get("test_images"))
+    if parent is None or before is None or after is None or images is None:
+        return None
+    share = not isinstance(best, dict) or best.get("after") is not None
+    return Reached(parent, before, after, int(images), share)
+
+
+def _judged(record: Mapping[str, Any]) -> Judged | None:
+    found, images = _number(record.get("held_out_loss")), _number(record.get("held_out_images"))
+    if found is None or images is None:
+        return None
+    return Judged(_number(record.get("predicted_loss")), found, int(images))
 
 
 def _history(path: Path) -> tuple[Mapping[str, float], ...]:

@@ -10,7 +10,6 @@ from torch import nn
 from knapsack_prune.data import ImageSource, calibration_loader
 from knapsack_prune.errors import RequestError
 from knapsack_prune.networks.example import Example
-from knapsack_prune.planning.fitting import fitted
 from knapsack_prune.planning.plan_file import Plan
 from knapsack_prune.planning.plan_parts import DataPart, SearchPart
 from knapsack_prune.planning.planner import Planner
@@ -78,7 +77,7 @@ def plan(
     graph, values = prepare(model, example, asked, criterion, data=lambda: batches, loss=valued_by)
     resources = price_network(graph, model, asked.requested(), table=asked.latency_table, force=asked.force)
     limits = budget_limits(graph, asked.requested(), resources)
-    planner = Planner(graph, limits, asked, resources, name or type(model).__name__, weights)
+    planner = Planner(graph, limits, asked, resources, name or type(model).__name__, weights, model=model)
     found = find_plan(planner, model, values, asked, images, loss=judge)
     return found.model_copy(update={"data": DataPart.of(data)}) if isinstance(data, ImageSource) else found
 
@@ -139,7 +138,7 @@ def find_plan(
     """
     if not settings.tries:
         enter("solving")
-        return fitted(model, planner.graph, planner.best(values, explain=True))
+        return planner.best(values, explain=True)
     assert images is not None
     trials = Trials(model, images, loss, settings.seed, enter)
     ranking = rank_candidates(planner, values, settings, trials)
@@ -156,7 +155,7 @@ def find_plan(
         start_loss=first.repaired_loss if settings.rounds else None,
         rounds=rounds.parts,
     )
-    return fitted(model, planner.graph, rounds.plan.model_copy(update={"search": search}))
+    return rounds.plan.model_copy(update={"search": search})
 
 
 def _count(batches: Batches) -> int:

@@ -18,7 +18,7 @@ UNARY = (
 )
 """Operators of one tensor; further tensors (as in comparisons) follow the n-ary rule."""
 
-DRAWN = "cauchy exponential geometric log_normal normal poisson random uniform"
+DRAWN = "cauchy exponential geometric log_normal normal random uniform"
 """Operators that draw a number for every element."""
 
 NARY = (

@@ -27,8 +27,9 @@ from knapsack_prune.networks.example import Example
 from knapsack_prune.networks.fingerprint import weights_digest
 from knapsack_prune.networks.modes import evaluating
 from knapsack_prune.tracing.grouping import Membership
+from knapsack_prune.tracing.module_calls import NotRewritableError, observe_calls
 from knapsack_prune.tracing.refusals import watched
-from knapsack_prune.tracing.rewriting import NotRewritableError, Rewriter, observe_calls
+from knapsack_prune.tracing.rewriting import Rewriter
 from knapsack_prune.tracing.trace import ExportedNetwork
 
 ATTEMPTS = 60
@@ -196,12 +197,12 @@ class _Trial:
             calls, times = observe_calls(network.model, network.example)
             self.rewriter = Rewriter(
                 network.model,
-                network.program,
                 network.ledger,
                 self.member.owner,
                 calls,
                 times,
                 network.example.batch,
+                exported=network.program,
             )
         return self.rewriter
 

@@ -57,7 +57,9 @@ class RunDirectory:
                 )
             return False
         differing = differences(record["identity"], json.loads(json.dumps(self.identity)))
-        if differing and (left or any(step["files"] for step in record["steps"].values())):
+        # Another kind of run has results of other names.
+        held = [path for path in entries(self.path) if path.name not in (RECORD, *self.beside)]
+        if differing and (held or left or any(step["files"] for step in record["steps"].values())):
             raise RequestError(
                 f"{self.path} holds another run; {len(differing)} settings differ: {'; '.join(differing[:4])}. Give "
                 "the same request to continue it, another directory with `output`, or `force` to replace all of it"

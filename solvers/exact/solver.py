@@ -1,6 +1,7 @@
 """The default solver: Lagrangian bound by elimination, then exact search on the little that it leaves open.
 
-0. Where no cost or value joins groups, the lists of `dp` mostly prove the optimum at once. Else:
+0. Where no cost or value joins groups, the lists of `dp` mostly prove the optimum at once. Else, where there are many
+   budgets, those over two groups become forbidden pairs of levels (`pair_budgets`), and:
 1. Multipliers: minimise the dual function, first on coarse grids of levels, then on all left (`coarse_to_fine`).
 2. Primal: repair, fill and exchange from the relaxed problem's choices (`heuristics.repair`).
 3. Reduce: drop every level that its max-marginal shows in no better choice (`coarse_to_fine.reduce_levels`).
@@ -28,6 +29,7 @@ from ..problem.instance import Instance
 from ..problem.separable import separable
 from .branching import branch, has_wide_gap
 from .coarse_to_fine import coarse_to_fine, reduce_levels
+from .pair_budgets import with_forbidden_pairs
 from .remainder import solve_remainder
 from .subproblem import SolveState, Subproblem
 from .threshold_search import beam_search, search
@@ -37,6 +39,7 @@ def run(instance: Instance, incumbent: Incumbent) -> None:
     """Solve to proof, or as far as the limits allow."""
     if _solve_separable(instance, incumbent):
         return
+    instance = with_forbidden_pairs(instance)
     state = SolveState(instance, incumbent)
     _start(state)
     if incumbent.closed:

@@ -6,6 +6,7 @@ import json
 import math
 from dataclasses import dataclass
 from enum import StrEnum
+from html import escape
 
 from ..errors import SolverError
 from ..io.document import JsonDocument
@@ -65,6 +66,16 @@ class Result(JsonDocument):
     trace: tuple[TraceStep, ...] = ()
     notes: tuple[str, ...] = ()
     build_seconds: float = 0.0
+
+    def _repr_html_(self) -> str:
+        """What notebooks show: what is proven, and how far the rest is."""
+        gap = "" if self.gap is None else f"{100 * self.gap:.4g} %"
+        rows = (("status", self.status), ("value", self.value), ("bound", self.bound), ("gap", gap))
+        more = (("seconds", f"{self.seconds:.3f}"), ("costs", ", ".join(map(str, self.costs))))
+        cells = "".join(
+            f"<tr><td>{name}</td><td>{escape(str(told))}</td></tr>" for name, told in (*rows, *more)
+        )
+        return f"<table><caption>{escape(f'{self.solver} {self.version}')}</caption>{cells}</table>"
 
     def __post_init__(self) -> None:
         solved = self.status in (Status.OPTIMAL, Status.FEASIBLE)

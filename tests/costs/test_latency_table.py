@@ -242,3 +242,6 @@ def test_budgets_that_contradict_each_other_are_told_with_the_nearest_that_do_no
         RequestError, match=r"flops and latency contradict each other.*miss by .* %: give flops"
     ):
         kp.plan(network(), EXAMPLE, flops_budget=0.1, latency_budget="20us", **given)
+    # A solver that proves nothing of this says so.
+    with pytest.raises(RequestError, match="solver 'lagrangian' found no plan"):
+        kp.plan(network(), EXAMPLE, flops_budget=0.1, latency_budget="20us", solver="lagrangian", **given)

@@ -60,19 +60,58 @@ def test_everything_that_is_known_is_shown(page: str) -> None:
     for words in (
         "Widths before and after",
         "Where the FLOPs were, and are",
-        "Side by side",
         "Front: importance kept",
         "Gap of the solver over time",
         "predicted 0.25, 0.125 after the repair",
         "Losses of training",
         "Accuracy on held-out images",
-        "98.70 %",
+        "98.70\u00a0%",
         "knapsack-prune plan --keep &#39;a b&#39;",
         "knapsack-prune slim plan.json",
         "OPTIMAL",
         "the next width",
     ):
         assert words in page, words
+
+
+def test_plans_that_keep_the_same_are_drawn_once(page: str, everything: list[Path]) -> None:
+    """A plan, its slim network and its trained one are three subjects: three lines on one another told nothing."""
+    plan, trained, slim, _ = everything
+    assert f"{plan}, {trained}, {slim}</" in page
+    assert page.count("<h3>Groups</h3>") == 1
+    assert page.count(f"The plan of {plan}: its groups") == 2
+
+
+def test_plans_that_differ_are_put_side_by_side() -> None:
+    plan = Plan.from_json(GOLDEN)
+    group = plan.groups[0]
+    narrow = plan.model_copy(
+        update={"groups": (group.model_copy(update={"kept": group.kept[:1]}), *plan.groups[1:])}
+    )
+    both = (Subject("wide", plan, "", exact=False), Subject("narrow", narrow, "", exact=False))
+    shown = " ".join(render(Sources(both)).split())
+    assert "<th>wide</th><th>narrow</th>" in shown
+    assert f"<td>{group.name}</td><td>{group.size}</td><td>{len(group.kept)}</td><td>1</td>" in shown
+
+
+@pytest.mark.parametrize(
+    "record", ["{}", '{"accuracy": {"parent": "x"}}', '{"accuracy": 1, "test_images": 3}']
+)
+def test_a_result_of_something_else_is_left_out(record: str, tmp_path: Path) -> None:
+    """Story: the record of a supernet has no accuracy, and the page ended in a traceback."""
+    (tmp_path / "plan.json").write_text(GOLDEN)
+    (tmp_path / "result.json").write_text(record)
+    (tmp_path / "repair.json").write_text('{"layers": []}')
+    assert "after training<b>" not in render(read_sources([tmp_path]))
+
+
+def test_the_metric_of_a_task_is_no_percentage(tmp_path: Path) -> None:
+    (tmp_path / "plan.json").write_text(GOLDEN)
+    accuracy = {"parent": -1.25, "before": -4.0, "after": -1.5}
+    record = {"accuracy": accuracy, "top5": dict.fromkeys(accuracy), "test_images": 360}
+    (tmp_path / "result.json").write_text(json.dumps(record))
+    shown = render(read_sources([tmp_path]))
+    assert "Metric after training<b>-1.5</b>" in shown and "-150" not in shown
 
 
 def test_the_page_stands_alone(page: str) -> None:
@@ -110,7 +149,9 @@ def test_a_network_of_a_thousand_groups_stays_small() -> None:
     layers = tuple(plan.layers[0].model_copy(update={"name": f"blocks.{n}.mlp.fc1"}) for n in range(3000))
     large = plan.model_copy(update={"groups": groups, "layers": layers})
     begun = time.process_time()
-    text = render(Sources(tuple(Subject(f"plan {n}", large, "", exact=False) for n in range(2))))
+    plans = (large.model_copy(update={"keep": (f"{n}",)}) for n in range(2))
+    text = render(Sources(tuple(Subject(f"plan {n}", one, "", exact=False) for n, one in enumerate(plans))))
+    assert text.count("<h3>Groups</h3>") == 2
     assert len(text.encode()) < 5 * 2**20
     assert time.process_time() - begun < 20
 

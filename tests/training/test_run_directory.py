@@ -29,6 +29,14 @@ def test_a_directory_that_holds_nothing_may_become_another_runs(tmp_path: Path) 
         second.claim()
 
 
+def test_a_result_of_another_kind_of_run_is_not_lost(tmp_path: Path) -> None:
+    """Story: `iterate` claimed the directory of a finished `finetune`, and wrote its `result.json` over the other's."""
+    _directory(tmp_path, seed=0).claim()
+    (tmp_path / "model.safetensors").touch()
+    with pytest.raises(RequestError, match="holds another run"):
+        RunDirectory(tmp_path, {"rounds": 2}, ("rounds/*",)).claim()
+
+
 def test_a_finished_step_is_held_against_another_run(tmp_path: Path) -> None:
     first = _directory(tmp_path, seed=0)
     first.claim()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,6 +71,7 @@ def repair_on_source(
     settings: RepairSettings,
     log: Callable[[str], None] = lambda line: None,
     device: torch.device | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Repaired | None:
     """Repair a slim network on training images and judge it on others, unless the settings say no.
 
@@ -84,6 +86,7 @@ def repair_on_source(
         settings: with `repair` None, what cannot be repaired stays as it is, and `log` is told why.
         log: called with a line.
         device: where to compute; the CPU if None.
+        progress: told how many layers are fitted, of how many; without it, `log` is, once a minute.
 
     Returns:
         None if nothing was repaired.
@@ -99,7 +102,9 @@ def repair_on_source(
         else:
             images = plan_images(plan, source, settings)
             fitted, judging = images.repair, images.held_out
-        return _repaired(model, small, plan, fitted, judging, source.loss, settings, device)
+        return _repaired(
+            model, small, plan, fitted, judging, source.loss, settings, device, progress or _minutely(log)
+        )
     except RequestError as error:
         if settings.repair:
             raise
@@ -125,15 +130,33 @@ def _repaired(
     loss: Loss | TaskLoss | None,
     settings: RepairSettings,
     device: torch.device | None,
+    progress: Callable[[int, int], None],
 ) -> Repaired:
     """Repair on one device and judge there; the slim network ends on the CPU."""
     if device is None or device.type == "cpu":
-        report = repair(model, small, plan, fitted, settings)
+        report = repair(model, small, plan, fitted, settings, progress=progress)
         return Repaired(report, outcome(model, small, plan, held_out, loss))
     parent, example = copy.deepcopy(model).to(device), plan.model.example()
     try:
         moved = (batch_inputs(batch, example).to(device) for batch in fitted)
-        report = repair(parent, small.to(device), plan, moved, settings)
+        report = repair(parent, small.to(device), plan, moved, settings, progress=progress)
         return Repaired(report, outcome(parent, small, plan, held_out, loss))
     finally:
         small.cpu()
+
+
+MINUTE = 60.0
+
+
+def _minutely(log: Callable[[str], None]) -> Callable[[int, int], None]:
+    """Tells `log` once a minute how many layers are fitted, and how long the others take if it goes on like that."""
+    begun = told = time.monotonic()
+
+    def progress(done: int, of: int) -> None:
+        nonlocal told
+        now = time.monotonic()
+        if now - told > MINUTE:
+            told = now
+            log(f"repairing: {done} of {of} layers, about {(now - begun) / done * (of - done):.0f} s left")
+
+    return progress

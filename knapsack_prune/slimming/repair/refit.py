@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -87,8 +88,8 @@ class Refit:
         self._kept = {axis: torch.from_numpy(indices) for axis, indices in kept.items()}
         self._held: set[Node] = set()
 
-    def run(self) -> tuple[LayerRepair, ...]:
-        """All layers, in execution order."""
+    def run(self, progress: Callable[[int, int], None]) -> tuple[LayerRepair, ...]:
+        """All layers, in execution order; `progress` is told how many are fitted, of how many."""
         sites, skipped = find_sites(self._walk.student)
         theirs = {site.weight: site for site in find_sites(self._walk.parent)[0]}
         tasks = [self._task(site, theirs[site.weight]) for site in sites if site.weight in theirs]
@@ -96,7 +97,10 @@ class Refit:
             s.weight: "the parent computes it in another way" for s in sites if s.weight not in theirs
         }
         self._held = {task.goal for task in tasks}
-        layers = [self._fit(task) for task in tasks]
+        layers = []
+        for task in tasks:
+            layers.append(self._fit(task))
+            progress(len(layers), len(tasks))
         return (
             *layers,
             *(LayerRepair(name.rpartition(".")[0], "skipped", why) for name, why in skipped.items()),

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -43,6 +43,8 @@ def repair(
     plan: Plan,
     data: Iterable[Any],
     settings: RepairSettings | None = None,
+    *,
+    progress: Callable[[int, int], None] = lambda done, of: None,
     **given: Any,
 ) -> RepairReport:
     """Re-fit the layers of a slim network to its parent; the slim network is changed in place.
@@ -54,6 +56,7 @@ def repair(
         data: batches as any data loader gives them (see `networks.batch.batch_inputs`); read once. With
             torch.distributed, the same in every process: each takes its share, and all end with the same weights.
         settings: see there; `repair` and `repair_samples` are for those who choose the images.
+        progress: told how many layers are fitted, of how many.
         given: fields of `RepairSettings` by name, instead of the settings' own.
 
     Raises:
@@ -77,7 +80,7 @@ def repair(
             walk = Walk(
                 _like(model, small), small, batches, int(settings.repair_memory * 2**30), Path(folder)
             )
-            layers = Refit(model, small, plan, walk, settings).run()
+            layers = Refit(model, small, plan, walk, settings).run(progress)
         except BaseException:
             small.load_state_dict(before)
             raise

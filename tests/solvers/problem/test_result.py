@@ -32,3 +32,9 @@ def test_limits(seconds: float) -> None:
 def test_limits_name_their_parameter(wrong: dict[str, int], message: str) -> None:
     with pytest.raises(SolverError, match=message):
         Limits(**wrong)  # type: ignore[arg-type]
+
+
+def test_notebooks_show_what_is_proven() -> None:
+    shown = Result(Status.FEASIBLE, (0,), 90, 99, (7, 8), "a <b>", "1", 0.5)._repr_html_()
+    for words in ("FEASIBLE", "<td>gap</td><td>10 %</td>", "7, 8", "a &lt;b&gt;"):
+        assert words in shown
