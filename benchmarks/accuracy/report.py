@@ -24,7 +24,7 @@ def write_report(bench: Bench, store: Store, latencies: Store, table: Path, comm
     if not rows:
         return
     config = bench.config
-    reference = tuple(config.plans["reference"])
+    reference: Arm = tuple(config.plans["reference"])
     parent = bench.session.accuracy(bench.parent)
     lines = [
         f"# Accuracy at equal counted FLOPs: {bench.network.name}",
@@ -52,7 +52,7 @@ def write_report(bench: Bench, store: Store, latencies: Store, table: Path, comm
 
     for recipe in ("none", *config.recipes):
         mine = [row for row in rows if row["recipe"] == recipe]
-        if mine:
+        if len({(row["plan"], row["start"]) for row in mine}) > 1:
             plot(mine, 100 * parent.top1, recipe, table.with_name(f"{table.name}-flops-{recipe}.png"))
     times = {(row["budget"], row["plan"]): row["ms"] / row["parent_ms"] for row in latencies.rows()}
     for recipe in config.recipes:
@@ -67,7 +67,7 @@ def _all(rows: Sequence[dict[str, Any]], key: str) -> str:
     return ", ".join(sorted({row[key] for row in rows}))
 
 
-def _of_budget(rows: Sequence[dict[str, Any]], reference: tuple[str, ...]) -> list[str]:
+def _of_budget(rows: Sequence[dict[str, Any]], reference: Arm) -> list[str]:
     found: dict[tuple[Arm, str], dict[int, float]] = defaultdict(dict)
     about: dict[Arm, dict[str, Any]] = {}
     for row in rows:
@@ -75,8 +75,9 @@ def _of_budget(rows: Sequence[dict[str, Any]], reference: tuple[str, ...]) -> li
         found[arm, row["recipe"]][row["seed"]] = row["top1"]
         about[arm] = row
     recipes = sorted({recipe for _, recipe in found}, key=lambda name: (name != "none", len(name), name))
-    trained = [recipe for recipe in recipes if recipe != "none" and len(found.get((reference, recipe), {}))]  # type: ignore[call-overload]
-    last = trained[-1] if trained else recipes[0]
+    arms = {recipe: {arm for arm, at in found if at == recipe} for recipe in recipes}
+    trained = [recipe for recipe in recipes if recipe != "none" and {reference} < arms[recipe]]
+    last = max(trained or recipes, key=lambda recipe: len(arms[recipe]))
 
     def order(arm: Arm) -> float:
         values = found.get((arm, last)) or found.get((arm, recipes[0])) or {0: 0.0}
@@ -85,7 +86,7 @@ def _of_budget(rows: Sequence[dict[str, Any]], reference: tuple[str, ...]) -> li
     body = []
     for arm in sorted(about, key=order):
         cells = [_cell(found.get((arm, recipe), {})) for recipe in recipes]
-        less = [_less(found.get((reference, recipe), {}), found.get((arm, recipe), {})) for recipe in trained]  # type: ignore[call-overload]
+        less = [_less(found[reference, recipe], found.get((arm, recipe), {})) for recipe in trained]
         kept = f"{100 * about[arm]['kept']:.2f}"
         body.append(
             [
