@@ -44,7 +44,7 @@ def picture(title: str, x: str, y: str, *, height: float = 2.6) -> Iterator[Pict
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(7, height), layout="constrained")
+        figure = Figure(figsize=(7, height))
         drawn = Picture(figure.add_subplot())
         yield drawn
         axes = drawn.axes
@@ -55,7 +55,15 @@ def picture(title: str, x: str, y: str, *, height: float = 2.6) -> Iterator[Pict
         if len(axes.get_legend_handles_labels()[1]) > 1:
             axes.legend(frameon=False, fontsize=8)
         stream = io.StringIO()
-        figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+        # Tight: the picture is as large as its labels need, and names of layers take nothing from the axes.
+        figure.savefig(
+            stream,
+            format="svg",
+            transparent=True,
+            bbox_inches="tight",
+            pad_inches=0.05,
+            metadata={"Date": None, "Creator": None},
+        )
     drawn.svg = _inline(stream.getvalue(), title)
 
 
