@@ -22,7 +22,7 @@ from knapsack_prune.data import ImageSource, open_source
 from knapsack_prune.errors import RequestError
 from knapsack_prune.iterate.budgets import geometric_budgets
 from knapsack_prune.iterate.method import iterate
-from knapsack_prune.settings import ExecutionSettings, IterateSettings
+from knapsack_prune.settings import ExecutionSettings, IterateSettings, RepairSettings
 from tests.cli.conftest import Run, run  # noqa: F401
 
 EXECUTION = ExecutionSettings(device="cpu", progress=False)
@@ -48,6 +48,7 @@ def go(output: Path, source: ImageSource | None = None, **more: Any) -> dict[str
         source or open_source("digits"),
         output,
         execution=EXECUTION,
+        repair=RepairSettings(repair_samples=200),
         **{"epochs": 1, "importance": "l1", "crop": False, "mirror": False, **given, **more},
     )
 
