@@ -16,7 +16,7 @@ from knapsack_prune.settings import RunSettings
 from knapsack_prune.settings.file import parse_settings
 
 SHORT = {
-    "plan": {"flops_budget": 0.5},
+    "plan": {"flops_budget": 0.5, "samples": 128},
     "finetune": {"epochs": 6, "batch_size": 32},
     "execution": {"device": "cpu", "progress": False},
     "export": {"format": ["pt2"], "batch": [1], "seconds": 0.05},
