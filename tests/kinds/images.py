@@ -315,10 +315,10 @@ NETWORKS = {
     "discriminator": Kind(lambda: nn.Sequential(nn.Conv2d(3, 8, 4, 2, 1), nn.LeakyReLU(0.2, True), nn.Conv2d(8, 16, 4, 2, 1), nn.InstanceNorm2d(16), nn.LeakyReLU(0.2, True), nn.Conv2d(16, 1, 4, 1, 1)), (3, 16, 16)),
     "minibatch deviation": Kind(lambda: image(MinibatchDeviation(), conv(9, 8))),
     "residual generator": Kind(lambda: nn.Sequential(nn.ReflectionPad2d(1), nn.Conv2d(3, 8, 3), nn.InstanceNorm2d(8), nn.ReLU(), Residual(nn.ReflectionPad2d(1), nn.Conv2d(8, 8, 3), nn.InstanceNorm2d(8)), nn.ReplicationPad2d(1), nn.Conv2d(8, 3, 3), nn.Tanh())),
-    "style generator": Kind(StyleGenerator, (4,), frozen=1.0),
+    "style generator": Kind(StyleGenerator, (4,), frozen=1),
     "adaptive instance norm": Kind(StyleTransfer),
     "coupling flow": Kind(lambda: nn.Sequential(Coupling(8), Coupling(8)), (8,)),
     "denoiser": Kind(lambda: TimeConditioned(8)),
-    "spatial transformer": Kind(lambda: image(conv(8, 8), SpatialTransformer(8), conv(8, 8)), frozen=1.0),
+    "spatial transformer": Kind(lambda: image(conv(8, 8), SpatialTransformer(8), conv(8, 8))),
     "spatial dropout and noise": Kind(lambda: image(nn.Dropout2d(0.3), Block(lambda n, x: x + 0.1 * torch.randn_like(x)), conv(8, 8))),
 }  # fmt: skip
