@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -106,6 +107,7 @@ def expanded(function: Callable[..., None]) -> Callable[..., None]:
         options["config"] = inspect.Parameter("config", keyword, default=None, annotation=ConfigFile)
 
     def call(*arguments: Any, **given: Any) -> None:
+        gc.enable()
         path = (
             given.pop("config", None)
             if "config" not in own

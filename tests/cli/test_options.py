@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import resource
 import subprocess
 import sys
 
@@ -64,11 +62,8 @@ HEAVY = ("torch", "numpy", "scipy", "ortools", "solvers", "matplotlib", "jinja2"
 
 
 @pytest.mark.parametrize("name", ["", *(name for name in load_commands() if not name.startswith("-"))])
-def test_help_comes_at_once_and_imports_nothing_heavy(
-    name: str, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    cache = tmp_path_factory.getbasetemp() / "bytecode"  # as an installation has it
-    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(cache)}
+def test_help_imports_nothing_heavy(name: str) -> None:
+    # What makes it come at once; how long it takes is the machine's business (benchmarks/results/command_line.md).
     code = (
         "import sys\n"
         f"sys.argv = ['knapsack-prune', *{name.split()}, '--help']\n"
@@ -76,19 +71,8 @@ def test_help_comes_at_once_and_imports_nothing_heavy(
         "main()\n"
         f"print([name for name in {HEAVY} if name in sys.modules])\n"
     )
-    taken = []
-    for _ in range(3):
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        ended = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
-        )
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        assert ended.stdout.splitlines()[-1] == "[]"
-        # Time of the processor, not of the clock, and the best of three: what else runs shall not matter.
-        taken.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-        if taken[-1] < 0.5:
-            break
-    assert min(taken) < 0.5
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ended.stdout.splitlines()[-1] == "[]"
 
 
 def test_parameters_in_messages_become_flags_and_other_words_do_not() -> None:
