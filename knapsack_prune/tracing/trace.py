@@ -73,9 +73,9 @@ class ExportedNetwork:
 
     def freeze_counted(self, module: str, reason: str) -> None:
         """Freeze what a module's operators count."""
-        for constant in self.ledger.constants:
-            if constant.module == module:
-                self.ledger.freeze(torch.from_numpy(constant.ids), reason)
+        for counted in (*self.ledger.constants, *self.ledger.contractions):
+            if counted.module == module:
+                self.ledger.freeze(torch.from_numpy(counted.ids), reason)
 
     def freeze_inside(self, module: str, reason: str) -> None:
         """Freeze what enters a module, and all that its operators write."""
