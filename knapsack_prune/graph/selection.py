@@ -84,7 +84,7 @@ class Selection:
     blocks: tuple[ResidualBlock, ...] = ()
 
     def removed_indices(self, *roles: Role) -> dict[Axis, IntArray]:
-        """Per parameter axis that loses something (in one of `roles` or silencing, if any are given): what goes, sorted."""
+        """Per parameter axis that loses something (in `roles` or silencing, if any are given): what goes, sorted."""
         gone: dict[Axis, list[IntArray]] = defaultdict(list)
         for part in self.removed:
             if len(part.indices) and (not roles or part.role in roles or part.silences):

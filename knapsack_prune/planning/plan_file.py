@@ -111,7 +111,9 @@ class Plan(Part):
         for group in self.groups:
             gone = np.setdiff1d(np.arange(group.size), group.kept)
             removed += [
-                RemovedIndices(part.parameter, part.dim, part.role, part.owned(gone).ravel(), bool(part.silences))
+                RemovedIndices(
+                    part.parameter, part.dim, part.role, part.owned(gone).ravel(), bool(part.silences)
+                )
                 for part in group.slices
             ]
         return Selection(

@@ -171,8 +171,8 @@ class SolverPart(Part):
 class SlicePart(Part):
     """Where a group's units lie in one parameter.
 
-    Unit u owns `offset + u * step, …` (`block` indices) along `dim`, or the indices `indices[u]`. Where it `silences`, a
-    removed unit must be zero here too for the parent to compute what the slim network does.
+    Unit u owns `offset + u * step, …` (`block` indices) along `dim`, or the indices `indices[u]`. Where it `silences`,
+    a removed unit must be zero here for the parent to compute what the slim network does.
     """
 
     parameter: str

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.fx import Node
 
 from knapsack_prune.tracing.context import Context
 from knapsack_prune.tracing.ids import NONE, Ids
@@ -14,12 +14,11 @@ from knapsack_prune.tracing.ledger import Contraction
 
 
 def sums_over_units(
-    context: Context, nodes: Sequence[Node], operands: Sequence[Ids], dims: Sequence[int]
+    context: Context, nodes: Sequence[Any], operands: Sequence[Ids], dims: Sequence[int]
 ) -> bool:
     """Tie the channels that a product sums over, index by index, if they may be removed one by one.
 
-    A channel at zero in one operand adds nothing to the sum, so that it may go from all of them. Where the operands
-    have channels along a batch dimension of the product too (the heads of attention), these are the units instead.
+    A channel at zero in one operand adds nothing to the sum, so that it may go from all of them.
 
     Args:
         context: the product.
@@ -33,12 +32,10 @@ def sums_over_units(
     places = [dim % len(ids.shape) for ids, dim in zip(operands, dims, strict=True)]
     if not all(dim in ids.varying for ids, dim in zip(operands, places, strict=True)):
         return False
-    if _share_batches(operands):
-        return False
-    silencing = [found for part in nodes if (found := context.zero_sources(part)) is not None]
-    if not silencing:
-        return False
     ledger = context.ledger
+    first = operands[0].channel_ids(places[0])
+    if not silenced(context, nodes, first):
+        return False
     channels = [ledger.channel_ids(ids, dim) for ids, dim in zip(operands, places, strict=True)]
     for other in channels[1:]:
         ledger.tie(channels[0], other)
@@ -47,13 +44,22 @@ def sums_over_units(
             ledger.freeze(
                 ids[other == NONE], f"`{context.operator}` multiplies them with an input or a constant"
             )
-    ledger.silencing |= min(silencing, key=lambda names: (len(names), sorted(names)))
-    ledger.contractions.append(Contraction(context.node.name, context.module, channels[0].numpy().copy()))
     return True
 
 
-def _share_batches(operands: Sequence[Ids]) -> bool:
-    """Whether two matrices in batches hold channels along one dimension of the batch, counted from the last."""
+def silenced(context: Context, nodes: Sequence[Any], channels: Tensor) -> bool:
+    """Have the channels that an operator sums over silenced where they are made, by one of its operands; whether zeros
+    can do so."""
+    found = [names for part in nodes if (names := context.zero_sources(part)) is not None]
+    if found:
+        context.ledger.silencing |= min(found, key=lambda names: (len(names), sorted(names)))
+        ids = channels.reshape(-1).numpy().copy()
+        context.ledger.contractions.append(Contraction(context.node.name, context.module, ids))
+    return bool(found)
+
+
+def in_heads(*operands: Ids) -> bool:
+    """Whether batches of matrices all hold channels along one dimension of the batch: these are the units."""
     batches = [{dim - len(ids.shape) for dim in ids.varying if dim < len(ids.shape) - 2} for ids in operands]
     return bool(set.intersection(*batches))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from knapsack_prune.tracing.context import Context, Rule, Value, is_tensor, share_rule
-from knapsack_prune.tracing.contracting import meet, sums_over_units
+from knapsack_prune.tracing.contracting import in_heads, meet, sums_over_units
 from knapsack_prune.tracing.ids import Ids
 from knapsack_prune.tracing.rules_einsum import einsum
 from knapsack_prune.tracing.rules_products import addmm, by_weight, weight_by
@@ -39,7 +39,7 @@ def _product(context: Context, operator: str, left: Ids, right: Ids) -> Ids:
         ledger.cost(context.module, operator, math.prod(left.shape), right.channel_ids(-1))
     else:
         ledger.volume(context.module, operator, left, right.shape[-1])
-    if sums_over_units(context, context.node.args[:2], (left, right), (-1, -2)):
+    if not in_heads(left, right) and sums_over_units(context, context.node.args[:2], (left, right), (-1, -2)):
         return Ids.none(shape)
     rows = ledger.tie_along(left, (-1,), context.operator)
     columns = ledger.tie_along(right, (-2,), context.operator)
@@ -56,12 +56,14 @@ def _frozen(context: Context, operator: str, left: Ids, right: Ids) -> Ids:
 
 
 def attention(context: Context) -> Value:
-    """`scaled_dot_product_attention`, which fvcore does not count: a head of queries, keys and values is one unit; where
-    there is one head, the features of queries and keys are, and apart from them those of values."""
+    """`scaled_dot_product_attention`, which fvcore does not count: a head of queries, keys and values is one unit.
+
+    Where there is one head, the features of queries and keys are units, and apart from them those of values.
+    """
     ledger = context.ledger
     query, key, value = (context.ids(part) for part in context.args[:3])
     mask = context.argument("attn_mask")
-    if sums_over_units(context, context.node.args[:2], (query, key), (-1, -1)):
+    if not in_heads(query, key) and sums_over_units(context, context.node.args[:2], (query, key), (-1, -1)):
         if is_tensor(mask):
             ledger.freeze(context.ids(mask).data, "a mask of attention whose heads stay")
         return ledger.tie_along(value, (-2,), context.operator).like(context.shape)

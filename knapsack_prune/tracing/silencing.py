@@ -8,34 +8,65 @@ from typing import Any
 
 from torch.fx import Node
 
+from knapsack_prune.tracing import rules_movement, rules_reduction
 from knapsack_prune.tracing.context import Parameter, Value, is_tensor, short_name
 from knapsack_prune.tracing.ids import Ids
+from knapsack_prune.tracing.rules_movement import chunk, expand, getitem, rearrange, reshape
+from knapsack_prune.tracing.rules_reduction import pooling
 
 Sources = frozenset[str] | None
 """Parameters whose slices at a channel, all at zero, make the channel zero; None where none do."""
 
-MAKERS = frozenset(
-    "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d linear embedding batch_norm layer_norm "
-    "group_norm instance_norm rms_norm _native_batch_norm_legit_no_training addmm matmul mm bmm".split()
+MAKERS = (
+    *("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "linear"),
+    *("embedding", "batch_norm", "_native_batch_norm_legit_no_training", "instance_norm"),
+    *("layer_norm", "group_norm", "rms_norm", "addmm", "matmul", "mm", "bmm"),
 )
 """Operators that give zero at a channel where all that their parameters hold of it is zero."""
 
+ELEMENTWISE = (
+    *("abs", "asin", "asinh", "atan", "ceil", "clone", "contiguous", "detach", "dropout", "feature_dropout"),
+    *(
+        "celu",
+        "elu",
+        "erf",
+        "erfinv",
+        "expm1",
+        "floor",
+        "gelu",
+        "hardshrink",
+        "hardswish",
+        "leaky_relu",
+        "mish",
+    ),
+    *("nan_to_num", "neg", "prelu", "relu", "relu6", "round", "rrelu", "selu", "sign", "silu", "sin", "sinh"),
+    *("softshrink", "sqrt", "square", "tan", "tanh", "to", "trunc", "type_as", "_to_copy", "alias"),
+    *("div", "true_divide", "cumsum", "tril", "triu", "lift_fresh_copy"),
+)
+"""Operators on elements that give zero where their first argument is zero."""
+
 PASSING = frozenset(
-    "abs alias asin asinh atan celu ceil clone contiguous detach dropout elu erf erfinv expm1 feature_dropout floor "
-    "gelu hardshrink hardswish lift_fresh_copy leaky_relu mish nan_to_num neg prelu relu relu6 round rrelu selu sgn "
-    "sign silu sin sinh softshrink sqrt square tan tanh to trunc type_as _to_copy triu tril "
-    "div true_divide "
-    "view reshape _unsafe_view unflatten flatten reshape_as view_as expand expand_as permute transpose swapaxes "
-    "swapdims movedim squeeze unsqueeze t mT numpy_T adjoint pixel_shuffle pixel_unshuffle chunk split "
-    "split_with_sizes unbind select slice getitem roll flip repeat repeat_interleave index_select pad "
-    "constant_pad_nd tensor_split unfold im2col "
-    "adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d avg_pool1d "
-    "avg_pool2d avg_pool3d max_pool1d max_pool2d max_pool3d max_pool2d_with_indices upsample_nearest1d "
-    "upsample_nearest2d upsample_bilinear2d upsample_bicubic2d upsample_linear1d mean sum amax amin cumsum".split()
+    {
+        *ELEMENTWISE,
+        "select",
+        "slice",
+        "unbind",
+        "split_with_sizes",
+        "repeat",
+        "roll",
+        "pad",
+        "constant_pad_nd",
+    }
+    | {
+        name
+        for name, rule in {**rules_movement.RULES, **rules_reduction.RULES}.items()
+        if rule in (reshape, expand, rearrange, chunk, getitem, pooling)
+    }
+    | {"flip", "mean", "sum", "amax", "amin"}
 )
 """Operators whose result is zero where their first argument is."""
 
-PRODUCTS = frozenset(("matmul", "bmm", "mm"))
+PRODUCTS = ("matmul", "bmm", "mm")
 
 
 class ZeroSources:
@@ -70,14 +101,16 @@ class ZeroSources:
         name = short_name(node.target)
         if name in MAKERS and not self._of_activations(node, name):
             return []
-        return [part for part in node.all_input_nodes if isinstance(self._values.get(part), (Ids, tuple, list))]
+        return [
+            part for part in node.all_input_nodes if isinstance(self._values.get(part), (Ids, tuple, list))
+        ]
 
     def _of_activations(self, node: Node, name: str) -> bool:
         return name in PRODUCTS and not isinstance(self._values.get(node.all_input_nodes[-1]), Parameter)
 
     def _found(self, node: Node) -> Sources:
         value = self._values.get(node)
-        if isinstance(value, Ids) and value.empty or node.op != "call_function":
+        if node.op != "call_function" or (isinstance(value, Ids) and value.empty):
             return None
         name = short_name(node.target)
         if self._of_activations(node, name):
@@ -93,7 +126,9 @@ class ZeroSources:
             terms = [self._term(part, value) for part in node.args[:2]]
             return _all(terms)
         if name == "mul" and isinstance(value, Ids):
-            return next((found for part in node.args[:2] if (found := self._term(part, value)) is not None), None)
+            return next(
+                (found for part in node.args[:2] if (found := self._term(part, value)) is not None), None
+            )
         return None
 
     def _made(self, node: Node, name: str) -> Sources:

@@ -73,9 +73,10 @@ class ExportedNetwork:
 
     def freeze_counted(self, module: str, reason: str) -> None:
         """Freeze what a module's operators count."""
-        for counted in (*self.ledger.constants, *self.ledger.contractions):
-            if counted.module == module:
-                self.ledger.freeze(torch.from_numpy(counted.ids), reason)
+        counted = [(part.module, part.ids) for part in self.ledger.constants]
+        for name, ids in (*counted, *((part.module, part.ids) for part in self.ledger.contractions)):
+            if name == module:
+                self.ledger.freeze(torch.from_numpy(ids), reason)
 
     def freeze_inside(self, module: str, reason: str) -> None:
         """Freeze what enters a module, and all that its operators write."""
