@@ -103,7 +103,9 @@ class SlimMultiheadAttention(nn.Module):
                 weights = weights.mean(dim=1)
         else:
             causal = is_causal and mask is None
-            mixed = F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal=causal, scale=1 / math.sqrt(self.head_dim))
+            mixed = F.scaled_dot_product_attention(
+                q, k, v, mask, dropout, is_causal=causal, scale=1 / math.sqrt(self.head_dim)
+            )
         output = self.out_proj(mixed.transpose(1, 2).flatten(2))
         return (output if self.batch_first else output.transpose(0, 1)), weights
 

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 from knapsack_prune.tracing.context import Context, Rule, Value, is_tensor, share_rule
 from knapsack_prune.tracing.contracting import in_heads, meet, sums_over_units
 from knapsack_prune.tracing.ids import Ids
+from knapsack_prune.tracing.reading import without_rule
 from knapsack_prune.tracing.rules_einsum import einsum
+from knapsack_prune.tracing.rules_elementwise import elementwise
 from knapsack_prune.tracing.rules_products import addmm, by_weight, weight_by
 
 
@@ -30,20 +35,35 @@ def matmul(context: Context) -> Value:
 
 
 def _product(context: Context, operator: str, left: Ids, right: Ids) -> Ids:
-    """The product of two activations."""
-    ledger, shape = context.ledger, context.shape
+    """The product of two activations, and its cost."""
     if left.empty and not right.empty and right.varying not in ((), (len(right.shape) - 1,)):
         # A constant matrix acts on channels: only the columns may differ, and they alone change the count.
         return _frozen(context, operator, left, right)
     if not left.varying and right.varying == (len(right.shape) - 1,):
-        ledger.cost(context.module, operator, math.prod(left.shape), right.channel_ids(-1))
+        context.ledger.cost(context.module, operator, math.prod(left.shape), right.channel_ids(-1))
     else:
-        ledger.volume(context.module, operator, left, right.shape[-1])
-    if not in_heads(left, right) and sums_over_units(context, context.node.args[:2], (left, right), (-1, -2)):
+        context.ledger.volume(context.module, operator, left, right.shape[-1])
+    return _channels(context, context.node.args[:2], left, right)
+
+
+def _channels(context: Context, nodes: Sequence[Any], left: Ids, right: Ids) -> Ids:
+    """The channels of a product of two activations."""
+    shape = context.shape
+    if not in_heads(left, right) and sums_over_units(context, nodes, (left, right), (-1, -2)):
         return Ids.none(shape)
-    rows = ledger.tie_along(left, (-1,), context.operator)
-    columns = ledger.tie_along(right, (-2,), context.operator)
+    rows = context.ledger.tie_along(left, (-1,), context.operator)
+    columns = context.ledger.tie_along(right, (-2,), context.operator)
     return Ids.of(meet(context, rows, columns).expand(shape)) if len(shape) else Ids.none(shape)
+
+
+def baddbmm(context: Context) -> Value:
+    """`baddbmm(input, x, y)` of activations, which fvcore does not count: a product, and an addition."""
+    added, *factors = context.args[:3]
+    if any(context.weight(value) is not None for value in (added, *factors)):
+        return without_rule(context)
+    left, right = (context.ids(value) for value in factors)
+    product = _channels(context, context.node.args[1:3], left, right)
+    return elementwise(replace(context, args=(added, product), kwargs={}))
 
 
 def _frozen(context: Context, operator: str, left: Ids, right: Ids) -> Ids:
@@ -80,6 +100,7 @@ def attention(context: Context) -> Value:
 RULES: dict[str, Rule] = {
     **share_rule(matmul, "matmul bmm mm"),
     "addmm": addmm,
+    "baddbmm": baddbmm,
     "scaled_dot_product_attention": attention,
     "einsum": einsum,
 }
