@@ -109,6 +109,8 @@ class Ledger:
         values: what every node of the graph gives, by its name.
         branches: what is added to what it read.
         node: the node of the exported graph whose rule is running.
+        within_groups: grouped convolutions, by node, whose groups all stay and lose equally many channels each.
+        grouped: the channels that enter and leave each grouped convolution that is not depthwise, by node.
     """
 
     next_id: int = NONE + 1
@@ -135,6 +137,8 @@ class Ledger:
     node: str = ""
 
     whole: set[tuple[str, int]] = field(default_factory=set)
+    within_groups: frozenset[str] = frozenset()
+    grouped: dict[str, IntArray] = field(default_factory=dict)
 
     def fresh(self, count: int) -> Tensor:
         """Shape (count,): new ids."""
