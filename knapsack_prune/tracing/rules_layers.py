@@ -15,6 +15,7 @@ from torch import Tensor
 from knapsack_prune.tracing.context import Context, Rule, Value, is_tensor, share_rule
 from knapsack_prune.tracing.ids import NONE, Ids
 from knapsack_prune.tracing.ledger import Constant, LayerRecord
+from knapsack_prune.tracing.weights import ParameterWeight, Weight
 
 
 def attach_bias(context: Context, bias: Value, out: Tensor) -> Tensor:
@@ -70,33 +71,44 @@ def convolution(context: Context, transposed: bool = False) -> Value:
         leaving = own.attach(ledger, out_dim, "out", ledger.fresh(out_channels), context.operator)
         ledger.cost(layer, "conv", kernel * counted, entering, leaving)
     else:
-        per_in, per_out = source.shape[1] // groups, out_channels // groups
-        if per_in == 1:
-            # Depthwise: the output channels are the input channel's own.
-            leaving = entering.repeat_interleave(per_out)
-        else:
-            # The channels of one group of the convolution stand or fall together.
-            rows = entering.reshape(groups, per_in)
-            leads = rows.amax(1, keepdim=True)
-            ledger.tie(rows, leads, "grouped convolution")
-            partly = (rows == NONE).any(1) & (rows != NONE).any(1)
-            if bool(partly.any()):
-                ledger.freeze(
-                    rows[partly], f"`{context.operator}` groups them with channels that always stay"
-                )
-            leaving = leads.expand(groups, per_out).reshape(-1)
-        if transposed:
-            # The weight holds input channels in dimension 0, each group's outputs in dimension 1.
-            own.attach(ledger, 0, "out", entering, context.operator)
-            own.keep(ledger, 1)
-            ledger.cost(layer, "conv", kernel * counted * per_out, entering)
-        else:
-            leaving = own.attach(ledger, 0, "out", leaving, context.operator)
-            own.keep(ledger, 1)
-            ledger.cost(layer, "conv", kernel * counted * per_in, leaving)
+        leaving = _grouped(context, own, groups, entering, kernel * counted, transposed)
     leaving = attach_bias(context, bias, leaving)
     ledger.layers.append(LayerRecord(layer, entering.contiguous().numpy(), leaving.contiguous().numpy()))
     return Ids.along(leaving, 1, shape)
+
+
+def _grouped(
+    context: Context,
+    own: Weight | ParameterWeight,
+    groups: int,
+    entering: Tensor,
+    counted: int,
+    transposed: bool,
+) -> Tensor:
+    """A grouped or depthwise convolution: each of its groups is one unit; returns the ids that leave."""
+    ledger = context.ledger
+    per_in, per_out = len(entering) // groups, context.shape[1] // groups
+    if per_in == 1:
+        # Depthwise: the output channels are the input channel's own.
+        leaving = entering.repeat_interleave(per_out)
+    else:
+        # The channels of one group of the convolution stand or fall together.
+        rows = entering.reshape(groups, per_in)
+        leads = rows.amax(1, keepdim=True)
+        ledger.tie(rows, leads, "grouped convolution")
+        partly = (rows == NONE).any(1) & (rows != NONE).any(1)
+        if bool(partly.any()):
+            ledger.freeze(rows[partly], f"`{context.operator}` groups them with channels that always stay")
+        leaving = leads.expand(groups, per_out).reshape(-1)
+    if transposed:
+        # The weight holds input channels in dimension 0, each group's outputs in dimension 1.
+        own.attach(ledger, 0, "out", entering, context.operator)
+        ledger.cost(own.layer, "conv", counted * per_out, entering)
+    else:
+        leaving = own.attach(ledger, 0, "out", leaving, context.operator)
+        ledger.cost(own.layer, "conv", counted * per_in, leaving)
+    own.keep(ledger, 1)
+    return leaving
 
 
 def _across_channels(context: Context, source: Ids, layer: str, dim: int, cost: int) -> Value:
