@@ -126,6 +126,8 @@ class Ledger:
         values: what every node of the graph gives, by its name.
         branches: what is added to what it read.
         node: the node of the exported graph whose rule is running.
+        within_groups: grouped convolutions, by node, whose groups all stay and lose equally many channels each.
+        grouped: the channels that enter and leave each grouped convolution that is not depthwise, by node.
     """
 
     next_id: int = NONE + 1
@@ -154,6 +156,8 @@ class Ledger:
     contractions: list[Contraction] = field(default_factory=list)
     silencing: set[str] = field(default_factory=set)
     whole: set[tuple[str, int]] = field(default_factory=set)
+    within_groups: frozenset[str] = frozenset()
+    grouped: dict[str, IntArray] = field(default_factory=dict)
 
     def fresh(self, count: int) -> Tensor:
         """Shape (count,): new ids."""

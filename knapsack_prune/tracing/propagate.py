@@ -91,6 +91,7 @@ def propagate(
     program: ExportedProgram,
     aliases: Mapping[str, str] | None = None,
     passing: Collection[str] = (),
+    within_groups: Collection[str] = (),
 ) -> Ledger:
     """Gives every tensor of the graph its ids, and returns what the rules recorded.
 
@@ -100,8 +101,9 @@ def propagate(
         program: the exported network.
         aliases: further names of parameters and buffers, each with the first name of the same tensor.
         passing: buffers that the network makes when it runs; they have channels of their own at every width.
+        within_groups: grouped convolutions, by node, that keep all their groups and lose channels within them.
     """
-    ledger = Ledger()
+    ledger = Ledger(within_groups=frozenset(within_groups))
     reader = ParameterReader(ledger, RULES)
     values: dict[Node, Value] = _placeholders(program, aliases or {}, passing)
     reached = set(_inputs(program))

@@ -8,9 +8,7 @@ from knapsack_prune.tracing.context import Context, Value
 from knapsack_prune.tracing.ids import Ids
 from knapsack_prune.tracing.ledger import LayerRecord
 from knapsack_prune.tracing.rules_layers import attach_bias
-from knapsack_prune.tracing.weights import ParameterWeight, Weight
-
-AnyWeight = Weight | ParameterWeight
+from knapsack_prune.tracing.weights import AnyWeight, ParameterWeight
 
 
 def _sizes(weight: AnyWeight) -> tuple[int, ...]:

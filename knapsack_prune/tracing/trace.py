@@ -24,7 +24,7 @@ from knapsack_prune.tracing.ledger import Ledger
 from knapsack_prune.tracing.program import export_network, running_modules
 from knapsack_prune.tracing.propagate import propagate
 from knapsack_prune.tracing.refusals import refusal_before_export, remedy, watched, where_it_stopped
-from knapsack_prune.tracing.resolve import resolve
+from knapsack_prune.tracing.resolve import resolve, stuck_convolutions
 from knapsack_prune.tracing.rules_elementwise import UNARY
 
 HARMLESS = frozenset((*UNARY.split(), "batch_norm", "dropout", "feature_dropout", "instance_norm")) - {
@@ -63,6 +63,8 @@ class ExportedNetwork:
             once_run, after = fingerprint(model), _buffer_shapes(model)
         passing = {name for name, shape in after.items() if before.get(name) != shape}
         ledger = propagate(program, _aliases(model), passing)
+        while stuck := stuck_convolutions(ledger, _pinned(ledger, keep)):
+            ledger = propagate(program, _aliases(model), passing, ledger.within_groups | stuck)
         return ExportedNetwork(model, example, program, ledger, tuple(keep), once_run)
 
     def resolved(self) -> tuple[ChannelGraph, Membership]:

@@ -136,6 +136,10 @@ class ParameterWeight:
         ledger.whole.update((self.name, dim) for dim in dims)
 
 
+AnyWeight = Weight | ParameterWeight
+"""What a layer reads as its weight."""
+
+
 def of_parameter(ledger: Ledger, name: str, tensor: Tensor) -> Weight:
     """A parameter's own axes; the same ones at every use."""
     dims: list[Dim] = []

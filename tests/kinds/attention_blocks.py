@@ -223,7 +223,7 @@ NETWORKS = {
     "CBAM": Kind(lambda: image(conv(8, 12), CBAM(12), conv(12, 8))),
     "efficient channel attention": Kind(lambda: image(conv(8, 12), EfficientChannel(), conv(12, 8))),
     "selective kernels": Kind(lambda: image(SelectiveKernel(8))),
-    "split attention": Kind(lambda: image(SplitAttention(8, 2)), frozen=0.9),
+    "split attention": Kind(lambda: image(SplitAttention(8, 2)), frozen=0.05),
     "coordinate attention": Kind(lambda: image(Coordinate(8))),
     "global context": Kind(lambda: image(GlobalContext(8)), frozen=0.01),
     "non-local": Kind(lambda: image(NonLocal(8, 6)), frozen=0.01),
