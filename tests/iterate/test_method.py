@@ -1,4 +1,4 @@
-"""The whole method on a small part of the digits: rounds, resume, distillation, commands."""
+"""The whole method on a part of the digits: rounds, resume, distillation, commands."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from safetensors.torch import load_file
 
 import knapsack_prune as kp
 from knapsack_prune.data import ImageSource, open_source
+from knapsack_prune.data.images import TensorImages
 from knapsack_prune.errors import RequestError
 from knapsack_prune.iterate.budgets import geometric_budgets
 from knapsack_prune.iterate.method import iterate
@@ -41,14 +43,17 @@ def one_thread() -> Iterator[None]:
 
 
 def go(output: Path, source: ImageSource | None = None, **more: Any) -> dict[str, Any]:
-    """Two rounds of one epoch and one epoch of distillation."""
+    """Two rounds of one epoch and one epoch of distillation, on a third of the training images, without repair."""
     given = {"flops_budget": 0.4, "rounds": 2, **more.pop("pruning", {})}
+    whole = open_source("digits")
+    assert isinstance(whole.train, TensorImages)
+    part = replace(whole, train=TensorImages(whole.train.images[::3], whole.train.labels[::3]))
     return iterate(
         kp.load_network(),
-        source or open_source("digits"),
+        source or part,
         output,
         execution=EXECUTION,
-        repair=RepairSettings(repair_samples=200),
+        repair=more.pop("repair", RepairSettings(repair=False)),
         **{"epochs": 1, "importance": "l1", "crop": False, "mirror": False, **given, **more},
     )
 
@@ -155,8 +160,11 @@ def test_kill_at_any_moment_ends_in_the_same_weights(done: Path, tmp_path: Path,
         assert all(torch.equal(ours[name], theirs[name]) for name in theirs), part
 
 
-def test_exclusion_labels_and_inner_distillation(tmp_path: Path) -> None:
-    go(tmp_path, exclude_start=True, distill="kept", label_weight=0.5)
+def test_exclusion_labels_inner_distillation_and_repair(tmp_path: Path) -> None:
+    repair = RepairSettings(repair_samples=200)
+    go(tmp_path, exclude_start=True, distill="kept", label_weight=0.5, repair=repair)
+    rounds = (json.loads((tmp_path / f"rounds/{n}/result.json").read_text())["repaired"] for n in (1, 2))
+    assert list(rounds) == [True, True]
     record = json.loads((tmp_path / "final" / "result.json").read_text())
     assert (record["teachers"], bool(record["stages"])) == (2, True)
     assert (record["settings"]["label_weight"], record["settings"]["temperature"]) == (0.5, 5.0)
