@@ -33,7 +33,7 @@ def test_same_request_gives_the_same_bytes_whatever_the_number_of_threads(run: R
     try:
         for threads in (1, 2):
             torch.set_num_threads(threads)
-            few = ("--samples", "64")
+            few = ("--importance", "reconstruction", "--samples", "128")
             assert run("plan", "--flops-budget", "0.4", *few, "-o", tmp_path / f"{threads}.json").code == 0
             data = json.loads((tmp_path / f"{threads}.json").read_text())
             data["solver"]["seconds"] = 0
