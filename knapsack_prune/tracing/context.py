@@ -70,6 +70,7 @@ class Context:
         ledger: where ties, parameter axes and costs are recorded.
         element_ids: gives a parameter (or what was computed from some) that is used as plain data one id per element.
         axes: gives the same tensors, used as weights, ids per dimension.
+        zero_sources: gives the parameters that make a node's channels zero, or None.
     """
 
     node: Node
@@ -79,6 +80,7 @@ class Context:
     ledger: Ledger
     element_ids: Callable[[Parameter | Computed], Ids]
     axes: Callable[[Parameter | Computed], Weight]
+    zero_sources: Callable[[Node], frozenset[str] | None]
 
     @property
     def operator(self) -> str:

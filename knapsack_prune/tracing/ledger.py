@@ -70,6 +70,21 @@ class Constant:
 
 
 @dataclass(frozen=True, eq=False)
+class Contraction:
+    """A product of activations that sums over channels, in which their number may also set a scale.
+
+    Attributes:
+        node: its node in the exported graph.
+        module: the module that runs it.
+        ids: the channels that are summed over.
+    """
+
+    node: str
+    module: str
+    ids: IntArray
+
+
+@dataclass(frozen=True, eq=False)
 class Broadcast:
     """Elements stretched by broadcasting over others, pair by pair: decided when all ties are known.
 
@@ -104,6 +119,8 @@ class Ledger:
         reductions: operators that reduce over channels: module, operator, channel ids.
         mixed_weights: operators that reduce over a weight's dimension: module, operator, channel ids, the parameters'
             dimensions, and whether zeros add nothing.
+        contractions: products of activations that sum over channels.
+        silencing: parameters that make such channels, and silence them at zero.
         whole: parameters' dimensions that hold no channels (of a kernel), which stay if something lies along them.
         stages: the features in which stages end, with their channel ids.
         values: what every node of the graph gives, by its name.
@@ -136,6 +153,8 @@ class Ledger:
     branches: tuple[Branch, ...] = ()
     node: str = ""
 
+    contractions: list[Contraction] = field(default_factory=list)
+    silencing: set[str] = field(default_factory=set)
     whole: set[tuple[str, int]] = field(default_factory=set)
     within_groups: frozenset[str] = frozenset()
     grouped: dict[str, IntArray] = field(default_factory=dict)

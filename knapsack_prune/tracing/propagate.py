@@ -31,6 +31,7 @@ from knapsack_prune.tracing.ids import NONE, Ids
 from knapsack_prune.tracing.ledger import Ledger
 from knapsack_prune.tracing.program import innermost_module
 from knapsack_prune.tracing.reading import ParameterReader, without_rule
+from knapsack_prune.tracing.silencing import ZeroSources
 from knapsack_prune.tracing.stages import CutPoint, choose_stages, cut_points
 from knapsack_prune.tracing.weights import Weight
 
@@ -111,7 +112,7 @@ def propagate(
     values: dict[Node, Value] = _placeholders(program, aliases or {}, passing)
     reached = set(_inputs(program))
 
-    outputs = _Walk(ledger, reader, values, reached).run(program.graph_module)
+    outputs = _Walk(ledger, reader, values, reached, ZeroSources(values)).run(program.graph_module)
     buffers = _buffers(program)
     for spec, output in zip(program.graph_signature.output_specs, outputs, strict=True):
         if spec.kind is OutputKind.BUFFER_MUTATION and spec.target in buffers:
@@ -134,12 +135,14 @@ class _Walk:
         reader: gives parameters their ids.
         values: of the nodes so far.
         reached: nodes that an input of the network reaches.
+        zero_sources: tells which parameters silence a node's channels.
     """
 
     ledger: Ledger
     reader: ParameterReader
     values: dict[Node, Value]
     reached: set[Node]
+    zero_sources: ZeroSources
 
     def run(self, module: GraphModule) -> list[Value]:
         """Give every node its value; returns those of the outputs."""
@@ -166,6 +169,7 @@ class _Walk:
             ledger=self.ledger,
             element_ids=self.reader.element_ids,
             axes=self.reader.axes,
+            zero_sources=self.zero_sources.of,
         )
         self.ledger.node = node.name
         if context.operator in SECTIONS:

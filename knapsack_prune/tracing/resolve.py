@@ -64,7 +64,7 @@ def resolve(
         activations=tuple(_terms(ledger.activations, member, nodes)),
         widths=_widths(ledger, member),
         attributes=attributes,
-        sized=sized,
+        sized=tuple(dict.fromkeys((*sized, *contracting_modules(ledger, member)))),
         full_width=tuple(
             ModuleChannels(module, dim, owner)
             for module, dim, ids in ledger.full_width
@@ -77,6 +77,12 @@ def resolve(
         blocks=blocks,
     )
     return graph, member
+
+
+def contracting_modules(ledger: Ledger, member: Membership) -> tuple[str, ...]:
+    """The modules that sum over units without weights: their code may scale by a number that it takes from the size."""
+    found = (part.module for part in ledger.contractions if bool((member.owner(part.ids).groups >= 0).any()))
+    return tuple(dict.fromkeys(found))
 
 
 def stuck_convolutions(ledger: Ledger, pinned: dict[str, str]) -> frozenset[str]:

@@ -76,9 +76,10 @@ class ExportedNetwork:
 
     def freeze_counted(self, module: str, reason: str) -> None:
         """Freeze what a module's operators count."""
-        for constant in self.ledger.constants:
-            if constant.module == module:
-                self.ledger.freeze(torch.from_numpy(constant.ids), reason)
+        counted = [(part.module, part.ids) for part in self.ledger.constants]
+        for name, ids in (*counted, *((part.module, part.ids) for part in self.ledger.contractions)):
+            if name == module:
+                self.ledger.freeze(torch.from_numpy(ids), reason)
 
     def freeze_inside(self, module: str, reason: str) -> None:
         """Freeze what enters a module, and all that its operators write."""
