@@ -20,6 +20,7 @@ from knapsack_prune.data.source import IMAGENET
 from knapsack_prune.errors import RequestError
 from knapsack_prune.graph.channel_graph import ChannelGraph
 from knapsack_prune.networks import DEFAULT_NETWORK, Network, load_network
+from knapsack_prune.networks.example import Example
 from knapsack_prune.planning.identity import check_fingerprint, check_weights, parent_name
 from knapsack_prune.planning.plan_file import Plan
 from knapsack_prune.planning.plan_parts import DataPart
@@ -73,6 +74,20 @@ class Subject:
     def slim(self) -> nn.Module:
         """The slim network: the directory's, or the parent slimmed by the plan."""
         return slim(self.parent.model, self.plan) if self.start is None else self.start
+
+    def example(self, settings: NetworkSettings) -> Example:
+        """What the network is called with: as the settings say; by default as the plan says, which may be of a part."""
+        if settings.example is not None or settings.input_shape is not None:
+            return self.parent.example
+        example = self.plan.model.example()
+        if example.submodule:
+            notes().print(
+                f"The plan is of {example.submodule} alone, and says only what that is called with: give the whole "
+                "network's inputs with --example or --input-shape.",
+                style="yellow",
+                markup=False,
+            )
+        return example
 
 
 def load(settings: NetworkSettings, seed: int = 0, used: bool = True) -> Network:

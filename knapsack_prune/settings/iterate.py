@@ -7,7 +7,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from knapsack_prune.settings.augmentation import GeometrySettings
+from knapsack_prune.settings.augmentation import AugmentationSettings
 from knapsack_prune.settings.base import INT_LIMIT, Settings
 from knapsack_prune.settings.budget import read_budget
 from knapsack_prune.settings.budgets import FLOPS_BUDGET
@@ -59,6 +59,14 @@ class RestartSettings(PassSettings):
         Field(ge=0, description="Its last learning rate; a thousandth of the largest if left out."),
     ] = None
     weight_decay: WeightDecay = 1e-4
+    round_logit_weight: Annotated[
+        float,
+        Field(
+            ge=0,
+            description="Weight of the parent's logits beside the labels in every round; 0 for labels alone, as in "
+            "the paper.",
+        ),
+    ] = 0.0
 
 
 class DistillationSettings(Settings):
@@ -88,7 +96,7 @@ class DistillationSettings(Settings):
 
 
 class IterateSettings(
-    PruningSettings, RestartSettings, DistillationSettings, GeometrySettings, CompiledSettings
+    PruningSettings, RestartSettings, DistillationSettings, AugmentationSettings, CompiledSettings
 ):
     """The whole method: rounds, their ensemble, and its distillation."""
 
@@ -103,7 +111,7 @@ class IterateSettings(
         return self.epochs or (EMBEDDED_EPOCHS if embedded else EPOCHS)
 
     def retraining(self, epochs: int) -> TrainingSettings:
-        """Training of a round, on labels alone; the last epoch counts."""
+        """Training of a round, on labels and, if asked for, the parent's logits; the last epoch counts."""
         return self._one_cycle(
             epochs=epochs,
             optimizer="sgd",
@@ -113,7 +121,8 @@ class IterateSettings(
             weight_decay=self.weight_decay,
             distill="none",
             gamma=0.0,
-            logit_weight=0.0,
+            logit_weight=self.round_logit_weight,
+            temperature=self.temperature,
         )
 
     def distillation(self, epochs: int) -> TrainingSettings:
@@ -135,7 +144,7 @@ class IterateSettings(
     def _one_cycle(self, **given: Any) -> TrainingSettings:
         shared = {
             name: getattr(self, name)
-            for kind in (PassSettings, GeometrySettings, CompiledSettings)
+            for kind in (PassSettings, AugmentationSettings, CompiledSettings)
             for name in kind.model_fields
         }
         return TrainingSettings(

@@ -10,12 +10,13 @@ from __future__ import annotations
 import math
 from functools import partial
 
+import torch
 from torch import Tensor
 
 from knapsack_prune.tracing.context import Context, Rule, Value, is_tensor, share_rule
 from knapsack_prune.tracing.ids import NONE, Ids
 from knapsack_prune.tracing.ledger import Constant, LayerRecord
-from knapsack_prune.tracing.weights import ParameterWeight, Weight
+from knapsack_prune.tracing.weights import AnyWeight
 
 
 def attach_bias(context: Context, bias: Value, out: Tensor) -> Tensor:
@@ -71,44 +72,67 @@ def convolution(context: Context, transposed: bool = False) -> Value:
         leaving = own.attach(ledger, out_dim, "out", ledger.fresh(out_channels), context.operator)
         ledger.cost(layer, "conv", kernel * counted, entering, leaving)
     else:
-        leaving = _grouped(context, own, groups, entering, kernel * counted, transposed)
+        rule = _within_groups if context.node.name in ledger.within_groups else _whole_groups
+        leaving = rule(context, own, entering, groups, kernel * counted, transposed)
     leaving = attach_bias(context, bias, leaving)
+    if 1 < groups < max(source.shape[1], out_channels):
+        ledger.grouped[context.node.name] = torch.cat((entering, leaving)).numpy()
     ledger.layers.append(LayerRecord(layer, entering.contiguous().numpy(), leaving.contiguous().numpy()))
     return Ids.along(leaving, 1, shape)
 
 
-def _grouped(
-    context: Context,
-    own: Weight | ParameterWeight,
-    groups: int,
-    entering: Tensor,
-    counted: int,
-    transposed: bool,
+def _whole_groups(
+    context: Context, weight: AnyWeight, entering: Tensor, groups: int, cost: int, transposed: bool
 ) -> Tensor:
-    """A grouped or depthwise convolution: each of its groups is one unit; returns the ids that leave."""
+    """A grouped convolution that loses whole groups: the channels of one group stand or fall together."""
     ledger = context.ledger
     per_in, per_out = len(entering) // groups, context.shape[1] // groups
     if per_in == 1:
         # Depthwise: the output channels are the input channel's own.
         leaving = entering.repeat_interleave(per_out)
     else:
-        # The channels of one group of the convolution stand or fall together.
         rows = entering.reshape(groups, per_in)
         leads = rows.amax(1, keepdim=True)
         ledger.tie(rows, leads, "grouped convolution")
-        partly = (rows == NONE).any(1) & (rows != NONE).any(1)
-        if bool(partly.any()):
-            ledger.freeze(rows[partly], f"`{context.operator}` groups them with channels that always stay")
+        _keep_mixed(context, rows, 1)
         leaving = leads.expand(groups, per_out).reshape(-1)
     if transposed:
         # The weight holds input channels in dimension 0, each group's outputs in dimension 1.
-        own.attach(ledger, 0, "out", entering, context.operator)
-        ledger.cost(own.layer, "conv", counted * per_out, entering)
+        weight.attach(ledger, 0, "out", entering, context.operator)
     else:
-        leaving = own.attach(ledger, 0, "out", leaving, context.operator)
-        ledger.cost(own.layer, "conv", counted * per_in, leaving)
-    own.keep(ledger, 1)
+        leaving = weight.attach(ledger, 0, "out", leaving, context.operator)
+    weight.keep(ledger, 1)
+    ledger.cost(
+        weight.layer, "conv", cost * (per_out if transposed else per_in), entering if transposed else leaving
+    )
     return leaving
+
+
+def _within_groups(
+    context: Context, weight: AnyWeight, entering: Tensor, groups: int, cost: int, transposed: bool
+) -> Tensor:
+    """A grouped convolution all of whose groups stay: the channels at one place of every group go together."""
+    ledger = context.ledger
+    rows = entering.reshape(groups, -1)
+    inputs = rows.amax(0)
+    ledger.tie(rows, inputs, "grouped convolution")
+    _keep_mixed(context, rows, 0)
+    outputs = ledger.fresh(context.shape[1] // groups)
+    if transposed:
+        inputs = weight.attach(ledger, 0, "in", inputs.repeat(groups), context.operator)[: len(inputs)]
+        leaving = weight.attach(ledger, 1, "out", outputs, context.operator).repeat(groups)
+    else:
+        inputs = weight.attach(ledger, 1, "in", inputs, context.operator)
+        leaving = weight.attach(ledger, 0, "out", outputs.repeat(groups), context.operator)
+    ledger.cost(weight.layer, "conv", cost, inputs, leaving)
+    return leaving
+
+
+def _keep_mixed(context: Context, rows: Tensor, dim: int) -> None:
+    """Keep what a grouped convolution ties along a dimension to channels that always stay."""
+    mixed = (rows == NONE).any(dim, keepdim=True) & (rows != NONE)
+    if bool(mixed.any()):
+        context.ledger.freeze(rows[mixed], f"`{context.operator}` groups them with channels that always stay")
 
 
 def _across_channels(context: Context, source: Ids, layer: str, dim: int, cost: int) -> Value:

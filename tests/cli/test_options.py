@@ -29,7 +29,8 @@ KNOWN = {
     "finetune": f"{TRAINING} --model --weights --checkpoint --num-classes --mask --optimizer --schedule --warmup "
     "--clip --ema --scale-features --no-scale-features --distill-layers --logit-weight --label-smoothing --teacher "
     "--teacher-exclude --held-out --rand-augment --erasing --mixup --cutmix --resume",
-    "iterate": f"{TRAINING} {PLANNING} --flops-budget --rounds --distill-epochs --distill-lr --exclude-start",
+    "iterate": f"{TRAINING} {PLANNING} --flops-budget --rounds --round-logit-weight --mixup --cutmix "
+    "--rand-augment --erasing --distill-epochs --distill-lr --exclude-start",
     "evaluate": f"{NETWORK} {DATA} {DEVICE} --batch-size --json",
     "export": f"{NETWORK} -o --output --format --batch --seconds --compare --no-compare",
     "run": "--flops-budget --epochs -o --output --lr --plan.batch-size --finetune.batch-size --seed",

@@ -97,6 +97,7 @@ def test_rounds_leave_snapshots_of_the_original_parent(done: Path) -> None:
     final = kp.load_slim(done / "final", lambda: parent)
     assert kp.Plan.load(done / "final" / "plan.json") == plans[1]
     assert json.loads((done / "final" / "result.json").read_text())["teachers"] == 3
+    assert json.loads((done / "rounds" / "1" / "result.json").read_text())["teachers"] == 0
     # It learned: distilling moved it from its start towards what the ensemble says.
     assert record["accuracy"]["final"] >= record["accuracy"]["rounds"][-1]
     assert sum(p.numel() for p in final.parameters()) == record["parameters"][-1]
@@ -161,8 +162,12 @@ def test_kill_at_any_moment_ends_in_the_same_weights(done: Path, tmp_path: Path,
         assert all(torch.equal(ours[name], theirs[name]) for name in theirs), part
 
 
-def test_exclusion_labels_and_inner_distillation(tmp_path: Path) -> None:
-    go(tmp_path, exclude_start=True, distill="kept", label_weight=0.5, repair=NO_REPAIR)
+def test_who_teaches_what(tmp_path: Path) -> None:
+    mixed = {"round_logit_weight": 0.5, "cutmix": 1.0, "repair": NO_REPAIR}
+    go(tmp_path, exclude_start=True, distill="kept", label_weight=0.5, **mixed)
+    record = json.loads((tmp_path / "rounds" / "1" / "result.json").read_text())
+    assert record["teachers"] == 1
+    assert [record["settings"][name] for name in ("logit_weight", "label_weight", "cutmix")] == [0.5, 1, 1]
     record = json.loads((tmp_path / "final" / "result.json").read_text())
     assert (record["teachers"], bool(record["stages"])) == (2, True)
     assert (record["settings"]["label_weight"], record["settings"]["temperature"]) == (0.5, 5.0)
