@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -268,6 +268,10 @@ class Ledger:
     def wrote(self, layer: str, operator: str, ids: Ids) -> None:
         """Record the elements of a tensor as activations."""
         self.activations.append(_volume(layer, operator, ids, 1, self.node))
+
+    def wrote_weight(self, layer: str, operator: str, axes: Sequence[Tensor]) -> None:
+        """Record the elements of a weight that activations make, as activations."""
+        self.activations.append(_cost(layer, operator, 1, tuple(axes), self.node))
 
     def holds(self, ids: Ids) -> None:
         """Record that a tensor holds these channels."""

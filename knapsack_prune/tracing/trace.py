@@ -26,6 +26,7 @@ from knapsack_prune.tracing.propagate import propagate
 from knapsack_prune.tracing.refusals import refusal_before_export, remedy, watched, where_it_stopped
 from knapsack_prune.tracing.resolve import resolve, stuck_convolutions
 from knapsack_prune.tracing.rules_elementwise import UNARY
+from knapsack_prune.tracing.weights import Weight
 
 HARMLESS = frozenset((*UNARY.split(), "batch_norm", "dropout", "feature_dropout", "instance_norm")) - {
     "fill",
@@ -92,6 +93,8 @@ class ExportedNetwork:
         for ids in value if isinstance(value, (tuple, list)) else (value,):
             if isinstance(ids, Ids):
                 self.ledger.freeze(ids.data, reason)
+            elif isinstance(ids, Weight):
+                ids.freeze(self.ledger, reason)
 
 
 def _aliases(model: nn.Module) -> dict[str, str]:

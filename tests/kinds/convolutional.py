@@ -304,7 +304,7 @@ NETWORKS = {
     "asymmetric kernels": Kind(lambda: image(nn.Conv2d(8, 8, (1, 3), padding=(0, 1)), nn.Conv2d(8, 8, (3, 1), padding=(1, 0)))),
     "re-parametrisable block": Kind(lambda: image(RepVGG(8))),
     "mixed kernels": Kind(lambda: image(MixedKernels([3, 5]))),
-    "dynamic convolution": Kind(lambda: image(DynamicConv(8, 3)), frozen=0.9),
+    "dynamic convolution": Kind(lambda: image(DynamicConv(8, 3)), frozen=0.05),
     "involution": Kind(lambda: image(Involution(8, 2))),
     "coordinates": Kind(lambda: image(CoordConv(8, 8))),
     "octave convolution": Kind(lambda: image(Octave(8))),
