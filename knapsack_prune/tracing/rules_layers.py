@@ -54,6 +54,10 @@ def convolution(context: Context, transposed: bool = False) -> Value:
         one_channel = source.shape[1] == shape[1] == 1
         if one_channel and len(across) == 1 and source.shape[across[0]] == shape[across[0]]:
             return _across_channels(context, source, layer, across[0], counted * math.prod(weight.shape))
+        in_place = all(shape[dim] == source.shape[dim] and weight.shape[dim] == 1 for dim in across)
+        if groups == 1 and 1 not in source.varying and in_place:
+            cost = math.prod(weight.shape) // shape[1] if counted else 0
+            return _mixes_positions(context, source, own, "conv", int(transposed), cost)
         source = ledger.tie_along(source, tuple(across), context.operator)
     entering = ledger.channel_ids(source, 1)
     in_dim, out_dim = (0, 1) if transposed else (1, 0)
@@ -134,6 +138,23 @@ def _across_channels(context: Context, source: Ids, layer: str, dim: int, cost: 
     return source.like(context.shape)
 
 
+def _mixes_positions(
+    context: Context, source: Ids, weight: AnyWeight, operator: str, out_dim: int, cost: int
+) -> Value:
+    """A layer over another dimension than that of the channels (the tokens of a mixer): every channel by itself, and
+    all its weights stay. `cost` is per element of the result."""
+    ledger = context.ledger
+    mixed, sizes = source.like(context.shape), context.args[1].shape
+    leaving = weight.attach(ledger, out_dim, "out", ledger.fresh(sizes[out_dim]), context.operator)
+    leaving = attach_bias(context, context.argument("bias"), leaving)
+    ledger.freeze(leaving, f"`{context.operator}` mixes positions of channels, each by itself")
+    if cost:
+        ledger.volume(weight.layer, operator, mixed, cost)
+    entering = torch.zeros(sizes[1 - out_dim], dtype=torch.int64)
+    ledger.layers.append(LayerRecord(weight.layer, entering.numpy(), leaving.contiguous().numpy()))
+    return mixed
+
+
 def linear(context: Context) -> Value:
     """`linear`: the last dimension enters and leaves."""
     ledger = context.ledger
@@ -147,6 +168,8 @@ def linear(context: Context) -> Value:
         return written_by_activations(context, "linear", cost * source.shape[-1])
     layer = own.layer
     last = len(source.shape) - 1
+    if source.varying and last not in source.varying:
+        return _mixes_positions(context, source, own, "linear", 0, source.shape[last])
     entering = own.attach(ledger, 1, "in", ledger.channel_ids(source, last), "linear")
     leaving = own.attach(ledger, 0, "out", ledger.fresh(weight.shape[0]), "linear")
     leaving = attach_bias(context, context.argument("bias"), leaving)
