@@ -60,8 +60,14 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], Any, set[str]]] = {
     "GPT-2": (
         lambda: hf.GPT2LMHeadModel(
             hf.GPT2Config(
-                **{"vocab_size": 64, "n_positions": 16, "n_embd": 32, "n_layer": 1, "n_head": 4},
-                **{"bos_token_id": 1, "eos_token_id": 2, "use_cache": False},
+                vocab_size=64,
+                n_positions=16,
+                n_embd=32,
+                n_layer=1,
+                n_head=4,
+                bos_token_id=1,
+                eos_token_id=2,
+                use_cache=False,
             )
         ),
         {"input_ids": TOKENS},
