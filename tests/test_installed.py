@@ -45,8 +45,9 @@ def test_wheel_holds_the_two_packages_and_their_assets(installed: Path) -> None:
 
 def test_default_plan_is_made_away_from_the_source_tree(installed: Path, tmp_path: Path) -> None:
     # -P: the working directory is not importable, so that only the wheel can serve the import.
+    request = ["plan", "--flops-budget", "0.3", "--samples", "64", "-o", "plan.json"]
     found = subprocess.run(
-        [sys.executable, "-P", "-m", "knapsack_prune", "plan", "--flops-budget", "0.3", "-o", "plan.json"],
+        [sys.executable, "-P", "-m", "knapsack_prune", *request],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(installed)},
         capture_output=True,

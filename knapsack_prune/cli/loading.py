@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,16 +13,20 @@ from torch import nn
 
 from knapsack_prune.cli.app import with_flags
 from knapsack_prune.cli.console import Steps, notes
+from knapsack_prune.costs.resource import Resource
 from knapsack_prune.costs.threads import choose_threads
 from knapsack_prune.data import CalibrationLoader, ImageSource, calibration_loader
 from knapsack_prune.data.source import IMAGENET
 from knapsack_prune.errors import RequestError
 from knapsack_prune.graph.channel_graph import ChannelGraph
 from knapsack_prune.networks import DEFAULT_NETWORK, Network, load_network
+from knapsack_prune.networks.example import Example
 from knapsack_prune.planning.identity import check_fingerprint, check_weights, parent_name
 from knapsack_prune.planning.plan_file import Plan
 from knapsack_prune.planning.plan_parts import DataPart
-from knapsack_prune.planning.preparation import prepare as trace_and_value
+from knapsack_prune.planning.planner import check_feasible
+from knapsack_prune.planning.preparation import budget_limits, trace_to_plan, value_units
+from knapsack_prune.planning.pricing import price_network
 from knapsack_prune.search.images import SearchImages, search_images
 from knapsack_prune.search.planner import examples_read, require_images
 from knapsack_prune.settings import (
@@ -31,6 +35,7 @@ from knapsack_prune.settings import (
     NetworkSettings,
     ParentSettings,
     PlanSettings,
+    SweepSettings,
 )
 from knapsack_prune.settings.importance import IMAGE_CRITERIA
 from knapsack_prune.settings.plan import PlanningSettings
@@ -42,10 +47,15 @@ from knapsack_prune.values.task import Task, open_data
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A network that is ready to be planned; `images` where plans are tried out, `loss` where data has its own."""
+    """A network that is ready to be planned, with what is budgeted and, for a single plan, the limits.
+
+    There are `images` where plans are tried out, and a `loss` where data has its own.
+    """
 
     network: Network
     graph: ChannelGraph
+    resources: Mapping[str, Resource]
+    limits: Mapping[str, int]
     values: ValueTables
     images: SearchImages | None
     data: DataPart | None
@@ -64,6 +74,20 @@ class Subject:
     def slim(self) -> nn.Module:
         """The slim network: the directory's, or the parent slimmed by the plan."""
         return slim(self.parent.model, self.plan) if self.start is None else self.start
+
+    def example(self, settings: NetworkSettings) -> Example:
+        """What the network is called with: as the settings say; by default as the plan says, which may be of a part."""
+        if settings.example is not None or settings.input_shape is not None:
+            return self.parent.example
+        example = self.plan.model.example()
+        if example.submodule:
+            notes().print(
+                f"The plan is of {example.submodule} alone, and says only what that is called with: give the whole "
+                "network's inputs with --example or --input-shape.",
+                style="yellow",
+                markup=False,
+            )
+        return example
 
 
 def load(settings: NetworkSettings, seed: int = 0, used: bool = True) -> Network:
@@ -166,14 +190,14 @@ def open_told(
 
 def prepare(
     network_settings: NetworkSettings,
-    settings: PlanningSettings,
+    settings: PlanSettings | SweepSettings,
     data: DataSettings,
     steps: Steps,
 ) -> Prepared:
-    """Load, trace and score.
+    """Load, trace, price and score.
 
     Raises:
-        RequestError: wrong network, weights or data; nothing that can be pruned.
+        RequestError: wrong network, weights or data; nothing that can be pruned; the budgets of a plan cannot be met.
     """
     steps.enter("loading the network")
     network = load(network_settings, settings.seed)
@@ -228,14 +252,28 @@ def prepare(
         return loader
 
     with quiet_libraries():
-        graph, values = trace_and_value(
+        graph = trace_to_plan(network.model, network.example, settings, enter=steps.enter)
+        steps.enter("pricing")
+        swept = {} if isinstance(settings, PlanSettings) else {"flops": 1.0}
+        resources = price_network(
+            graph,
             network.model,
-            network.example,
+            swept | settings.requested(),
+            table=settings.latency_table,
+            force=settings.force,
+        )
+        limits = {}
+        if isinstance(settings, PlanSettings):
+            limits = budget_limits(graph, settings.requested(), resources)
+            check_feasible(graph, limits, settings, resources)
+        steps.enter("scoring")
+        values = value_units(
+            graph,
+            network.model,
             settings,
             criterion,
-            data=batches,
+            data=batches(),
             loss=loss if criterion in IMAGE_CRITERIA else None,
-            enter=steps.enter,
             progress=steps.count,
         )
     few, layers = (values.provenance.options.get(f"layers_{name}", 0) for name in ("with_few_rows", "fitted"))
@@ -246,7 +284,7 @@ def prepare(
             style="yellow",
             markup=False,
         )
-    return Prepared(network, graph, values, images, _data_part(data, opened, drawn), loss)
+    return Prepared(network, graph, resources, limits, values, images, _data_part(data, opened, drawn), loss)
 
 
 def _device(settings: PlanningSettings) -> torch.device:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -20,13 +19,11 @@ from knapsack_prune.settings import (
     DataSettings,
     NetworkSettings,
     PlanSettings,
-    ResourceBudgets,
     SweepSettings,
 )
 
 if TYPE_CHECKING:
     from knapsack_prune.cli.loading import Prepared
-    from knapsack_prune.costs.resource import Resource
     from knapsack_prune.planning.front import Front
     from knapsack_prune.planning.planner import Planner, SolverReport
     from knapsack_prune.report.sources import TraceStep
@@ -60,7 +57,7 @@ def plan(
     from knapsack_prune.cli.tables import show_plan
     from knapsack_prune.outputs import claimed, locked
     from knapsack_prune.planning.planner import plan_problem
-    from knapsack_prune.planning.preparation import budget_limits, check_budgets
+    from knapsack_prune.planning.preparation import check_budgets
     from knapsack_prune.report.sources import LOG, command_of, write_log
     from knapsack_prune.search.planner import find_plan
 
@@ -80,19 +77,16 @@ def plan(
             outputs.enter_context(resumable(plan.values))
             outputs.enter_context(locked(plan.values, directory=False))
         prepared = prepare(network, plan, data, progress)
-        resources = _price(prepared, plan.requested(), plan, progress)
-        limits = budget_limits(prepared.graph, plan.requested(), resources)
         if export_instance is not None:
             name = f"{prepared.network.name}-{prepared.values.provenance.method}-r{plan.round_to or 1}"
-            problem = plan_problem(
-                prepared.graph, prepared.values, limits, plan, resources=resources, name=name
-            )
+            graph, values, resources = prepared.graph, prepared.values, prepared.resources
+            problem = plan_problem(graph, values, prepared.limits, plan, resources=resources, name=name)
             if export_instance.suffix in (".mps", ".pb", ".pbtxt"):
                 solvers.export_model(problem.instance, export_instance)
             else:
                 problem.instance.save(export_instance)
         trace: list[TraceStep] = []
-        planner = _planner(prepared, limits, resources, plan, progress, trace)
+        planner = _planner(prepared, plan, progress, trace)
         with quiet_libraries():
             made = find_plan(
                 planner,
@@ -151,13 +145,12 @@ def sweep(
     held = nullcontext() if directory is None else claimed(directory, directory=True, force=sweep.force)
     with held, steps() as progress:
         prepared = prepare(network, sweep, data, progress)
-        resources = _price(prepared, {"flops": 1.0} | sweep.requested(), sweep, progress)
         progress.enter("solving", total=len(sweep.swept()))
         front = plan_front(
             prepared.graph,
             prepared.values,
             sweep,
-            resources,
+            prepared.resources,
             name=prepared.network.name,
             weights=prepared.network.weights,
             model=prepared.network.model,
@@ -189,23 +182,8 @@ def _save_front(front: Front, directory: Path, name: str) -> None:
     write_text(directory / "front.svg", standalone(front_svg([(name, kept, worth)])))
 
 
-def _price(
-    prepared: Prepared, names: Iterable[str], settings: ResourceBudgets, progress: Steps
-) -> dict[str, Resource]:
-    from knapsack_prune.cli.loading import quiet_libraries
-    from knapsack_prune.planning.pricing import price_network
-
-    progress.enter("pricing")
-    with quiet_libraries():
-        return price_network(
-            prepared.graph, prepared.network.model, names, table=settings.latency_table, force=settings.force
-        )
-
-
 def _planner(
     prepared: Prepared,
-    limits: dict[str, int],
-    resources: dict[str, Resource],
     settings: AllocationSettings,
     progress: Steps,
     trace: list[TraceStep],
@@ -215,7 +193,14 @@ def _planner(
 
     network, report = prepared.network, _solving(progress, settings.time_limit, trace)
     return Planner(
-        prepared.graph, limits, settings, resources, network.name, network.weights, report, network.model
+        prepared.graph,
+        prepared.limits,
+        settings,
+        prepared.resources,
+        network.name,
+        network.weights,
+        report,
+        network.model,
     )
 
 

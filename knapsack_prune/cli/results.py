@@ -123,7 +123,9 @@ def show_exports(console: Console, result: Mapping[str, Sequence[Exported]]) -> 
     table.add_column("file")
     table.add_column("KiB", justify="right")
     table.add_column("largest difference", justify="right")
-    batches = list(next(iter(result.values()))[0].timings)
+    batches = list(
+        dict.fromkeys(size for entries in result.values() for one in entries for size in one.timings)
+    )
     for batch in batches:
         table.add_column(f"batch {batch}", justify="right")
         table.add_column(f"PyTorch, batch {batch}", justify="right")
@@ -131,13 +133,16 @@ def show_exports(console: Console, result: Mapping[str, Sequence[Exported]]) -> 
         for entry in entries:
             times = []
             for batch in batches:
-                times += [_spread(entry.timings[batch]), _spread(entry.pytorch[batch])]
-            table.add_row(entry.path.name, f"{entry.bytes / 1024:.0f}", f"{entry.max_error:.1e}", *times)
+                times += [_spread(timings.get(batch)) for timings in (entry.timings, entry.pytorch)]
+            only = "" if entry.batch is None else f" (batch {entry.batch} alone)"
+            table.add_row(
+                f"{entry.path.name}{only}", f"{entry.bytes / 1024:.0f}", f"{entry.max_error:.1e}", *times
+            )
     console.print(table)
 
 
-def _spread(timing: Timing) -> str:
-    return f"{timing.median_ms:.3f} ({timing.low_ms:.3f} to {timing.high_ms:.3f})"
+def _spread(timing: Timing | None) -> str:
+    return "-" if timing is None else f"{timing.median_ms:.3f} ({timing.low_ms:.3f} to {timing.high_ms:.3f})"
 
 
 def show_run(console: Console, report: Mapping[str, Any]) -> None:
@@ -152,6 +157,8 @@ def show_run(console: Console, report: Mapping[str, Any]) -> None:
         *(report.get("export", {}).get(name, ()) for name in ("model", "parent")), strict=True
     ):
         for batch, timing in student["timings"].items():
+            if batch not in parent["timings"]:
+                continue  # one of them takes one batch size alone
             before = parent["timings"][batch]["median_ms"]
             spread = f"({timing['low_ms']:.3f} to {timing['high_ms']:.3f})"
             console.print(

@@ -212,7 +212,11 @@ def export(
     ] = False,
     force: Force = False,
 ) -> None:
-    """Export to ONNX and torch.export with a dynamic batch, check against PyTorch's output, and time it."""
+    """Export to ONNX and torch.export with a dynamic batch, check against PyTorch's output, and time it.
+
+    The network is called with what its plan says, or with --example or --input-shape. A network that runs on the
+    example's batch alone is exported for that.
+    """
     from knapsack_prune.cli.loading import load, load_target, set_threads
     from knapsack_prune.cli.results import show_exports
     from knapsack_prune.export.exporting import export_all
@@ -224,10 +228,10 @@ def export(
         check_not_within(directory, target)
     if target is None:
         parent = load(network)
-        networks = {"model": parent.model}
+        example, networks = parent.example, {"model": parent.model}
     else:
         subject = load_target(target, network, parent_weights=False, force=force)
-        parent = subject.parent
+        parent, example = subject.parent, subject.example(network)
         networks = {"model": subject.slim()} | ({"parent": parent.model} if compare else {})
     set_threads(DeviceSettings(threads=export.threads), parent, max(export.batch))
     with (
@@ -238,7 +242,7 @@ def export(
         progress.enter("exporting, checking and timing")
         if timm:
             export_timm(networks["model"], parent.name, parent.input_shape, waiting / "model")
-        exported = export_all(networks, parent.input_shape, waiting, export)
+        exported = export_all(networks, example, waiting, export)
     show_exports(output(), exported)
     notes().print(f"Written: {directory}", markup=False)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -47,7 +47,16 @@ def count_activations(model: nn.Module, example: Example) -> int:
 def flops_by_operator(model: nn.Module, example: Example) -> dict[str, int]:
     """fvcore's FLOPs of one call, per operator."""
     with _analysis(model, example, "FlopCountAnalysis") as analysis:
-        return {operator: int(count) for operator, count in analysis.by_operator().items()}
+        return _by_rule(analysis.by_operator())
+
+
+def _by_rule(counted: Mapping[str, float]) -> dict[str, int]:
+    """fvcore's counts by the operator whose rule counts them: products are one, by whichever function of torch."""
+    counts: dict[str, int] = {}
+    for operator, count in counted.items():
+        name = "matmul" if operator == "mm" else operator
+        counts[name] = counts.get(name, 0) + int(count)
+    return counts
 
 
 @contextmanager
@@ -101,9 +110,9 @@ def differing_counts(graph: ChannelGraph, model: nn.Module) -> dict[tuple[str, s
     with _analysis(model, graph.example, "FlopCountAnalysis") as analysis:
         by_module = analysis.by_module_and_operator()
     counted = {
-        (name.removeprefix("model").removeprefix("."), operator): int(count)
+        (name.removeprefix("model").removeprefix("."), operator): count
         for name, operators in by_module.items()
-        for operator, count in operators.items()
+        for operator, count in _by_rule(operators).items()
     }
     ours: dict[tuple[str, str], int] = {}
     for term in graph.flops:

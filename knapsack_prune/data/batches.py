@@ -85,9 +85,7 @@ def training_data(
         batch_size, accumulate, seed: see `BatchSchedule`.
         decoded: what `decode_training` gave, so that several runs decode once.
     """
-    schedule = BatchSchedule(
-        len(images.labels), batch_size, seed, delivery.processes, delivery.rank, accumulate
-    )
+    schedule = batch_schedule(images, delivery, batch_size, accumulate, seed)
     batches: TrainingBatches
     if delivery.cache:
         decoded = decoded or decode_training(images, preparation, augmentation, delivery)
@@ -97,6 +95,13 @@ def training_data(
             images, preparation, augmentation, schedule, mirror, delivery.device, delivery.workers
         )
     return TrainingData(batches, schedule)
+
+
+def batch_schedule(
+    images: ImageSet, delivery: Delivery, batch_size: int, accumulate: int, seed: int
+) -> BatchSchedule:
+    """The order of training images; arguments as of `training_data`, `RequestError` if a step takes more than all."""
+    return BatchSchedule(len(images.labels), batch_size, seed, delivery.processes, delivery.rank, accumulate)
 
 
 def decode_training(

@@ -112,12 +112,14 @@ class Slice:
         dim: the dimension that is sliced.
         role: what the dimension does (see `Role`).
         positions: shape (units, positions per unit): the indices along `dim` that each unit owns.
+        silences: a removed unit must be zero here too, as a product of activations sums over it.
     """
 
     parameter: str
     dim: int
     role: Role
     positions: IntArray
+    silences: bool = False
 
 
 @dataclass(frozen=True, eq=False)

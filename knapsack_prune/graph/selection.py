@@ -30,12 +30,14 @@ class RemovedIndices:
         parameter, dim: the axis.
         role: what the dimension does (see `Role`).
         indices: along the dimension, in no particular order.
+        silences: as of `Slice`.
     """
 
     parameter: str
     dim: int
     role: Role
     indices: IntArray
+    silences: bool = False
 
 
 @dataclass(frozen=True)
@@ -82,10 +84,10 @@ class Selection:
     blocks: tuple[ResidualBlock, ...] = ()
 
     def removed_indices(self, *roles: Role) -> dict[Axis, IntArray]:
-        """Per parameter axis that loses something (in one of `roles`, if any are given): what goes, sorted."""
+        """Per parameter axis that loses something (in `roles` or silencing, if any are given): what goes, sorted."""
         gone: dict[Axis, list[IntArray]] = defaultdict(list)
         for part in self.removed:
-            if len(part.indices) and (not roles or part.role in roles):
+            if len(part.indices) and (not roles or part.role in roles or part.silences):
                 gone[part.parameter, part.dim].append(part.indices)
         return {axis: np.unique(np.concatenate(parts)) for axis, parts in gone.items()}
 
@@ -137,7 +139,7 @@ def select(graph: ChannelGraph, kept: Sequence[IntArray]) -> Selection:
     )
     return Selection(
         removed=tuple(
-            RemovedIndices(part.parameter, part.dim, part.role, part.positions[~mask].ravel())
+            RemovedIndices(part.parameter, part.dim, part.role, part.positions[~mask].ravel(), part.silences)
             for group, mask in zip(graph.groups, keep, strict=True)
             for part in group.slices
         ),

@@ -17,11 +17,11 @@ from torchvision.models.swin_transformer import ShiftedWindowAttention, ShiftedW
 
 
 class SlimMultiheadAttention(nn.Module):
-    """`nn.MultiheadAttention` with fewer heads of the same size.
+    """`nn.MultiheadAttention` with fewer heads of the same size, or one head with fewer features.
 
     Args:
         sliced: the module after slicing its parameters.
-        head_dim: features per head, as in the parent.
+        parent: the module before.
     """
 
     # Read by nn.TransformerEncoderLayer: False keeps it from a fused path that assumes whole heads.
@@ -33,21 +33,22 @@ class SlimMultiheadAttention(nn.Module):
     k_proj_weight: Tensor
     v_proj_weight: Tensor
 
-    def __init__(self, sliced: nn.MultiheadAttention, head_dim: int) -> None:
+    def __init__(self, sliced: nn.MultiheadAttention, parent: nn.MultiheadAttention) -> None:
         super().__init__()
-        self.head_dim = head_dim
+        self.head_dim = parent.head_dim
         self.batch_first = sliced.batch_first
         self.dropout = float(sliced.dropout)
         packed: nn.Parameter | None = sliced.in_proj_weight
         if packed is not None:
             self.in_proj_weight = packed
-            self.num_heads = sliced.in_proj_weight.shape[0] // 3 // head_dim
+            queries = sliced.in_proj_weight.shape[0] // 3
         else:
             self.register_parameter("in_proj_weight", None)
             self.q_proj_weight = sliced.q_proj_weight
             self.k_proj_weight = sliced.k_proj_weight
             self.v_proj_weight = sliced.v_proj_weight
-            self.num_heads = sliced.q_proj_weight.shape[0] // head_dim
+            queries = sliced.q_proj_weight.shape[0]
+        self.num_heads = max(1, queries // self.head_dim)
         self.in_proj_bias = sliced.in_proj_bias
         self.out_proj = sliced.out_proj
         self.embed_dim = sliced.out_proj.weight.shape[0]
@@ -90,7 +91,7 @@ class SlimMultiheadAttention(nn.Module):
         q, k, v = self._project(query, key, value)
         if not self.batch_first:
             q, k, v = (part.transpose(0, 1) for part in (q, k, v))
-        q, k, v = (part.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2) for part in (q, k, v))
+        q, k, v = (part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in (q, k, v))
         mask = self._mask(q, key_padding_mask, attn_mask)
         dropout = self.dropout if self.training else 0.0
         weights: Tensor | None = None
@@ -102,7 +103,9 @@ class SlimMultiheadAttention(nn.Module):
                 weights = weights.mean(dim=1)
         else:
             causal = is_causal and mask is None
-            mixed = F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal=causal)
+            mixed = F.scaled_dot_product_attention(
+                q, k, v, mask, dropout, is_causal=causal, scale=1 / math.sqrt(self.head_dim)
+            )
         output = self.out_proj(mixed.transpose(1, 2).flatten(2))
         return (output if self.batch_first else output.transpose(0, 1)), weights
 
@@ -293,7 +296,7 @@ def replacement(sliced: nn.Module, parent: nn.Module) -> nn.Module | None:
     if isinstance(parent, nn.MultiheadAttention) and isinstance(sliced, nn.MultiheadAttention):
         if sliced.bias_k is not None or sliced.add_zero_attn:
             return None
-        return SlimMultiheadAttention(sliced, parent.head_dim)
+        return SlimMultiheadAttention(sliced, parent)
     if isinstance(parent, ShiftedWindowAttention) and isinstance(sliced, ShiftedWindowAttention):
         return SlimShiftedWindowAttention(sliced, parent.qkv.weight.shape[0] // 3 // parent.num_heads)
     if isinstance(parent, RelativePositionalMultiHeadAttention):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.prune import BasePruningMethod
@@ -13,7 +14,8 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from knapsack_prune.errors import RequestError
-from knapsack_prune.graph.selection import DependentAttribute, Selection
+from knapsack_prune.graph.channel_graph import IntArray
+from knapsack_prune.graph.selection import Axis, DependentAttribute, Selection
 from knapsack_prune.narrowing.attention import SlimMultiheadAttention, replacement
 from knapsack_prune.narrowing.full_width import FullWidth
 from knapsack_prune.narrowing.rewritten import run_program
@@ -40,7 +42,8 @@ def narrow_copy(model: nn.Module, selection: Selection, *, empty: bool = False) 
         RequestError: the selection is not of this network.
     """
     by_name: dict[str, list[tuple[int, Tensor]]] = defaultdict(list)
-    for (name, dim), indices in selection.kept_indices(tensor_shapes(model)).items():
+    kept_indices = selection.kept_indices(tensor_shapes(model))
+    for (name, dim), indices in kept_indices.items():
         by_name[name].append((dim, torch.from_numpy(indices)))
     memo: dict[int, object] = {}
     for name, tensor in _tensors(model).items():
@@ -61,7 +64,7 @@ def narrow_copy(model: nn.Module, selection: Selection, *, empty: bool = False) 
     # deepcopy takes what `memo` holds for the original: the wide tensors are never copied.
     small = copy.deepcopy(model, memo)
     _compute_weights(small)
-    _set_widths(small, model)
+    _set_widths(small, model, kept_indices)
     _set_attributes(small, selection.attributes)
     _replace_modules(small, model, selection)
     modules = dict(small.named_modules())
@@ -125,16 +128,31 @@ def _replace_modules(small: nn.Module, model: nn.Module, selection: Selection) -
             encoder.use_nested_tensor = False  # its packed sequences are for PyTorch's own attention alone
 
 
-def _set_widths(small: nn.Module, model: nn.Module) -> None:
+def _groups_left(
+    name: str,
+    module: nn.modules.conv._ConvNd,
+    parent: nn.modules.conv._ConvNd,
+    kept: Mapping[Axis, IntArray],
+    shapes: Mapping[str, Sequence[int]],
+) -> int:
+    """In how many of its groups a convolution keeps channels, which lie along the first dimension group by group."""
+    size = len(parent.weight)
+    for (parameter, dim), indices in kept.items():
+        own = f"{parameter.rpartition('.')[0]}.".startswith(f"{name}." if name else "")
+        if own and dim == 0 and shapes[parameter][0] == size and len(indices) == len(module.weight):
+            return len(np.unique(indices * parent.groups // size))
+    return parent.groups
+
+
+def _set_widths(small: nn.Module, model: nn.Module, kept: Mapping[Axis, IntArray]) -> None:
     """Let the standard layers state their new widths."""
-    parents = dict(model.named_modules())
+    parents, shapes = dict(model.named_modules()), tensor_shapes(model)
     for name, module in small.named_modules():
         parent = parents.get(name)
         if isinstance(module, nn.modules.conv._ConvNd) and isinstance(parent, nn.modules.conv._ConvNd):
             out_dim, in_dim = (1, 0) if module.transposed else (0, 1)
             if parent.groups > 1:
-                whole, now = (parent.weight.shape[0], module.weight.shape[0])
-                module.groups = parent.groups * now // whole
+                module.groups = _groups_left(name, module, parent, kept, shapes)
             module.out_channels = module.weight.shape[out_dim] * (module.groups if module.transposed else 1)
             module.in_channels = module.weight.shape[in_dim] * (1 if module.transposed else module.groups)
         elif isinstance(module, nn.Linear):

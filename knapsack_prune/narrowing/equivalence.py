@@ -6,7 +6,6 @@ import copy
 import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +14,7 @@ from knapsack_prune.errors import RequestError
 from knapsack_prune.graph.selection import Selection
 from knapsack_prune.narrowing.masking import masked
 from knapsack_prune.narrowing.shared_draws import Shape, SharedDraws
-from knapsack_prune.networks.example import Example
+from knapsack_prune.networks.example import Example, output_tensors
 from knapsack_prune.networks.modes import evaluating
 
 TOLERANCE = 1e-4
@@ -165,7 +164,7 @@ def _outputs(
         torch.random.fork_rng(devices=[]),
         draws,
     ):
-        outputs = _tensors(example.like(model).run(model))
+        outputs = output_tensors(example.like(model).run(model))
     if not outputs:
         raise RequestError(
             "the network returns no tensor, so that the slim network cannot be compared with it"
@@ -176,13 +175,3 @@ def _outputs(
             "check the weights"
         )
     return outputs, draws.shapes
-
-
-def _tensors(output: Any) -> list[Tensor]:
-    if isinstance(output, Tensor):
-        return [output]
-    if isinstance(output, dict):
-        return [tensor for value in output.values() for tensor in _tensors(value)]
-    if isinstance(output, (tuple, list)):
-        return [tensor for value in output for tensor in _tensors(value)]
-    return []

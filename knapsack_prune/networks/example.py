@@ -220,6 +220,17 @@ class _Part(nn.Module):
         return self.get_submodule(self._name)(*args, **kwargs)
 
 
+def output_tensors(output: Any) -> list[Tensor]:
+    """The tensors in what a network returns, in order."""
+    if isinstance(output, Tensor):
+        return [output]
+    if isinstance(output, dict):
+        return [tensor for value in output.values() for tensor in output_tensors(value)]
+    if isinstance(output, (tuple, list)):
+        return [tensor for value in output for tensor in output_tensors(value)]
+    return []
+
+
 def device_and_type(model: nn.Module) -> tuple[torch.device, torch.dtype]:
     """Where a network's weights are, and their floating-point type; the CPU and float32 where it has none."""
     tensors = [*model.parameters(), *model.buffers()]

@@ -239,7 +239,7 @@ class Run:
 
         folder, parent = self._directory / "exported", self.parent()
         networks = {"model": self._loaded("trained"), "parent": parent.model}
-        exported = export_all(networks, parent.input_shape, folder, settings)
+        exported = export_all(networks, parent.example, folder, settings)
         return [*(one.path for entries in exported.values() for one in entries), folder / "export.json"]
 
 

@@ -269,7 +269,18 @@ def _least_costs(instance: solvers.Instance) -> dict[str, int]:
     return least
 
 
+def check_least_costs(problem: Problem) -> None:
+    """`InfeasibleBudgets` if a budget is below what the allowed widths cost at least, whatever units are worth."""
+    if refusal := _below_least(problem.instance):
+        raise InfeasibleBudgets(refusal)
+
+
 def _infeasible(instance: solvers.Instance, solver: str, seed: int) -> str:
+    return _below_least(instance) or _contradiction(instance, solver, seed)
+
+
+def _below_least(instance: solvers.Instance) -> str:
+    """Which budgets are below what the allowed widths cost at least; nothing if each can be met."""
     budgets = {_base(resource): resource.budget for resource in instance.resources}
     parts = [
         f"{name} budget {amount(name, budgets[name])} is below {amount(name, cost)}, the least that the allowed widths "
@@ -278,7 +289,7 @@ def _infeasible(instance: solvers.Instance, solver: str, seed: int) -> str:
         if cost > budgets[name]
     ]
     if not parts:
-        return _contradiction(instance, solver, seed)
+        return ""
     return (
         f"{'; '.join(parts)}; the smallest feasible budget is that number: give at least as much, or allow smaller "
         f"widths (`min_channels`, `round_to`, `limit`, fewer `keep`)"

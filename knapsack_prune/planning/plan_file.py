@@ -39,7 +39,7 @@ OMITTED = (
     *("round", "loss", "predicted_loss", "images", "options"),
     *("binds", "worth_of_percent", "multiplier", "note", "conditions"),
     *("levels", "order", "values", "none", "next"),
-    *("offset", "step", "block", "indices"),
+    *("offset", "step", "block", "indices", "silences"),
 )
 """Keys of `importance`, budgets, groups and slices that are written only where they have a value."""
 
@@ -111,7 +111,9 @@ class Plan(Part):
         for group in self.groups:
             gone = np.setdiff1d(np.arange(group.size), group.kept)
             removed += [
-                RemovedIndices(part.parameter, part.dim, part.role, part.owned(gone).ravel())
+                RemovedIndices(
+                    part.parameter, part.dim, part.role, part.owned(gone).ravel(), bool(part.silences)
+                )
                 for part in group.slices
             ]
         return Selection(

@@ -171,12 +171,14 @@ class SolverPart(Part):
 class SlicePart(Part):
     """Where a group's units lie in one parameter.
 
-    Unit u owns `offset + u * step, …` (`block` indices) along `dim`, or the indices `indices[u]`.
+    Unit u owns `offset + u * step, …` (`block` indices) along `dim`, or the indices `indices[u]`. Where it `silences`,
+    a removed unit must be zero here for the parent to compute what the slim network does.
     """
 
     parameter: str
     dim: Count
     role: Literal["out", "in", "channel"]
+    silences: Literal[True] | None = None
     offset: Count | None = None
     step: Positive | None = None
     block: Positive | None = None

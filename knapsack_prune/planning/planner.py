@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from knapsack_prune.costs.resource import Resource
@@ -16,6 +17,7 @@ from knapsack_prune.planning.allocation import (
     InfeasibleBudgets,
     allocate,
     allocate_best,
+    check_least_costs,
     least_costs,
     worth_of_more,
 )
@@ -144,6 +146,31 @@ def plan_from_values(
     worth = worth_of_more(problem, settings.time_limit, settings.seed) if explain else {}
     model = model_part(graph, name, weights)
     return assemble(graph, tables, problem, allocation, limits, resources, settings.multiple, model, worth)
+
+
+def check_feasible(
+    graph: ChannelGraph,
+    limits: Mapping[str, int],
+    settings: AllocationSettings,
+    resources: Mapping[str, Resource],
+) -> None:
+    """Refuse budgets that no allowed widths meet before units are valued, which takes longer than everything else.
+
+    Args:
+        graph, limits, settings, resources: as of `plan_from_values`.
+
+    Raises:
+        RequestError: as of `plan_from_values`, for each budget alone.
+    """
+    # Least costs do not depend on values.
+    even = Scores("even", 0, 0, tuple(np.ones(size) for size in graph.sizes))
+    values = additive_tables(graph, even, block_removal=settings.allow_block_removal)
+    try:
+        check_least_costs(plan_problem(graph, values, limits, settings, resources=resources))
+    except InfeasibleBudgets as error:
+        raise RequestError(
+            _with_collisions(str(error), graph, values, limits, settings, resources)
+        ) from error
 
 
 def model_part(graph: ChannelGraph, name: str, weights: str | None) -> ModelPart:

@@ -68,38 +68,35 @@ def counted_as_fvcore(graph: ChannelGraph, model: nn.Module, rewrite: Sequence[s
     return graph
 
 
-def prepare(
+def trace_to_plan(
     model: nn.Module,
     example: Any,
     settings: PlanningSettings,
-    criterion: str,
     *,
-    data: Callable[[], Batches | None] = lambda: None,
-    loss: Loss | None = None,
     enter: Callable[[str], None] = lambda step: None,
-    progress: Callable[[int, int | None], None] | None = None,
-) -> tuple[ChannelGraph, ValueTables]:
-    """Trace and check a network, and value its units.
-
-    Args:
-        model, example, enter: as of `trace_checked`.
-        settings: layers to keep whole, seed, and whether scores are divided by their layer's mean.
-        criterion: the importance; `auto` is decided by whoever knows of images.
-        data: called once the network is traced; gives the batches for values that read some.
-        loss, progress: as of `values.estimate.estimate_values`.
-
-    Raises:
-        RequestError: as of `trace_checked` and `estimate_values`.
-    """
+) -> ChannelGraph:
+    """`trace_checked` with what the settings say of layers; limits and ties that no plan can meet are refused, too."""
     graph = trace_checked(model, example, keep=settings.keep, enter=enter)
     check_layers(graph, settings)
-    enter("scoring")
-    batches = data()
-    return graph, estimate_values(
+    return graph
+
+
+def value_units(
+    graph: ChannelGraph,
+    model: nn.Module,
+    settings: PlanningSettings,
+    criterion: str,
+    *,
+    data: Batches | None = None,
+    loss: Loss | None = None,
+    progress: Callable[[int, int | None], None] | None = None,
+) -> ValueTables:
+    """`estimate_values` as the settings say; the criterion `auto` is decided by whoever knows of images."""
+    return estimate_values(
         graph,
         model,
         criterion,
-        data=batches,
+        data=data,
         loss=loss,
         seed=settings.seed,
         normalize=settings.normalize,

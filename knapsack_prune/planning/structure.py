@@ -176,7 +176,12 @@ def _runs(part: Slice) -> list[SlicePart]:
     positions = part.positions
     units = len(positions)
     first = positions[0]
-    where = {"parameter": part.parameter, "dim": part.dim, "role": part.role}
+    where = {
+        "parameter": part.parameter,
+        "dim": part.dim,
+        "role": part.role,
+        "silences": part.silences or None,
+    }
     step = int(positions[1, 0] - first[0]) if units > 1 else int(first[-1] - first[0]) + 1
     if step > 0 and bool((positions == first + np.arange(units)[:, None] * step).all()):
         breaks = np.flatnonzero(np.diff(first) != 1) + 1

@@ -12,8 +12,8 @@ from knapsack_prune.errors import RequestError
 from knapsack_prune.networks.example import Example
 from knapsack_prune.planning.plan_file import Plan
 from knapsack_prune.planning.plan_parts import DataPart, SearchPart
-from knapsack_prune.planning.planner import Planner
-from knapsack_prune.planning.preparation import budget_limits, check_budgets, prepare
+from knapsack_prune.planning.planner import Planner, check_feasible
+from knapsack_prune.planning.preparation import budget_limits, check_budgets, trace_to_plan, value_units
 from knapsack_prune.planning.pricing import price_network
 from knapsack_prune.search.candidates import rank_candidates
 from knapsack_prune.search.images import SearchImages, search_images
@@ -74,9 +74,11 @@ def plan(
     elif isinstance(data, ImageSource) and criterion in IMAGE_CRITERIA:
         batches = calibration_loader(data, asked.samples, asked.seed, asked.batch_size, example.input_shape)
     judge, valued_by = _losses(loss, source, asked, criterion, example)
-    graph, values = prepare(model, example, asked, criterion, data=lambda: batches, loss=valued_by)
+    graph = trace_to_plan(model, example, asked)
     resources = price_network(graph, model, asked.requested(), table=asked.latency_table, force=asked.force)
     limits = budget_limits(graph, asked.requested(), resources)
+    check_feasible(graph, limits, asked, resources)
+    values = value_units(graph, model, asked, criterion, data=batches, loss=valued_by)
     planner = Planner(graph, limits, asked, resources, name or type(model).__name__, weights, model=model)
     found = find_plan(planner, model, values, asked, images, loss=judge)
     return found.model_copy(update={"data": DataPart.of(data)}) if isinstance(data, ImageSource) else found

@@ -54,8 +54,8 @@ class Computed:
 
 
 Value = Any
-"""What flows along an edge: `Ids`, a `Parameter`, what was computed from some, a tuple or list of values, or a plain
-Python value."""
+"""What flows along an edge: `Ids`, a `Parameter`, what was computed from some, a `Weight` that activations make of
+some, a tuple or list of values, or a plain Python value."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +70,7 @@ class Context:
         ledger: where ties, parameter axes and costs are recorded.
         element_ids: gives a parameter (or what was computed from some) that is used as plain data one id per element.
         axes: gives the same tensors, used as weights, ids per dimension.
+        zero_sources: gives the parameters that make a node's channels zero, or None.
     """
 
     node: Node
@@ -79,6 +80,7 @@ class Context:
     ledger: Ledger
     element_ids: Callable[[Parameter | Computed], Ids]
     axes: Callable[[Parameter | Computed], Weight]
+    zero_sources: Callable[[Node], frozenset[str] | None]
 
     @property
     def operator(self) -> str:
@@ -102,9 +104,9 @@ class Context:
             return value
         if isinstance(value, (Parameter, Computed)):
             return self.element_ids(value)
-        if isinstance(value, Tensor):
-            return Ids.none(value.shape)
-        return Ids.none(())
+        if isinstance(value, Weight):
+            value.freeze(self.ledger, f"`{self.operator}` reads a weight that activations make as plain data")
+        return Ids.none(value.shape if isinstance(value, (Tensor, Weight)) else ())
 
     def entering(self, value: Value, dim: int) -> Ids:
         """As `ids`, of what enters a layer along a dimension: a tensor of one value enters with channels of its own."""
@@ -115,6 +117,8 @@ class Context:
         """A parameter or what was computed from some, as a layer uses it; None for activations."""
         if isinstance(value, Parameter) and not value.constant:
             return ParameterWeight(value.name, value.tensor)
+        if isinstance(value, Weight):
+            return value
         return self.axes(value) if isinstance(value, (Parameter, Computed)) else None
 
     def own_module(self, parameter: Parameter) -> str:
@@ -140,7 +144,7 @@ def nothing(value: Any) -> Value:
 
 def is_tensor(value: Value) -> bool:
     """Whether a value is a tensor of the exported graph."""
-    return isinstance(value, (Ids, Parameter, Computed, Tensor))
+    return isinstance(value, (Ids, Parameter, Computed, Weight, Tensor))
 
 
 Rule = Callable[[Context], Value]

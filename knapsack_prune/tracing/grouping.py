@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Set
 from dataclasses import dataclass
 
 import numpy as np
@@ -104,7 +105,7 @@ def group_units(
         sizes.append(len(alike))
         producers.append(axes[key[0]])
     member = Membership(classes, groups, units, tuple(sizes))
-    return member, _groups(member, axes, producers)
+    return member, _groups(member, axes, producers, ledger.silencing)
 
 
 def _tie_reasons(ledger: Ledger, classes: IntArray) -> dict[int, str]:
@@ -118,9 +119,10 @@ def _tie_reasons(ledger: Ledger, classes: IntArray) -> dict[int, str]:
 
 
 def _groups(
-    member: Membership, axes: list[ParameterAxis], producers: list[ParameterAxis]
+    member: Membership, axes: list[ParameterAxis], producers: list[ParameterAxis], silencing: Set[str]
 ) -> tuple[Group, ...]:
-    """The groups with what they own; `producers` holds for each the first axis that produces it."""
+    """The groups with what they own; `producers` holds for each the first axis that produces it, `silencing` the
+    parameters that must be zero where a unit is masked."""
     slices: dict[int, list[Slice]] = defaultdict(list)
     for axis in axes:
         owner = member.owner(axis.ids)
@@ -128,7 +130,8 @@ def _groups(
             here = np.flatnonzero(owner.groups == group)
             order = np.argsort(owner.units[here], kind="stable")
             positions = here[order].reshape(member.sizes[group], -1)
-            slices[group].append(Slice(axis.parameter, axis.dim, axis.role, positions))
+            silences = axis.parameter in silencing and axis.role != "in"
+            slices[group].append(Slice(axis.parameter, axis.dim, axis.role, positions, silences))
     names: dict[str, int] = defaultdict(int)
     groups = []
     for group, (size, first) in enumerate(zip(member.sizes, producers, strict=True)):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -70,6 +70,21 @@ class Constant:
 
 
 @dataclass(frozen=True, eq=False)
+class Contraction:
+    """A product of activations that sums over channels, in which their number may also set a scale.
+
+    Attributes:
+        node: its node in the exported graph.
+        module: the module that runs it.
+        ids: the channels that are summed over.
+    """
+
+    node: str
+    module: str
+    ids: IntArray
+
+
+@dataclass(frozen=True, eq=False)
 class Broadcast:
     """Elements stretched by broadcasting over others, pair by pair: decided when all ties are known.
 
@@ -104,11 +119,15 @@ class Ledger:
         reductions: operators that reduce over channels: module, operator, channel ids.
         mixed_weights: operators that reduce over a weight's dimension: module, operator, channel ids, the parameters'
             dimensions, and whether zeros add nothing.
+        contractions: products of activations that sum over channels.
+        silencing: parameters that make such channels, and silence them at zero.
         whole: parameters' dimensions that hold no channels (of a kernel), which stay if something lies along them.
         stages: the features in which stages end, with their channel ids.
         values: what every node of the graph gives, by its name.
         branches: what is added to what it read.
         node: the node of the exported graph whose rule is running.
+        within_groups: grouped convolutions, by node, whose groups all stay and lose equally many channels each.
+        grouped: the channels that enter and leave each grouped convolution that is not depthwise, by node.
     """
 
     next_id: int = NONE + 1
@@ -134,7 +153,11 @@ class Ledger:
     branches: tuple[Branch, ...] = ()
     node: str = ""
 
+    contractions: list[Contraction] = field(default_factory=list)
+    silencing: set[str] = field(default_factory=set)
     whole: set[tuple[str, int]] = field(default_factory=set)
+    within_groups: frozenset[str] = frozenset()
+    grouped: dict[str, IntArray] = field(default_factory=dict)
 
     def fresh(self, count: int) -> Tensor:
         """Shape (count,): new ids."""
@@ -245,6 +268,10 @@ class Ledger:
     def wrote(self, layer: str, operator: str, ids: Ids) -> None:
         """Record the elements of a tensor as activations."""
         self.activations.append(_volume(layer, operator, ids, 1, self.node))
+
+    def wrote_weight(self, layer: str, operator: str, axes: Sequence[Tensor]) -> None:
+        """Record the elements of a weight that activations make, as activations."""
+        self.activations.append(_cost(layer, operator, 1, tuple(axes), self.node))
 
     def holds(self, ids: Ids) -> None:
         """Record that a tensor holds these channels."""

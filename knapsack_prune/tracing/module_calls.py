@@ -123,6 +123,13 @@ class TracedCalls:
         """The arguments of a node that count channels."""
         return self._constants.get(node.name, [])
 
+    def sums_over_units(self, node: Node) -> bool:
+        """Whether a node is a product that sums over channels which may go."""
+        return any(
+            part.node == node.name and bool((self.owner(part.ids).groups >= 0).any())
+            for part in self.ledger.contractions
+        )
+
     def follows(self, constant: Constant) -> Owner | None:
         """The channels that an argument counts; None where it is the same at every width."""
         counted = self.owner(constant.ids)

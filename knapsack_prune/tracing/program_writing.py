@@ -130,6 +130,13 @@ class ProgramWriter:
                 self._sizes.append(
                     ProgramSize(len(self._steps), _path(args, constant, len(counted.groups)), counted)
                 )
+        if (
+            short_name(node.target) == "scaled_dot_product_attention"
+            and kwargs.get("scale") is None
+            and self._traced.sums_over_units(partner)
+        ):
+            # Else it would follow the number of features that are left.
+            kwargs["scale"] = 1 / math.sqrt(partner.all_input_nodes[0].meta["val"].shape[-1])
         if short_name(node.target) in ("view", "reshape"):
             _leave_open(args, {size.path for size in self._sizes if size.node == len(self._steps)})
         self._steps.append(ProgramNode(node.name, "operator", target, tuple(args), kwargs or None))

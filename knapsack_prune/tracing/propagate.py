@@ -31,7 +31,9 @@ from knapsack_prune.tracing.ids import NONE, Ids
 from knapsack_prune.tracing.ledger import Ledger
 from knapsack_prune.tracing.program import innermost_module
 from knapsack_prune.tracing.reading import ParameterReader, without_rule
+from knapsack_prune.tracing.silencing import ZeroSources
 from knapsack_prune.tracing.stages import CutPoint, choose_stages, cut_points
+from knapsack_prune.tracing.weights import Weight
 
 RULES: dict[str, Rule] = {
     **rules_elementwise.RULES,
@@ -76,6 +78,9 @@ SECTIONS = ("wrap_with_autocast", "wrap_with_set_grad_enabled")
 COUNTED_OF_WEIGHTS = ("matmul", "mm", "batch_norm")
 """Operators that fvcore counts, also between weights."""
 
+READS_WEIGHT = frozenset((*LAYERS, *COUNTED_OF_WEIGHTS))
+"""Operators of which a weight is an argument, also one that activations make."""
+
 COUNTED = frozenset((*LAYERS, *COUNTED_OF_WEIGHTS)) - {"embedding"}
 """Operators whose rule counts something, whatever reaches them."""
 
@@ -90,6 +95,7 @@ def propagate(
     program: ExportedProgram,
     aliases: Mapping[str, str] | None = None,
     passing: Collection[str] = (),
+    within_groups: Collection[str] = (),
 ) -> Ledger:
     """Gives every tensor of the graph its ids, and returns what the rules recorded.
 
@@ -99,19 +105,20 @@ def propagate(
         program: the exported network.
         aliases: further names of parameters and buffers, each with the first name of the same tensor.
         passing: buffers that the network makes when it runs; they have channels of their own at every width.
+        within_groups: grouped convolutions, by node, that keep all their groups and lose channels within them.
     """
-    ledger = Ledger()
+    ledger = Ledger(within_groups=frozenset(within_groups))
     reader = ParameterReader(ledger, RULES)
     values: dict[Node, Value] = _placeholders(program, aliases or {}, passing)
     reached = set(_inputs(program))
 
-    outputs = _Walk(ledger, reader, values, reached).run(program.graph_module)
+    outputs = _Walk(ledger, reader, values, reached, ZeroSources(values)).run(program.graph_module)
     buffers = _buffers(program)
     for spec, output in zip(program.graph_signature.output_specs, outputs, strict=True):
         if spec.kind is OutputKind.BUFFER_MUTATION and spec.target in buffers:
             _write_back(ledger, reader, values[buffers[spec.target]], output)
         elif is_tensor(output):
-            ledger.freeze(_ids(reader, output).data, "output of the network")
+            ledger.freeze(_ids(ledger, reader, output).data, "output of the network")
     reader.reconcile()
     ledger.values = {node.name: values[node] for node in program.graph.nodes if node in values}
     ledger.stages.extend(_stages(program, ledger.values))
@@ -128,12 +135,14 @@ class _Walk:
         reader: gives parameters their ids.
         values: of the nodes so far.
         reached: nodes that an input of the network reaches.
+        zero_sources: tells which parameters silence a node's channels.
     """
 
     ledger: Ledger
     reader: ParameterReader
     values: dict[Node, Value]
     reached: set[Node]
+    zero_sources: ZeroSources
 
     def run(self, module: GraphModule) -> list[Value]:
         """Give every node its value; returns those of the outputs."""
@@ -160,12 +169,18 @@ class _Walk:
             ledger=self.ledger,
             element_ids=self.reader.element_ids,
             axes=self.reader.axes,
+            zero_sources=self.zero_sources.of,
         )
         self.ledger.node = node.name
         if context.operator in SECTIONS:
             self.values[node] = self._section(node, context.args)
         else:
-            self.values[node] = _apply(context, node not in self.reached)
+            if context.operator not in READS_WEIGHT and any(
+                isinstance(value, Weight) for value in tree_leaves((context.args, context.kwargs))
+            ):
+                self.values[node] = self.reader.made_by_activations(context)
+            else:
+                self.values[node] = _apply(context, node not in self.reached)
             _record_written(context, self.values[node])
 
     def _section(self, node: Node, args: tuple[Value, ...]) -> Value:
@@ -182,13 +197,17 @@ class _Walk:
 
 def _write_back(ledger: Ledger, reader: ParameterReader, buffer: Value, value: Value) -> None:
     """Tie a buffer to what the network writes into it: the next call reads that."""
-    kept, written = torch.broadcast_tensors(_ids(reader, buffer).data, _ids(reader, value).data)
+    kept, written = torch.broadcast_tensors(
+        _ids(ledger, reader, buffer).data, _ids(ledger, reader, value).data
+    )
     fixed = (kept != NONE) & (written == NONE)
     ledger.freeze(kept[fixed], f"`{buffer.name}` is given numbers that belong to no channel")
     ledger.tie(kept, written)
 
 
-def _ids(reader: ParameterReader, value: Value) -> Ids:
+def _ids(ledger: Ledger, reader: ParameterReader, value: Value) -> Ids:
+    if isinstance(value, Weight):
+        value.freeze(ledger, "a weight leaves the network")
     if isinstance(value, (Parameter, Computed)):
         return reader.element_ids(value)
     return value if isinstance(value, Ids) else Ids.none(value.shape)
@@ -202,6 +221,10 @@ def _record_written(context: Context, value: Value) -> None:
     if context.operator in ACTIVATIONS and isinstance(value, Ids):
         wide = any(module == context.module for module, _, _ in context.ledger.full_width)
         context.ledger.wrote(context.module, context.operator, Ids.none(value.shape) if wide else value)
+    if context.operator in ACTIVATIONS and isinstance(value, Weight):
+        context.ledger.wrote_weight(
+            context.module, context.operator, [a.ids for dim in value.dims for a in dim]
+        )
 
 
 def _stages(program: ExportedProgram, by_name: dict[str, Value]) -> list[tuple[CutPoint, IntArray]]:

@@ -94,6 +94,13 @@ class ParameterReader:
                     )
                 ledger.freeze(ids.data, f"`{name}` is used both as a weight and as plain data")
 
+    def made_by_activations(self, context: Context) -> Value:
+        """What an operator makes of a weight that activations make of parameters: a weight again, if it has a rule."""
+        try:
+            return self._computed_axes(context)
+        except NoAxesError:
+            return without_rule(context)
+
     def _computed_axes(self, context: Context) -> Weight | tuple[Weight, ...]:
         rule = rules_weights.RULES.get(context.operator)
         if rule is None:
@@ -127,7 +134,7 @@ class ParameterReader:
             if isinstance(part, Computed) or (parameters and isinstance(part, Parameter)):
                 return read(part)  # type: ignore[operator]
             if parameters and isinstance(part, Ids):
-                return weights.of_constant(part.shape)
+                return weights.of_ids(part)
             return part
 
         args, kwargs = map_aggregate((context.args, context.kwargs), change)
@@ -139,7 +146,7 @@ def without_rule(context: Context) -> Value:
     reason = f"`{context.operator}` has no rule"
 
     def freeze(value: Value) -> Value:
-        if isinstance(value, (Ids, Parameter, Computed)):
+        if isinstance(value, (Ids, Parameter, Computed, Weight)):
             context.ledger.freeze(context.ids(value).data, reason)
         return value
 

@@ -15,6 +15,7 @@ from knapsack_prune.graph.channel_graph import (
     CrossChannelReduction,
     Form,
     FrozenGroup,
+    Group,
     IntArray,
     Layer,
     ModuleChannels,
@@ -45,12 +46,7 @@ def resolve(
     Returns:
         The graph; and which group and unit each id belongs to.
     """
-    for record in ledger.layers:
-        if record.name in pinned:
-            ledger.freeze(torch.from_numpy(record.leaving), pinned[record.name])
-    classes, frozen = unit_classes(ledger)
-    axes = [*ledger.axes.values(), *_element_axes(ledger, classes, frozen)]
-    member, groups = group_units(ledger, classes, frozen, axes)
+    member, groups, axes, frozen = _units(ledger, pinned)
     blocks, nodes = residual_blocks(ledger, member, groups, set(pinned))
     flops = tuple(_terms(ledger.costs, member, nodes))
     attributes, sized = size_attributes(ledger, model, member.owner)
@@ -68,7 +64,7 @@ def resolve(
         activations=tuple(_terms(ledger.activations, member, nodes)),
         widths=_widths(ledger, member),
         attributes=attributes,
-        sized=sized,
+        sized=tuple(dict.fromkeys((*sized, *contracting_modules(ledger, member)))),
         full_width=tuple(
             ModuleChannels(module, dim, owner)
             for module, dim, ids in ledger.full_width
@@ -81,6 +77,37 @@ def resolve(
         blocks=blocks,
     )
     return graph, member
+
+
+def contracting_modules(ledger: Ledger, member: Membership) -> tuple[str, ...]:
+    """The modules that sum over units without weights: their code may scale by a number that it takes from the size."""
+    found = (part.module for part in ledger.contractions if bool((member.owner(part.ids).groups >= 0).any()))
+    return tuple(dict.fromkeys(found))
+
+
+def stuck_convolutions(ledger: Ledger, pinned: dict[str, str]) -> frozenset[str]:
+    """The grouped convolutions, by node, that can lose none of their groups: none of their channels can be removed."""
+    if ledger.within_groups.issuperset(ledger.grouped):
+        return frozenset()
+    member = _units(ledger, pinned)[0]
+    return frozenset(
+        node
+        for node, ids in ledger.grouped.items()
+        if node not in ledger.within_groups and bool((member.groups[member.classes[ids]] < 0).all())
+    )
+
+
+def _units(
+    ledger: Ledger, pinned: dict[str, str]
+) -> tuple[Membership, tuple[Group, ...], list[ParameterAxis], dict[int, str]]:
+    """Group and unit of each id, the groups, all parameter axes, and why each class that stays does."""
+    for record in ledger.layers:
+        if record.name in pinned:
+            ledger.freeze(torch.from_numpy(record.leaving), pinned[record.name])
+    classes, frozen = unit_classes(ledger)
+    axes = [*ledger.axes.values(), *_element_axes(ledger, classes, frozen)]
+    member, groups = group_units(ledger, classes, frozen, axes)
+    return member, groups, axes, frozen
 
 
 def _reductions(ledger: Ledger, member: Membership) -> tuple[CrossChannelReduction, ...]:

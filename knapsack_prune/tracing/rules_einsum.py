@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from knapsack_prune.tracing.context import Context, Value
+from knapsack_prune.tracing.contracting import sums_over_units
 from knapsack_prune.tracing.ids import NONE, Ids
 from knapsack_prune.tracing.ledger import LayerRecord
 from knapsack_prune.tracing.weights import ParameterWeight, Weight
@@ -44,12 +45,15 @@ def _of_activations(
     ledger = context.ledger
     equation = f"{','.join(terms)}->{output}"
     operands = [context.ids(value) for value in context.args[1]]
+    contracted = _contracted(context, terms, output, operands)
     result = torch.zeros((1,) * len(output), dtype=torch.int64)
     for term, ids in zip(terms, operands, strict=True):
         summed = tuple(index for index, letter in enumerate(term) if letter not in output)
-        collapsed = ledger.tie_along(ids, summed, "einsum")
+        if any(letter in contracted for letter in term):
+            data = torch.zeros((1,) * len(term), dtype=torch.int64)
+        else:
+            data = ledger.tie_along(ids, summed, "einsum").data
         kept = [letter for letter in term if letter in output]
-        data = collapsed.data
         for index in sorted(summed, reverse=True):
             data = data.select(index, 0)
         order = sorted(range(len(kept)), key=lambda at: output.index(kept[at]))
@@ -62,16 +66,32 @@ def _of_activations(
         result = torch.where(result == NONE, data, result)
     result = Ids.of(result).data
     varying = [letter for index, letter in enumerate(output) if result.shape[index] > 1]
+    channels = dict(contracted)
     if len(varying) == 1:
         at = output.index(varying[0])
-        channels = result.movedim(at, -1).reshape(-1, result.shape[at])[0]
-        lookup = partial(einsum_flops, equation, shapes, varying[0])
-        ledger.cost(context.module, "einsum", 1, channels, lookup=lookup)
-    else:
-        if varying:
-            ledger.freeze(result, f"`einsum` of {equation!r} varies along {len(varying)} dimensions")
-        ledger.cost(context.module, "einsum", einsum_flops(equation, shapes, ""))
+        channels[varying[0]] = result.movedim(at, -1).reshape(-1, result.shape[at])[0]
+    elif varying:
+        ledger.freeze(result, f"`einsum` of {equation!r} varies along {len(varying)} dimensions")
+    lookup = partial(einsum_flops, equation, shapes, "".join(channels))
+    ledger.cost(context.module, "einsum", 1, *channels.values(), lookup=lookup)
     return Ids(result, context.shape)
+
+
+def _contracted(context: Context, terms: list[str], output: str, operands: list[Ids]) -> dict[str, Tensor]:
+    """The letter that is summed over unit by unit, if there is one, with its channels."""
+    for letter in dict.fromkeys("".join(terms)):
+        if letter in output or sum(letter in term for term in terms) < 2:
+            continue
+        holding = [at for at, term in enumerate(terms) if letter in term]
+        shared = set.intersection(*({terms[at][dim] for dim in operands[at].varying} for at in holding))
+        if shared != {letter}:
+            continue
+        nodes = [tuple(context.node.args[1])[at] for at in holding]  # type: ignore[arg-type]
+        given = [operands[at] for at in holding]
+        dims = [terms[at].index(letter) for at in holding]
+        if sums_over_units(context, nodes, given, dims):
+            return {letter: given[0].channel_ids(dims[0])}
+    return {}
 
 
 def _with_weights(

@@ -8,9 +8,7 @@ from knapsack_prune.tracing.context import Context, Value
 from knapsack_prune.tracing.ids import Ids
 from knapsack_prune.tracing.ledger import LayerRecord
 from knapsack_prune.tracing.rules_layers import attach_bias
-from knapsack_prune.tracing.weights import ParameterWeight, Weight
-
-AnyWeight = Weight | ParameterWeight
+from knapsack_prune.tracing.weights import AnyWeight, ParameterWeight, Weight, of_constant
 
 
 def _sizes(weight: AnyWeight) -> tuple[int, ...]:
@@ -25,6 +23,8 @@ def by_weight(context: Context, source: Ids, weight: AnyWeight, operator: str, b
         weight.attach(ledger, 0, "in", ledger.channel_ids(source, -1), operator)
         return Ids.none(context.shape)
     weight.keep(ledger, *range(rank - 2))
+    if isinstance(weight, Weight) and rank == 2 and len(weight.dims[1]) > 1 and bias is None:
+        return _mixed_weight(context, source, weight, operator)
     last = len(context.shape) - 1
     entering = weight.attach(ledger, rank - 2, "in", ledger.channel_ids(source, -1), operator)
     leaving = weight.attach(ledger, rank - 1, "out", ledger.fresh(context.shape[last]), operator)
@@ -35,6 +35,18 @@ def by_weight(context: Context, source: Ids, weight: AnyWeight, operator: str, b
     ledger.cost(context.module, operator, rows, entering, leaving)
     ledger.layers.append(LayerRecord(weight.layer, entering.numpy().copy(), leaving.contiguous().numpy()))
     return Ids.along(leaving, last, context.shape)
+
+
+def _mixed_weight(context: Context, source: Ids, weight: Weight, operator: str) -> Weight:
+    """Several weights in the rows of a matrix, mixed by activations into one for each row of these (CondConv)."""
+    ledger, axes = context.ledger, weight.dims[1]
+    mixed = weight.attach(ledger, 0, "in", ledger.channel_ids(source, -1), operator)
+    ledger.freeze(mixed, f"`{operator}` in {context.module or 'the network'} mixes whole weights by them")
+    for axis in axes[2:]:  # the kernel's; a count is a product of two at most
+        ledger.freeze(axis.ids, f"`{operator}` counts it beside two others")
+    ledger.cost(context.module, operator, math.prod(source.shape), *(axis.ids for axis in axes))
+    rows = of_constant(source.shape[:-1]).dims
+    return Weight((*rows, axes), weight.name, weight.elements, "a weight that activations make")
 
 
 def weight_by(context: Context, weight: AnyWeight, right: Ids, operator: str) -> Value:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from knapsack_prune.tracing.context import Context, Rule, Value, share_rule
+from knapsack_prune.tracing.contracting import silenced
 from knapsack_prune.tracing.ids import Ids
 from knapsack_prune.tracing.rules_elementwise import elementwise
 
@@ -62,7 +63,9 @@ def reduction(context: Context) -> Value:
     data = source.data
     if over:
         if len(over) == len(source.varying):
-            if context.operator not in EXACT_SUMS:
+            if context.operator not in EXACT_SUMS or not silenced(
+                context, context.node.args[:1], source.data
+            ):
                 context.ledger.reduces(context.module, context.operator, source)
             data = torch.zeros((1,) * len(source.shape), dtype=torch.int64)
         else:

@@ -24,8 +24,9 @@ from knapsack_prune.tracing.ledger import Ledger
 from knapsack_prune.tracing.program import export_network, running_modules
 from knapsack_prune.tracing.propagate import propagate
 from knapsack_prune.tracing.refusals import refusal_before_export, remedy, watched, where_it_stopped
-from knapsack_prune.tracing.resolve import resolve
+from knapsack_prune.tracing.resolve import resolve, stuck_convolutions
 from knapsack_prune.tracing.rules_elementwise import UNARY
+from knapsack_prune.tracing.weights import Weight
 
 HARMLESS = frozenset((*UNARY.split(), "batch_norm", "dropout", "feature_dropout", "instance_norm")) - {
     "fill",
@@ -63,6 +64,8 @@ class ExportedNetwork:
             once_run, after = fingerprint(model), _buffer_shapes(model)
         passing = {name for name, shape in after.items() if before.get(name) != shape}
         ledger = propagate(program, _aliases(model), passing)
+        while stuck := stuck_convolutions(ledger, _pinned(ledger, keep)):
+            ledger = propagate(program, _aliases(model), passing, ledger.within_groups | stuck)
         return ExportedNetwork(model, example, program, ledger, tuple(keep), once_run)
 
     def resolved(self) -> tuple[ChannelGraph, Membership]:
@@ -73,9 +76,10 @@ class ExportedNetwork:
 
     def freeze_counted(self, module: str, reason: str) -> None:
         """Freeze what a module's operators count."""
-        for constant in self.ledger.constants:
-            if constant.module == module:
-                self.ledger.freeze(torch.from_numpy(constant.ids), reason)
+        counted = [(part.module, part.ids) for part in self.ledger.constants]
+        for name, ids in (*counted, *((part.module, part.ids) for part in self.ledger.contractions)):
+            if name == module:
+                self.ledger.freeze(torch.from_numpy(ids), reason)
 
     def freeze_inside(self, module: str, reason: str) -> None:
         """Freeze what enters a module, and all that its operators write."""
@@ -89,6 +93,8 @@ class ExportedNetwork:
         for ids in value if isinstance(value, (tuple, list)) else (value,):
             if isinstance(ids, Ids):
                 self.ledger.freeze(ids.data, reason)
+            elif isinstance(ids, Weight):
+                ids.freeze(self.ledger, reason)
 
 
 def _aliases(model: nn.Module) -> dict[str, str]:

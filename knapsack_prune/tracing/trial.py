@@ -29,6 +29,7 @@ from knapsack_prune.networks.modes import evaluating
 from knapsack_prune.tracing.grouping import Membership
 from knapsack_prune.tracing.module_calls import NotRewritableError, observe_calls
 from knapsack_prune.tracing.refusals import watched
+from knapsack_prune.tracing.resolve import contracting_modules
 from knapsack_prune.tracing.rewriting import Rewriter
 from knapsack_prune.tracing.trace import ExportedNetwork
 
@@ -180,8 +181,11 @@ class _Trial:
         self._freeze(suspects or [""], failure.message)
 
     def _sized(self) -> list[str]:
-        """Modules whose code may compute otherwise without failing: the innermost last."""
-        return sorted(self.graph.sized, key=lambda name: name.count("."))
+        """Modules whose code may compute otherwise without failing, the innermost last; those that sum over units are
+        tried before the others."""
+        contracting = contracting_modules(self.network.ledger, self.member)
+        untried = [name for name in contracting if name not in self.rewritten and name not in self.refused]
+        return sorted(untried or self.graph.sized, key=lambda name: name.count("."))
 
     def _rewrite(self, module: str) -> bool:
         try:

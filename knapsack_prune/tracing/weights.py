@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from knapsack_prune.graph.channel_graph import Role
-from knapsack_prune.tracing.ids import NONE
+from knapsack_prune.tracing.ids import NONE, Ids
 from knapsack_prune.tracing.ledger import Ledger
 
 
@@ -101,6 +101,11 @@ class Weight:
             ledger.freeze(grid[fixed], f"`{operator}` in {self.layer or 'the network'} has {self.reason}")
         return torch.where(spread == NONE, grid, spread).reshape(-1)
 
+    def freeze(self, ledger: Ledger, reason: str) -> None:
+        """Freeze whatever lies along any dimension."""
+        for axis in (axis for dim in self.dims for axis in dim):
+            ledger.freeze(axis.ids, reason)
+
     def keep(self, ledger: Ledger, *dims: int) -> None:
         """Freeze whatever lies along some dimensions."""
         for dim in dims:
@@ -136,6 +141,10 @@ class ParameterWeight:
         ledger.whole.update((self.name, dim) for dim in dims)
 
 
+AnyWeight = Weight | ParameterWeight
+"""What a layer reads as its weight."""
+
+
 def of_parameter(ledger: Ledger, name: str, tensor: Tensor) -> Weight:
     """A parameter's own axes; the same ones at every use."""
     dims: list[Dim] = []
@@ -149,6 +158,21 @@ def of_parameter(ledger: Ledger, name: str, tensor: Tensor) -> Weight:
                 ledger.attach(name, dim, "channel", ids)
             dims.append((Axis(ids, frozenset({(name, dim)})),))
     return Weight(tuple(dims), name, tensor.numel())
+
+
+def of_ids(ids: Ids) -> Weight:
+    """Activations beside a weight: channels along the one dimension in which they differ."""
+    varying = ids.varying
+    if len(varying) > 1:
+        raise NoAxesError("channels lie along several dimensions of what it meets")
+    blank = of_constant(ids.shape)
+    if ids.empty:
+        return blank
+    along = varying[0] if varying else max(range(len(ids.shape)), key=lambda dim: ids.shape[dim], default=0)
+    dims = list(blank.dims)
+    if dims:
+        dims[along] = (Axis(ids.channel_ids(along)),)
+    return Weight(tuple(dims), "", 0)
 
 
 def of_constant(shape: tuple[int, ...], name: str = "", reason: str = "a constant weight") -> Weight:

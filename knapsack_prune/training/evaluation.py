@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
+from copy import deepcopy
 from dataclasses import asdict, dataclass
 from math import log
 from typing import Any
@@ -52,6 +53,13 @@ class Accuracy:
             rows = zip(names, self.disagreement, strict=True)
             plain["disagreement"] = {name: dict(zip(names, row, strict=True)) for name, row in rows}
         return plain
+
+
+def training_copies(
+    networks: Sequence[nn.Module], device: torch.device, layout: torch.memory_format
+) -> list[nn.Module]:
+    """Copies on the training device; the networks themselves do not move."""
+    return [deepcopy(network).to(device=device, memory_format=layout) for network in networks]  # type: ignore[call-overload]
 
 
 def evaluate(

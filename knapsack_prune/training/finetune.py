@@ -29,7 +29,7 @@ from knapsack_prune.planning.plan_file import Plan
 from knapsack_prune.planning.plan_parts import DataPart
 from knapsack_prune.settings import ExecutionSettings, FinetuneSettings, RepairSettings, TrainingSettings
 from knapsack_prune.settings.run import ENSEMBLE
-from knapsack_prune.slimming.repair import Repaired, repair_on_source
+from knapsack_prune.slimming.repair import repair_on_source
 from knapsack_prune.slimming.slim import require_structure, slim, write_slim
 from knapsack_prune.training.distillation.teacher import EnsembleTeacher, NetworkTeacher, Teacher
 from knapsack_prune.training.ensemble.members import build_by_name, count_outputs, open_ensemble
@@ -168,12 +168,20 @@ def _finetuned(
 ) -> FinetuneResult:
     """The training itself, in a directory that no other process writes to; arguments as of `finetune`."""
     mask = settings.mask
-    network, origin, repaired = _network(parent, plan, start, mask, session, repair, log)
+    network = _network(parent, plan, start, mask)
     stages = (
         match_stages(plan, parent, network, settings.inner_kind, settings.distill_layers or None, mask)
         if settings.inner
         else ()
     )
+    origin: object = weights_digest(network)
+    repaired = None
+    if start is None and not mask:
+        device = session.accelerator.device
+        repaired = repair_on_source(parent, network, plan, session.subject, repair, log, device)
+    if repaired is not None:
+        # Named by its settings: its last digits may differ where it is made again to continue a run.
+        origin = {"sliced": origin, **repair.record()}
     teacher: Teacher | None = None
     if settings.needs_teacher:
         teacher = NetworkTeacher(deepcopy(parent), [stage.module for stage in stages])
@@ -242,30 +250,13 @@ def _finetuned(
     return FinetuneResult(student, record, trained.result.losses)
 
 
-def _network(
-    parent: nn.Module,
-    plan: Plan,
-    start: nn.Module | None,
-    mask: bool,
-    session: Session,
-    repair: RepairSettings,
-    log: Callable[[str], None],
-) -> tuple[nn.Module, object, Repaired | None]:
-    """Where training starts; what that start is made from, besides parent, plan and data; and its repair.
-
-    A repaired start is named by its settings: its last digits may differ where it is made again to continue a run.
-    """
+def _network(parent: nn.Module, plan: Plan, start: nn.Module | None, mask: bool) -> nn.Module:
+    """What is trained: the parent with masks held, the network to start from, or the parent slimmed."""
     if mask:
         network = deepcopy(parent)
         hold_masks(network, plan)
-        return network, weights_digest(network), None
-    if start is not None:
-        return start, weights_digest(start), None
-    network = slim(parent, plan, check=False)
-    sliced = weights_digest(network)
-    device = session.accelerator.device
-    repaired = repair_on_source(parent, network, plan, session.subject, repair, log, device)
-    return network, sliced if repaired is None else {"sliced": sliced, **repair.record()}, repaired
+        return network
+    return slim(parent, plan, check=False) if start is None else start
 
 
 def _members(

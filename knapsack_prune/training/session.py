@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from knapsack_prune.data.batches import (
     Delivery,
     EvaluationBatches,
     TrainingData,
+    batch_schedule,
     crop_kind,
     decode_training,
     evaluation_batches,
@@ -26,23 +28,21 @@ from knapsack_prune.data.calibration import calibration_loader
 from knapsack_prune.data.decoded import DecodedImages
 from knapsack_prune.data.images import (
     ImageSet,
-    ImageSubset,
     TensorImages,
     Unreadable,
     require_every_class,
 )
 from knapsack_prune.data.preparation import Preparation
-from knapsack_prune.data.sampling import hold_out
 from knapsack_prune.data.seeds import derive_seed
 from knapsack_prune.data.source import ImageSource, function_name
 from knapsack_prune.errors import RequestError
-from knapsack_prune.networks.modes import evaluating
 from knapsack_prune.settings import ExecutionSettings, TrainingSettings
 from knapsack_prune.training.distillation.features import StageMatch
-from knapsack_prune.training.distillation.inner import fit_projections, target_variances
 from knapsack_prune.training.distillation.objective import Objective, Student
+from knapsack_prune.training.distillation.preparation import prepare_inner
 from knapsack_prune.training.distillation.teacher import Teacher
-from knapsack_prune.training.evaluation import Accuracy, evaluate
+from knapsack_prune.training.evaluation import Accuracy, evaluate, training_copies
+from knapsack_prune.training.held_out import SPLIT_SEED, split_held_out
 from knapsack_prune.training.loop import Trainer, TrainingResult
 from knapsack_prune.training.run_directory import RunDirectory
 from knapsack_prune.training.task_batches import JudgedImages, evaluate_task
@@ -54,8 +54,6 @@ SAMPLE_IMAGES = 512
 RESULTS = ("checkpoints/step-*",)
 BESIDE = ("start", "rounds")
 """What rounds have written before a run claims its directory."""
-
-SPLIT_SEED = 0  # the held-out part is the same whatever the run's seed, so that seeds can be compared
 
 
 @dataclass(frozen=True)
@@ -114,8 +112,13 @@ class Session:
             self.accelerator.num_processes,
             self.accelerator.process_index,
         )
-        self._train, held = _split(source, settings)
+        self._train, held = split_held_out(source, settings)
         self._decoded: DecodedImages | None = None
+        if not test_only:
+            # Refuses steps of more images than there are, before anything is decoded.
+            batch_schedule(
+                self._train, self._delivery, settings.batch_size, settings.accumulate, settings.seed
+            )
         if self._cached and not test_only:
             self._decoded = decode_training(self._train, self._preparation, settings, self._delivery)
         self._test = self._batches(source.test_images())
@@ -249,16 +252,15 @@ class Session:
         trained = deepcopy(network)  # receives the chosen weights: it never carries hooks
         starting = deepcopy(network).requires_grad_(True)
         average = weight_average(network, settings.ema) if settings.ema else None
-        kind = settings.inner_kind
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(settings.seed, 5))
-            student = Student(starting, stages, kind)
+            student = Student(starting, stages, settings.inner_kind)
         variances = None
         if teacher is not None and settings.inner:
-            if settings.scale_features:
-                variances = self._target_variances(teacher, stages, settings)
-            if kind == "learned":
-                self._fit_projections(student, Student(deepcopy(network), stages, kind), teacher, settings)
+            sample = partial(self._sample, settings)
+            variances = prepare_inner(
+                student, network, teacher, stages, settings, sample, self.accelerator, self.layout
+            )
         whole = {
             **identity,
             "stages": [stage.module for stage in stages],
@@ -316,27 +318,6 @@ class Session:
         device = self.accelerator.device
         return (images.to(device, memory_format=self.layout) for images, _ in sample)
 
-    def _target_variances(
-        self, teacher: Teacher, stages: Sequence[StageMatch], settings: TrainingSettings
-    ) -> tuple[float, ...]:
-        """Measured once: a batch's own would depend on its cut."""
-        teacher.to(self.accelerator.device, self.layout)
-        with torch.no_grad(), self.accelerator.autocast():
-            outputs = (teacher(images) for images in self._sample(settings))
-            return target_variances(outputs, stages, settings.inner_kind)
-
-    def _fit_projections(
-        self, student: Student, twin: Student, teacher: Teacher, settings: TrainingSettings
-    ) -> None:
-        """On a twin of the student, in evaluation mode."""
-        device = self.accelerator.device
-        teacher.to(device, self.layout)
-        twin.to(device=device, memory_format=self.layout)  # type: ignore[call-overload]
-        with torch.no_grad(), evaluating(twin.network):
-            pairs = ((twin.features(one), teacher(one).features) for one in self._sample(settings))
-            fit_projections(twin.projections, pairs)
-        student.projections.load_state_dict(twin.projections.state_dict())
-
     def _require_same(self, settings: TrainingSettings) -> None:
         for name in ("precision", "channels_last", "batch_size", "accumulate", "held_out"):
             ours, theirs = getattr(self._settings, name), getattr(settings, name)
@@ -344,24 +325,3 @@ class Session:
                 raise ValueError(
                     f"{name} of a session is {ours} and cannot become {theirs}: open another session"
                 )
-
-
-def training_copies(
-    networks: Sequence[nn.Module], device: torch.device, layout: torch.memory_format
-) -> list[nn.Module]:
-    """Copies on the training device; the networks themselves do not move."""
-    return [deepcopy(network).to(device=device, memory_format=layout) for network in networks]  # type: ignore[call-overload]
-
-
-def _split(source: ImageSource, settings: TrainingSettings) -> tuple[ImageSet, ImageSet | None]:
-    if not settings.held_out:
-        return source.train, None
-    if source.validation is not None:
-        return source.train, source.validation
-    train, held = hold_out(source.train.labels, settings.held_out, SPLIT_SEED)
-    if not len(held):
-        raise RequestError(
-            f"a held-out part of {settings.held_out} is 0 of {len(source.train.labels)} training images: "
-            "raise `held_out`, or give 0 to take the last epoch"
-        )
-    return ImageSubset(source.train, train), ImageSubset(source.train, held)

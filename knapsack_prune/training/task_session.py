@@ -14,8 +14,8 @@ from knapsack_prune.data.source import ImageSource
 from knapsack_prune.errors import RequestError
 from knapsack_prune.networks.example import Example
 from knapsack_prune.settings import ExecutionSettings, TrainingSettings
-from knapsack_prune.training.evaluation import Accuracy
-from knapsack_prune.training.session import Session, training_copies
+from knapsack_prune.training.evaluation import Accuracy, training_copies
+from knapsack_prune.training.session import Session
 from knapsack_prune.training.task_batches import TaskBatches, evaluate_task
 from knapsack_prune.values.task import Task, steps_of
 

@@ -16,6 +16,9 @@ from knapsack_prune.graph.channel_graph import ChannelGraph, IntArray, Owner
 from knapsack_prune.narrowing.masking import Zeroed, aten, input_masked, kept_layer_norm, whole, zeroed
 from knapsack_prune.networks.modes import evaluating
 
+SILENCING = "silencing"
+"""In place of a role: slices that must be zero where a unit is cut, as a product of activations sums over it."""
+
 Keep = Sequence[npt.NDArray[np.bool_]]
 """Per group, which of its units stay: shape (units,)."""
 
@@ -57,7 +60,8 @@ def owners(graph: ChannelGraph, model: nn.Module, roles: Sequence[str]) -> dict[
     found: dict[tuple[str, int], Owner] = {}
     for index, group in enumerate(graph.groups):
         for part in group.slices:
-            if part.role not in roles or part.parameter not in shapes:
+            wanted = part.role in roles or (part.silences and SILENCING in roles)
+            if not wanted or part.parameter not in shapes:
                 continue
             size = shapes[part.parameter][part.dim]
             empty = Owner(np.full(size, -1, dtype=np.int64), np.full(size, -1, dtype=np.int64))
@@ -82,6 +86,7 @@ class CuttableNetwork:
         self.parameters = dict(model.named_parameters())
         found = owners(graph, model, ("in",))
         self.consumers = tuple(Consumer(name, dim, owner) for (name, dim), owner in found.items())
+        self._silencing = owners(graph, model, (SILENCING,))
         self._names = {self.parameters[c.parameter].untyped_storage().data_ptr(): c for c in self.consumers}
         self._norms = {
             self.parameters[name].untyped_storage().data_ptr(): owner
@@ -101,6 +106,7 @@ class CuttableNetwork:
     def changeable(self) -> Iterator[Tensor]:
         """Those of them whose values a cut changes, or which are read differently under one."""
         yield from (self.parameters[c.parameter] for c in self.consumers)
+        yield from (self.parameters[name] for name, _ in self._silencing)
         yield from (p for p in self.parameters.values() if p.untyped_storage().data_ptr() in self._norms)
         yield from (mask for _, mask in self._full)
         yield from (self.parameters[name] for block in self.blocks for name in block.parameters)
@@ -130,6 +136,7 @@ class CuttableNetwork:
         """
         owned: list[tuple[Tensor, int, npt.NDArray[np.bool_]]] = []
         owned += [(self.parameters[c.parameter], c.dim, c.owner.kept(keep)) for c in self.consumers]
+        owned += [(self.parameters[name], dim, o.kept(keep)) for (name, dim), o in self._silencing.items()]
         owned += [(mask, 0, part.owner.kept(keep)) for part, mask in self._full]
         gone = [(tensor, dim, _indices(~stays)) for tensor, dim, stays in owned if not stays.all()]
         gone += [whole(self.parameters[name]) for name in silent]

@@ -19,6 +19,7 @@ from torch import nn
 from knapsack_prune.errors import RequestError
 from knapsack_prune.graph.channel_graph import ChannelGraph, IntArray
 from knapsack_prune.values.cutting import CuttableNetwork
+from knapsack_prune.values.energy import with_unread
 from knapsack_prune.values.losses import Batches, Loss
 from knapsack_prune.values.moments import collect_moments
 from knapsack_prune.values.tables import (
@@ -149,14 +150,14 @@ def joint_fisher(
             "the loss has no gradient at the parent's own output, as one that compares with it: `joint_fisher` sees no "
             "difference between units; choose `measured` or `reconstruction`, or give a `loss` against labels"
         )
-    groups, cumulated = [], []
+    groups: list[GroupValues | None] = []
+    cumulated = []
     for index, group in enumerate(graph.groups):
         derivatives = moments.derivatives[index].numpy()
         if not len(derivatives):
-            raise RequestError(
-                f"group {group.name}: no convolution or linear layer reads it, so that nothing tells what its units "
-                "are worth; pin it with `keep`, or choose `energy`"
-            )
+            groups.append(None)
+            cumulated.append(np.zeros((moments.examples, group.size)))
+            continue
         if not np.isfinite(derivatives).all():
             raise RequestError(
                 f"group {group.name}: derivatives are not finite: check the weights and the data"
@@ -170,7 +171,9 @@ def joint_fisher(
         groups.append(GroupValues(order, -np.maximum.accumulate(losses[::-1])[::-1]))
         cumulated.append(gone)
     name = "divergence" if loss is None else "user"
-    tables = value_tables(graph, groups, Provenance("joint_fisher", moments.examples, seed, name))
+    tables = value_tables(
+        graph, with_unread(network, groups), Provenance("joint_fisher", moments.examples, seed, name)
+    )
     return JointFisher(tables, tuple(cumulated))
 
 

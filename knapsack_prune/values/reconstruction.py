@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from knapsack_prune.errors import RequestError
 from knapsack_prune.graph.channel_graph import ChannelGraph, Group
 from knapsack_prune.values.cutting import CuttableNetwork
+from knapsack_prune.values.energy import with_unread
 from knapsack_prune.values.losses import Batches, Loss
 from knapsack_prune.values.moments import Moments, NetworkMoments, collect_moments
 from knapsack_prune.values.tables import GroupValues, Provenance, ValueTables, value_tables
@@ -77,20 +78,15 @@ def reconstruction_values(
 
 
 def _tables(network: CuttableNetwork, moments: NetworkMoments, curvature: bool) -> list[GroupValues]:
-    groups = []
+    groups: list[GroupValues | None] = []
     for index, group in enumerate(network.graph.groups):
         readers = [
             _reader(found, network.parameters[name], group, moments.examples, curvature)
             for name, found in moments.consumers.items()
             if (found.consumer.owner.groups == index).any()
         ]
-        if not readers:
-            raise RequestError(
-                f"group {group.name}: no convolution or linear layer reads it, so that nothing tells what its units "
-                "are worth; pin it with `keep`, or choose `energy`"
-            )
-        groups.append(_path(group, readers))
-    return groups
+        groups.append(_path(group, readers) if readers else None)
+    return with_unread(network, groups)
 
 
 @dataclass(eq=False)

@@ -33,7 +33,7 @@ def test_same_request_gives_the_same_bytes_whatever_the_number_of_threads(run: R
     try:
         for threads in (1, 2):
             torch.set_num_threads(threads)
-            few = ("--samples", "128")
+            few = ("--importance", "reconstruction", "--samples", "128")
             assert run("plan", "--flops-budget", "0.4", *few, "-o", tmp_path / f"{threads}.json").code == 0
             data = json.loads((tmp_path / f"{threads}.json").read_text())
             data["solver"]["seconds"] = 0
@@ -53,6 +53,8 @@ def test_widths_pins_and_two_budgets(run: Run, tmp_path: Path) -> None:
         "8",
         "--min-channels",
         "16",
+        "--importance",
+        "l1",
     )
     ended = run("plan", *arguments, "--keep", "layer2.*", "-o", tmp_path / "plan.json")
     assert ended.code == 0
@@ -77,7 +79,8 @@ def test_instance_is_exported_as_it_was_solved(run: Run, tmp_path: Path) -> None
     import solvers
 
     files = tmp_path / "plan.json", tmp_path / "instance.json"
-    assert run("plan", "--flops-budget", "0.5", "-o", files[0], "--export-instance", files[1]).code == 0
+    arguments = ("--flops-budget", "0.5", "--importance", "l1", "--export-instance", files[1])
+    assert run("plan", *arguments, "-o", files[0]).code == 0
     instance, plan = solvers.Instance.load(files[1]), kp.Plan.load(files[0])
     assert instance.resources[0].budget == plan.budgets[0].limit
     result = solvers.solve(instance)
@@ -158,7 +161,8 @@ def test_slim_directory_loads_again_without_pickle(run: Run, plan_file: Path, tm
 def test_sweep_keeps_more_importance_under_more_budget_and_tells_what_cannot_be_met(
     run: Run, tmp_path: Path
 ) -> None:
-    ended = run("sweep", "--flops-budgets", "0.0001,0.3,0.6", "-o", tmp_path / "front")
+    budgets = ("--flops-budgets", "0.0001,0.3,0.6", "--importance", "energy")
+    ended = run("sweep", *budgets, "-o", tmp_path / "front")
     assert ended.code == 0
     assert "smallest feasible" in ended.out
     rows = list(csv.DictReader((tmp_path / "front" / "front.csv").read_text().splitlines()))

@@ -30,6 +30,9 @@ class Words(nn.Module):
 def build(num_classes=None):
     return Words()
 
+def bare():
+    return torch.tensor([[1, 2, 8, 4]])
+
 def tokens():
     return {"tokens": torch.tensor([[1, 2, 8]]), "mask": torch.ones(1, 3)}
 """
@@ -54,6 +57,13 @@ def test_an_example_is_code_or_a_file(run: Run, example: str) -> None:
     assert ended.code == 0, ended
     ended = run("verify", "plan.json", "--model", "words:build", "--quick")
     assert ended.code == 0, ended
+    # The plan's own inputs, or others: here without the mask, as one batch size that the code does not fix.
+    told = ("--model", "words:build", "--format", "pt2", "--batch", "3", "--seconds", "0.01")
+    for options, directory in (((), "out"), (("--example", "words:bare"), "bare")):
+        ended = run("export", "slim", *told, *options, "-o", directory)
+        assert ended.code == 0, ended
+        (entry,) = json.loads(Path(directory, "export.json").read_text())["model"]
+        assert entry["batch"] is None and list(entry["timings"]) == ["3"]
 
 
 def test_a_part_is_planned(run: Run) -> None:

@@ -60,6 +60,10 @@ def refused(ended: Ended, *words: str) -> None:
 def test_wrong_plan_requests(
     run: Run, arguments: list[str], words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def valued(*_: object) -> None:
+        raise AssertionError("units were valued, which takes long, before the request was refused")
+
+    monkeypatch.setattr("knapsack_prune.values.estimate.made_from", valued)
     monkeypatch.chdir(tmp_path)
     refused(run("plan", *arguments, "-o", "plan.json"), *words)
     assert list(tmp_path.iterdir()) == []

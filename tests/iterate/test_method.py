@@ -1,4 +1,4 @@
-"""The whole method on a small part of the digits: rounds, resume, distillation, commands."""
+"""The whole method on a part of the digits: rounds, resume, distillation, commands."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from safetensors.torch import load_file
 
 import knapsack_prune as kp
 from knapsack_prune.data import ImageSource, open_source
+from knapsack_prune.data.images import TensorImages
 from knapsack_prune.errors import RequestError
 from knapsack_prune.iterate.budgets import geometric_budgets
 from knapsack_prune.iterate.method import iterate
@@ -26,6 +28,7 @@ from knapsack_prune.settings import ExecutionSettings, IterateSettings, RepairSe
 from tests.cli.conftest import Run, run  # noqa: F401
 
 EXECUTION = ExecutionSettings(device="cpu", progress=False)
+NO_REPAIR = RepairSettings(repair=False)
 
 
 @pytest.fixture(autouse=True)
@@ -41,14 +44,17 @@ def one_thread() -> Iterator[None]:
 
 
 def go(output: Path, source: ImageSource | None = None, **more: Any) -> dict[str, Any]:
-    """Two rounds of one epoch and one epoch of distillation."""
+    """Two rounds of one epoch and one epoch of distillation, on a third of the training images."""
     given = {"flops_budget": 0.4, "rounds": 2, **more.pop("pruning", {})}
+    whole = open_source("digits")
+    assert isinstance(whole.train, TensorImages)
+    part = replace(whole, train=TensorImages(whole.train.images[::3], whole.train.labels[::3]))
     return iterate(
         kp.load_network(),
-        source or open_source("digits"),
+        source or part,
         output,
         execution=EXECUTION,
-        repair=RepairSettings(repair_samples=200),
+        repair=more.pop("repair", RepairSettings(repair_samples=100)),
         **{"epochs": 1, "importance": "l1", "crop": False, "mirror": False, **given, **more},
     )
 
@@ -157,7 +163,8 @@ def test_kill_at_any_moment_ends_in_the_same_weights(done: Path, tmp_path: Path,
 
 
 def test_who_teaches_what(tmp_path: Path) -> None:
-    go(tmp_path, exclude_start=True, distill="kept", label_weight=0.5, round_logit_weight=0.5, cutmix=1.0)
+    mixed = {"round_logit_weight": 0.5, "cutmix": 1.0, "repair": NO_REPAIR}
+    go(tmp_path, exclude_start=True, distill="kept", label_weight=0.5, **mixed)
     record = json.loads((tmp_path / "rounds" / "1" / "result.json").read_text())
     assert record["teachers"] == 1
     assert [record["settings"][name] for name in ("logit_weight", "label_weight", "cutmix")] == [0.5, 1, 1]
@@ -214,9 +221,9 @@ def test_settings_out_of_range_are_refused_where_they_are_made() -> None:
 
 def test_a_start_that_an_unclaimed_request_left_is_not_used(tmp_path: Path) -> None:
     # Killed between the first plan and the request's file: the next request may be another one.
-    go(tmp_path / "killed", pruning={"flops_budget": 0.3, "rounds": 1})
+    go(tmp_path / "killed", pruning={"flops_budget": 0.3, "rounds": 1}, repair=NO_REPAIR)
     shutil.copytree(tmp_path / "killed" / "rounds" / "1", tmp_path / "run" / "rounds" / "1" / "start")
-    record = go(tmp_path / "run", pruning={"flops_budget": 0.6, "rounds": 1})
+    record = go(tmp_path / "run", pruning={"flops_budget": 0.6, "rounds": 1}, repair=NO_REPAIR)
     assert record["flops"][0] > 0.55 * record["parent"]["flops"]
 
 

@@ -127,6 +127,35 @@ class Shuffle(nn.Module):
         return torch.transpose(x, 1, 2).contiguous().view(b, -1, h, w)
 
 
+class ShuffleV1(nn.Module):
+    """Grouped pointwise convolutions with a shuffle between them; what it took is added, or put beside it."""
+
+    def __init__(self, inputs: int, outputs: int, groups: int, stride: int) -> None:
+        super().__init__()
+        self.stride, middle, own = stride, 8, outputs if stride == 1 else outputs - inputs
+        self.squeeze, self.shuffle = conv(inputs, middle, 1, groups=groups), Shuffle(groups)
+        self.depthwise = nn.Conv2d(middle, middle, 3, stride, 1, groups=middle, bias=False)
+        self.expand = nn.Sequential(nn.Conv2d(middle, own, 1, groups=groups, bias=False), nn.BatchNorm2d(own))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.expand(self.depthwise(self.shuffle(self.squeeze(x))))
+        return F.relu(y + x if self.stride == 1 else torch.cat((F.avg_pool2d(x, 3, 2, 1), y), 1))
+
+
+class CondenseLayer(nn.Module):
+    """CondenseNet as deployed: an index picks what each group of a convolution reads; the rest is concatenated."""
+
+    def __init__(self, width: int, growth: int, groups: int) -> None:
+        super().__init__()
+        self.register_buffer("index", torch.randperm(width)[: width // groups * groups])
+        self.norm, self.squeeze = nn.BatchNorm2d(width), nn.Conv2d(width, 8, 1, groups=groups)
+        self.shuffle, self.grow = Shuffle(groups), nn.Conv2d(8, growth, 3, padding=1, groups=groups)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.squeeze(F.relu(self.norm(torch.index_select(x, 1, self.index))))
+        return torch.cat((x, self.grow(F.relu(self.shuffle(y)))), 1)
+
+
 class ShuffleV2(nn.Module):
     """Half of the channels by a branch, then a shuffle."""
 
@@ -275,7 +304,7 @@ NETWORKS = {
     "asymmetric kernels": Kind(lambda: image(nn.Conv2d(8, 8, (1, 3), padding=(0, 1)), nn.Conv2d(8, 8, (3, 1), padding=(1, 0)))),
     "re-parametrisable block": Kind(lambda: image(RepVGG(8))),
     "mixed kernels": Kind(lambda: image(MixedKernels([3, 5]))),
-    "dynamic convolution": Kind(lambda: image(DynamicConv(8, 3)), frozen=0.9),
+    "dynamic convolution": Kind(lambda: image(DynamicConv(8, 3)), frozen=0.05),
     "involution": Kind(lambda: image(Involution(8, 2))),
     "coordinates": Kind(lambda: image(CoordConv(8, 8))),
     "octave convolution": Kind(lambda: image(Octave(8))),
@@ -283,7 +312,11 @@ NETWORKS = {
     "maxout": Kind(lambda: image(Block(lambda n, x: torch.max(n.a(x), n.b(x)), a=conv(8, 8), b=conv(8, 8)))),
     "maxout by view": Kind(lambda: image(Block(lambda n, x: n.a(x).view(x.shape[0], 8, 2, 12, 12).max(2)[0], a=nn.Conv2d(8, 16, 3, padding=1)))),
     "concatenated ReLU": Kind(lambda: image(Block(lambda n, x: torch.cat((F.relu(x), F.relu(-x)), 1)), out=16)),
-    "grouped convolutions and shuffle": Kind(lambda: image(nn.Conv2d(8, 16, 1, groups=2), Shuffle(2), nn.Conv2d(16, 8, 1, groups=2)), frozen=0.8),
+    "grouped convolutions and shuffle": Kind(lambda: image(nn.Conv2d(8, 16, 1, groups=2), Shuffle(2), nn.Conv2d(16, 8, 1, groups=2)), frozen=0.05),
+    "shuffle between other numbers of groups": Kind(lambda: image(conv(8, 24, 1, groups=4), Shuffle(4), nn.Conv2d(24, 8, 3, padding=1, groups=2)), frozen=0.05),
+    "ShuffleNet": Kind(lambda: image(ShuffleV1(8, 16, 2, 2), ShuffleV1(16, 16, 2, 1), out=16), frozen=0.05),
+    "transposed grouped convolutions and shuffle": Kind(lambda: image(nn.ConvTranspose2d(8, 16, 2, 2, groups=2), Shuffle(2), nn.ConvTranspose2d(16, 8, 1, groups=2)), frozen=0.05),
+    "learned groups and index layer": Kind(lambda: image(CondenseLayer(8, 4, 2), CondenseLayer(12, 4, 2), out=16), frozen=0.35),
     "nn.ChannelShuffle": Kind(lambda: image(nn.Conv2d(8, 16, 1, groups=2), nn.ChannelShuffle(2), conv(16, 8, 3))),
     "shuffle with halves": Kind(lambda: image(conv(8, 16), ShuffleV2(16), ShuffleV2(16), out=16)),
     "ghost": Kind(lambda: image(Ghost(8, 16), Ghost(16, 8))),

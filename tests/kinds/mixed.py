@@ -309,7 +309,7 @@ def _functional_norm(n: Block, x: Tensor) -> Tensor:
 
 
 NETWORKS = {
-    "recommender": Kind(lambda: DLRM(8), (12,), frozen=0.35),
+    "recommender": Kind(lambda: DLRM(8), (12,), frozen=0.01),
     "factorisation machine": Kind(lambda: FactorisationMachine(12, 6), (12,)),
     "cross network": Kind(lambda: CrossNetwork(10), (12,)),
     "graph convolution": Kind(lambda: GraphConv(6), (6, 4)),

@@ -155,7 +155,7 @@ NETWORKS = {
     "rare activations": Kind(lambda: _between(lambda n, x: F.mish(x) + F.softsign(x) + F.tanhshrink(x) + F.rrelu(x) + F.logsigmoid(x) + torch.special.expit(x) + torch.erf(x) + F.celu(x))),
     "numbers by name": Kind(lambda: _between(lambda n, x: torch.add(x, x, alpha=2).sub(x, alpha=0.5).addcmul(x, x, value=0.1).hypot(x).nan_to_num())),
     "einsum over space": Kind(lambda: _between(lambda n, x: torch.einsum("bchw,bcwv->bchv", x, x))),
-    "baddbmm": Kind(lambda: tokens(Block(lambda n, x: torch.baddbmm(x, n.a(x).mT @ x, x.mT).mT if False else x + torch.baddbmm(x @ x.mT, x, x.mT, beta=0.1).softmax(-1) @ x, a=nn.Linear(16, 16))), refusal="`baddbmm` has no rule"),
+    "baddbmm": Kind(lambda: tokens(Block(lambda n, x: x + torch.baddbmm(x @ x.mT, x, n.a(x).mT, beta=0.1).softmax(-1) @ x, a=nn.Linear(16, 16)))),
     "outer product": Kind(lambda: image(conv(8, 12), Block(lambda n, x: x * (x.mean(3)[..., None] @ x.mean(2)[..., None, :])), conv(12, 8))),
     "cdist": Kind(lambda: tokens(Block(lambda n, x: x + (-torch.cdist(x, x)).softmax(-1) @ x)), refusal="`cdist` has no rule"),
     "kron and trace": Kind(lambda: _between(lambda n, x: x + torch.diagonal(x, dim1=2, dim2=3).sum(-1)[..., None, None])),

@@ -16,8 +16,9 @@ from knapsack_prune.settings import RunSettings
 from knapsack_prune.settings.file import parse_settings
 
 SHORT = {
-    "plan": {"flops_budget": 0.5, "samples": 128},
-    "finetune": {"epochs": 6, "batch_size": 32},
+    "plan": {"flops_budget": 0.5, "importance": "reconstruction", "samples": 128},
+    "repair": {"repair_samples": 256, "held_out_samples": 128},
+    "finetune": {"epochs": 2, "batch_size": 32},
     "execution": {"device": "cpu", "progress": False},
     "export": {"format": ["pt2"], "batch": [1], "seconds": 0.05},
 }

@@ -192,13 +192,14 @@ def test_a_browser_shows_it_without_complaint(page: str, tmp_path: Path) -> None
     file.write_text(page)
     with api.sync_playwright() as play:
         browser = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        shown, said = browser.new_page(), []
+        shown.on("console", lambda message: said.append(message.text))
+        shown.on("pageerror", lambda error: said.append(str(error)))
+        shown.goto(file.as_uri())
         for width in (1280, 390):
+            shown.set_viewport_size({"width": width, "height": 900})
             for scheme in ("light", "dark"):
-                context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
-                shown, said = context.new_page(), []
-                shown.on("console", lambda message, said=said: said.append(message.text))
-                shown.on("pageerror", lambda error, said=said: said.append(str(error)))
-                shown.goto(file.as_uri())
+                shown.emulate_media(color_scheme=scheme)
                 assert not said
                 assert shown.evaluate("document.documentElement.scrollWidth <= innerWidth")
                 ink, paper = (

@@ -172,6 +172,9 @@ CODES: dict[str, Code] = {
     "log_softmax": lambda x: aten.log_softmax(_positions(x), 2).unflatten(2, (8, 8)),
     # contractions without parameters
     "matmul": lambda x: torch.matmul(x, x),
+    "baddbmm": lambda x: _joined(
+        torch.bmm(torch.baddbmm(_heads(x) @ _heads(x).mT, _heads(x), _heads(x).mT), _heads(x)), x
+    ),
     "bmm": lambda x: _joined(torch.bmm(torch.bmm(_heads(x), _heads(x).mT), _heads(x)), x),
     "einsum": lambda x: torch.einsum("bchw,bcwv->bchv", x, x),
     "scaled_dot_product_attention": lambda x: _joined(

@@ -4,50 +4,57 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-SCRIPT = Path(__file__).with_name("two_processes.py")
+from tests.training import two_processes
 
 
-def _start(output: Path, processes: int, *arguments: str) -> subprocess.Popen[str]:
-    command = [sys.executable]
-    if processes > 1:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = str(free.getsockname()[1])
-        command += ["-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--master-port", port]
+@pytest.fixture(scope="module")
+def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[subprocess.Popen[str], Path]]:
+    """Two processes that go through all cases, one after the other, and where they write."""
+    output = tmp_path_factory.mktemp("two")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-    return subprocess.Popen(
-        [*command, str(SCRIPT), str(output), *arguments],
+    with subprocess.Popen(
+        [*command, two_processes.__file__, str(output)],
         env=environment,
         text=True,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
-    )
+    ) as process:
+        yield process, output
+        process.kill()
 
 
-def _found(process: subprocess.Popen[str], output: Path, rank: int = 0) -> Any:
+def _alone(output: Path, case: str, batch: int, accumulate: int) -> Any:
+    with torch.random.fork_rng():
+        two_processes.run(output, case, batch, accumulate)
+    return json.loads((output / "found-0.json").read_text())
+
+
+def _both(started: tuple[subprocess.Popen[str], Path], case: str) -> tuple[Any, Any]:
+    process, output = started
     _, errors = process.communicate(timeout=240)
     assert process.returncode == 0, errors[-2000:]
-    return json.loads((output / f"found-{rank}.json").read_text())
+    one, other = (json.loads((output / case / f"found-{rank}.json").read_text()) for rank in (0, 1))
+    return one, other
 
 
-@pytest.mark.parametrize(("norm", "alone"), [("plain", ("16", "1")), ("norm", ("8", "2"))])
+@pytest.mark.parametrize(("case", "alone"), [("plain", (16, 1)), ("norm", (8, 2))])
 def test_two_processes_are_one_with_twice_the_images_a_step(
-    tmp_path: Path, norm: str, alone: tuple[str, str]
+    started: tuple[subprocess.Popen[str], Path], tmp_path: Path, case: str, alone: tuple[int, int]
 ) -> None:
     # Without batch norms two batches of 8 are one of 16. With them, each process normalises by its own batch:
     # the equal of that in one process is two accumulated batches of 8.
-    single = _start(tmp_path / "one", 1, *alone, norm)
-    double = _start(tmp_path / "two", 2, "8", "1", norm)
-    one = _found(single, tmp_path / "one")
-    two, other = _found(double, tmp_path / "two"), _found(double, tmp_path / "two", rank=1)
+    one = _alone(tmp_path, case, *alone)
+    two, other = _both(started, case)
     assert len(one["losses"]) == len(two["losses"]) == 2 * (96 // 16)
     for ours, theirs in zip(two["losses"], one["losses"], strict=True):
         assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-6)
@@ -56,15 +63,16 @@ def test_two_processes_are_one_with_twice_the_images_a_step(
     assert two["weights"] == other["weights"]
     assert two["accuracy"] == other["accuracy"]
     assert two["images"] == one["images"] == 96
-    if norm == "plain":  # running statistics are those of the first process, as in torch's own DDP
+    if case == "plain":  # running statistics are those of the first process, as in torch's own DDP
         assert two["weights"] == pytest.approx(one["weights"], rel=1e-4)
         assert two["accuracy"] == pytest.approx(one["accuracy"], abs=0.03)
 
 
-def test_sharded_over_two_processes_is_the_same_and_resumes(tmp_path: Path) -> None:
-    single = _start(tmp_path / "one", 1, "16", "1", "plain", "sharded")
-    double = _start(tmp_path / "two", 2, "8", "1", "plain", "sharded")
-    one, two = _found(single, tmp_path / "one"), _found(double, tmp_path / "two")
+def test_sharded_over_two_processes_is_the_same_and_resumes(
+    started: tuple[subprocess.Popen[str], Path], tmp_path: Path
+) -> None:
+    one = _alone(tmp_path, "sharded", 16, 1)
+    two, _ = _both(started, "sharded")
     assert two["kind"] == "FSDP"
     for ours, theirs in zip(two["losses"], one["losses"], strict=True):
         assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-6)

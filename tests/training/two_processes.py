@@ -1,6 +1,6 @@
-"""A run that `test_processes.py` starts alone and under torchrun; prints its losses and scores as JSON.
+"""Runs that `test_processes.py` makes in its own process and under torchrun: their losses and scores as JSON.
 
-python two_processes.py OUTPUT BATCH ACCUMULATE NORM [SHARDED]
+python two_processes.py OUTPUT
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 import torch
-from accelerate.state import AcceleratorState
+from accelerate.state import AcceleratorState, PartialState
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -35,9 +35,12 @@ class Net(nn.Module):
         return self.head(self.dropout(x.mean(dim=(2, 3))))  # type: ignore[no-any-return]
 
 
+CASES = ("plain", "norm", "sharded")
+"""Without batch norms; with one; without, under FSDP."""
+
+
 def shard_on_cpu() -> None:
     """Accelerate shards on GPUs only; told that these processes have some, it shards on the CPU just as well."""
-    from accelerate.state import PartialState
     from accelerate.utils import DistributedType
 
     os.environ.update({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"})
@@ -54,8 +57,6 @@ def again_from_the_middle(
     execution: kp.ExecutionSettings,
 ) -> tuple[tuple[float, ...], ...]:
     """Lose the last epoch's checkpoint, resume from the one before, and return the losses of the epoch run twice."""
-    from accelerate.state import PartialState
-
     state = PartialState()
     state.wait_for_everyone()
     if state.is_main_process:
@@ -69,11 +70,9 @@ def again_from_the_middle(
     return found.losses
 
 
-def main() -> None:
+def run(output: Path, case: str, batch: int, accumulate: int) -> None:
     """Train for two epochs under distillation, then score the parent."""
-    torch.set_num_threads(1)
-    output, batch, accumulate, norm = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4] == "norm"
-    sharded = sys.argv[5:] == ["sharded"]
+    norm, sharded = case == "norm", case == "sharded"
     if sharded and "RANK" in os.environ:
         shard_on_cpu()
     torch.manual_seed(0)
@@ -97,10 +96,10 @@ def main() -> None:
         rand_augment=3,
     )
     execution = kp.ExecutionSettings(device="cpu", cache="device" if norm else "none", progress=False)
-    found = kp.finetune(parent, plan, source, Path(output), settings, execution)
+    found = kp.finetune(parent, plan, source, output, settings, execution)
     tail: tuple[tuple[float, ...], ...] = ()
     if sharded:
-        tail = again_from_the_middle(Path(output), parent, plan, source, settings, execution)
+        tail = again_from_the_middle(output, parent, plan, source, settings, execution)
     graph = kp.trace(parent, torch.zeros(1, 3, 8, 8))
     scores = kp.score(graph, parent, "taylor", data=calibration_loader(source, 40, 0, 16))
     rank = os.environ.get("RANK", "0")
@@ -111,10 +110,13 @@ def main() -> None:
         "accuracy": found.record["accuracy"],
         "images": found.record["test_images"],
         "scores": [values.tolist() for values in scores.values],
-        "weights": float(sum(p.double().abs().sum() for p in found.network.parameters())),
+        "weights": float(sum(p.detach().double().abs().sum() for p in found.network.parameters())),
     }
-    Path(output, f"found-{rank}.json").write_text(json.dumps(content))
+    (output / f"found-{rank}.json").write_text(json.dumps(content))
 
 
 if __name__ == "__main__":
-    main()
+    torch.set_num_threads(1)
+    for name in CASES:
+        run(Path(sys.argv[1], name), name, 8, 1)
+        AcceleratorState._reset_state(reset_partial_state=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import cached_property
 
 import pytest
 import torch
@@ -125,6 +126,11 @@ class Digits:
             self.model, torch.zeros(1, *self.shape), flops_budget=0.35, importance="l1", normalize="layer"
         )
 
+    @cached_property
+    def repaired(self) -> tuple[nn.Module, RepairReport]:
+        """The repair with default settings; to be read only."""
+        return repaired(self)
+
     @torch.no_grad()
     def agreement(self, network: nn.Module) -> float:
         """How often a network decides as the parent does, on images that a repair does not see."""
@@ -144,7 +150,7 @@ def repaired(digits: Digits, settings: RepairSettings | None = None) -> tuple[nn
 
 def test_residual_network_decides_like_its_parent_again(digits: Digits) -> None:
     sliced = kp.slim(digits.model, digits.plan, check=False)
-    small, report = repaired(digits)
+    small, report = digits.repaired
     before, after = digits.agreement(sliced), digits.agreement(small)
     assert after > before + 0.3 and after > 0.85, (before, after)
     assert {layer.target for layer in report.layers} == {"output", "sum"}
@@ -157,7 +163,7 @@ def test_residual_network_decides_like_its_parent_again(digits: Digits) -> None:
 def test_training_mode_gives_the_same_function(digits: Digits) -> None:
     """Story: ridge regression shrinks variances; with the sliced network's statistics, the first step of
     training scaled them up again and lost up to 33 points of accuracy."""
-    small, _ = repaired(digits)
+    small, _ = digits.repaired
     images = torch.cat([images for images, _ in digits.data])[:496]
     with torch.no_grad():
         evaluated = small.eval()(images)
@@ -201,7 +207,7 @@ def test_a_plan_that_keeps_everything_leaves_every_weight(digits: Digits) -> Non
 
 
 def test_short_of_memory_gives_the_same_weights(digits: Digits) -> None:
-    small, report = repaired(digits)
+    small, report = digits.repaired
     spilled, _ = repaired(digits, RepairSettings(repair_memory=0))
     assert report.activation_bytes > 0
     for one, other in zip(small.parameters(), spilled.parameters(), strict=True):
@@ -209,7 +215,7 @@ def test_short_of_memory_gives_the_same_weights(digits: Digits) -> None:
 
 
 def test_columns_in_blocks_come_near_the_whole(digits: Digits) -> None:
-    whole, _ = repaired(digits)
+    whole, _ = digits.repaired
     blocks, report = repaired(digits, RepairSettings(repair_columns=20))
     assert digits.agreement(blocks) > digits.agreement(whole) - 0.05
     for layer in report.layers:

@@ -1,4 +1,4 @@
-"""A repair that `test_processes.py` runs alone and under torchrun; writes the weights of each process.
+"""A repair that `test_processes.py` runs in its own process and under torchrun; writes the weights of each process.
 
 python two_processes.py FOLDER
 """
@@ -18,7 +18,6 @@ import knapsack_prune as kp
 def main(folder: str) -> None:
     """Repair a small network in this process, which may be one of several."""
     world, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
-    torch.set_num_threads(1)
     if world > 1:
         dist.init_process_group("gloo")
     torch.manual_seed(0)
@@ -41,4 +40,5 @@ def main(folder: str) -> None:
 
 
 if __name__ == "__main__":
+    torch.set_num_threads(1)
     main(sys.argv[1])
