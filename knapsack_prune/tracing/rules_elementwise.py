@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import torch
+from torch.fx import Node
 
-from knapsack_prune.tracing.context import Context, Rule, Value, is_tensor, share_rule
+from knapsack_prune.tracing.context import Context, Rule, Value, is_tensor, share_rule, short_name
 from knapsack_prune.tracing.filled import Filled
 from knapsack_prune.tracing.ids import NONE, Ids
 
@@ -55,6 +56,7 @@ def elementwise(context: Context) -> Value:
     def is_stretched(ids: Ids) -> bool:
         return any(varies[dim] and ids.shape[dim] == 1 and size > 1 for dim, size in enumerate(shape))
 
+    extents = _extents(context, padded)
     # In an outer product each operand is stretched: the largest carries the channels of the result.
     whole = [ids for ids in padded if not ids.empty and not is_stretched(ids)]
     carrier = None if whole else max(padded, key=lambda ids: ids.data.numel(), default=None)
@@ -66,7 +68,7 @@ def elementwise(context: Context) -> Value:
             stretched.append(ids)
             continue
         context.ledger.tie(result, ids.data)
-        _freeze_against_fixed(context, ids, padded)
+        _freeze_against_fixed(context, ids, padded, extents)
         if bool((result == NONE).any()):
             result, data = torch.broadcast_tensors(result, ids.data)
             result = torch.where(result == NONE, data, result)
@@ -75,10 +77,26 @@ def elementwise(context: Context) -> Value:
     return Ids(result, shape)
 
 
-def _freeze_against_fixed(context: Context, ids: Ids, operands: list[Ids]) -> None:
+def _extents(context: Context, operands: list[Ids]) -> list[tuple[int, ...]]:
+    """The shapes of operands, before they were stretched to that of another (as `normalize` does with a norm)."""
+    values = (*context.args, *context.kwargs.values())
+    nodes = (*context.node.args, *context.node.kwargs.values())
+    shapes = [ids.shape for ids in operands]
+    if len(values) == len(nodes):
+        tensors = [node for value, node in zip(values, nodes, strict=True) if is_tensor(value)]
+        for at, (node, shape) in enumerate(zip(tensors, shapes, strict=True)):
+            if isinstance(node, Node) and short_name(node.target) == "expand_as":
+                before = tuple(node.all_input_nodes[0].meta["val"].shape)
+                shapes[at] = (1,) * (len(shape) - len(before)) + before
+    return shapes
+
+
+def _freeze_against_fixed(
+    context: Context, ids: Ids, operands: list[Ids], extents: list[tuple[int, ...]]
+) -> None:
     """Channels that meet elements which cannot be removed (of an input, of a constant) stay."""
-    for other in operands:
-        if other is ids or not any(other.shape[dim] > 1 for dim in ids.varying):
+    for other, extent in zip(operands, extents, strict=True):
+        if other is ids or not any(extent[dim] > 1 for dim in ids.varying):
             continue
         mine, theirs = torch.broadcast_tensors(ids.data, other.data)
         fixed = (theirs == NONE) & (mine != NONE)

@@ -17,6 +17,7 @@ from knapsack_prune.tracing.context import Context, Rule, Value, is_tensor, shar
 from knapsack_prune.tracing.ids import NONE, Ids
 from knapsack_prune.tracing.ledger import Constant, LayerRecord
 from knapsack_prune.tracing.weights import AnyWeight
+from knapsack_prune.tracing.written_weights import written_by_activations, written_by_layer
 
 
 def attach_bias(context: Context, bias: Value, out: Tensor) -> Tensor:
@@ -27,16 +28,6 @@ def attach_bias(context: Context, bias: Value, out: Tensor) -> Tensor:
     if isinstance(bias, Ids):
         context.ledger.tie(out, context.ledger.channel_ids(bias, -1))
     return out
-
-
-def _written_by_activations(context: Context, operator: str, cost: int) -> Value:
-    """A layer whose weight depends on the input: nothing of it can be removed."""
-    for value in (*context.args[:2], context.argument("bias")):
-        if is_tensor(value):
-            reason = f"`{context.operator}` in {context.module or 'the network'} has a weight that depends on the input"
-            context.ledger.freeze(context.ids(value).data, reason)
-    context.ledger.cost(context.module, operator, cost)
-    return Ids.none(context.shape)
 
 
 def convolution(context: Context, transposed: bool = False) -> Value:
@@ -54,7 +45,7 @@ def convolution(context: Context, transposed: bool = False) -> Value:
         context.ledger.freeze(source.data, f"`{context.operator}` without a batch dimension")
         own = None
     if own is None:
-        return _written_by_activations(context, "conv", counted * math.prod(weight.shape))
+        return written_by_activations(context, "conv", counted * math.prod(weight.shape))
     layer = own.layer
     kernel = math.prod(weight.shape[2:])
     own.keep(ledger, *range(2, len(weight.shape)))
@@ -63,6 +54,10 @@ def convolution(context: Context, transposed: bool = False) -> Value:
         one_channel = source.shape[1] == shape[1] == 1
         if one_channel and len(across) == 1 and source.shape[across[0]] == shape[across[0]]:
             return _across_channels(context, source, layer, across[0], counted * math.prod(weight.shape))
+        in_place = all(shape[dim] == source.shape[dim] and weight.shape[dim] == 1 for dim in across)
+        if groups == 1 and 1 not in source.varying and in_place:
+            cost = math.prod(weight.shape) // shape[1] if counted else 0
+            return _mixes_positions(context, source, own, "conv", int(transposed), cost)
         source = ledger.tie_along(source, tuple(across), context.operator)
     entering = ledger.channel_ids(source, 1)
     in_dim, out_dim = (0, 1) if transposed else (1, 0)
@@ -143,15 +138,38 @@ def _across_channels(context: Context, source: Ids, layer: str, dim: int, cost: 
     return source.like(context.shape)
 
 
+def _mixes_positions(
+    context: Context, source: Ids, weight: AnyWeight, operator: str, out_dim: int, cost: int
+) -> Value:
+    """A layer over another dimension than that of the channels (the tokens of a mixer): every channel by itself, and
+    all its weights stay. `cost` is per element of the result."""
+    ledger = context.ledger
+    mixed, sizes = source.like(context.shape), context.args[1].shape
+    leaving = weight.attach(ledger, out_dim, "out", ledger.fresh(sizes[out_dim]), context.operator)
+    leaving = attach_bias(context, context.argument("bias"), leaving)
+    ledger.freeze(leaving, f"`{context.operator}` mixes positions of channels, each by itself")
+    if cost:
+        ledger.volume(weight.layer, operator, mixed, cost)
+    entering = torch.zeros(sizes[1 - out_dim], dtype=torch.int64)
+    ledger.layers.append(LayerRecord(weight.layer, entering.numpy(), leaving.contiguous().numpy()))
+    return mixed
+
+
 def linear(context: Context) -> Value:
     """`linear`: the last dimension enters and leaves."""
     ledger = context.ledger
     source, weight = context.entering(context.args[0], -1), context.args[1]
     own = context.weight(weight)
     if own is None or len(weight.shape) != 2:
-        return _written_by_activations(context, "linear", math.prod(source.shape) * weight.shape[0])
+        cost = math.prod(source.shape[:-1]) * weight.shape[0]
+        if written_by_layer(context, ledger.channel_ids(source, -1)):
+            ledger.cost(context.module, "linear", cost, ledger.channel_ids(source, -1))
+            return Ids.none(context.shape)
+        return written_by_activations(context, "linear", cost * source.shape[-1])
     layer = own.layer
     last = len(source.shape) - 1
+    if source.varying and last not in source.varying:
+        return _mixes_positions(context, source, own, "linear", 0, source.shape[last])
     entering = own.attach(ledger, 1, "in", ledger.channel_ids(source, last), "linear")
     leaving = own.attach(ledger, 0, "out", ledger.fresh(weight.shape[0]), "linear")
     leaving = attach_bias(context, context.argument("bias"), leaving)
@@ -169,7 +187,7 @@ def deformable(context: Context) -> Value:
     channels = ledger.channel_ids(source, 1, context.operator)
     groups, offset_groups = (int(number) for number in context.args[11:13])
     if weight is None or groups > 1 or offset_groups > 1:
-        return _written_by_activations(context, "deform_conv2d", 0)
+        return written_by_activations(context, "deform_conv2d", 0)
     weight.keep(ledger, 2, 3)
     entering = weight.attach(ledger, 1, "in", channels, context.operator)
     leaving = weight.attach(ledger, 0, "out", ledger.fresh(context.shape[1]), context.operator)
@@ -183,7 +201,7 @@ def bilinear(context: Context) -> Value:
     ledger = context.ledger
     weight = context.weight(context.args[2])
     if weight is None:
-        return _written_by_activations(context, "bilinear", 0)
+        return written_by_activations(context, "bilinear", 0)
     for dim, value in enumerate(context.args[:2], 1):
         weight.attach(ledger, dim, "in", ledger.channel_ids(context.ids(value), -1), "bilinear")
     leaving = weight.attach(ledger, 0, "out", ledger.fresh(context.shape[-1]), "bilinear")

@@ -24,6 +24,11 @@ MAKERS = (
 )
 """Operators that give zero at a channel where all that their parameters hold of it is zero."""
 
+CHANNELS = {"linear": -1, "addmm": -1, "conv1d": 1, "conv2d": 1, "conv3d": 1} | {
+    f"conv_transpose{n}d": 1 for n in (1, 2, 3)
+}
+"""The dimension along which the channels lie that a layer makes."""
+
 ELEMENTWISE = (
     *("abs", "asin", "asinh", "atan", "ceil", "clone", "contiguous", "detach", "dropout", "feature_dropout"),
     *(
@@ -116,7 +121,12 @@ class ZeroSources:
         if self._of_activations(node, name):
             return next((self._known[part] for part in node.all_input_nodes if self._spread(part)), None)
         if name in MAKERS:
-            return self._made(node, name)
+            own = (
+                not isinstance(value, Ids)
+                or name not in CHANNELS
+                or _along(value) == CHANNELS[name] % len(value.shape)
+            )
+            return self._made(node, name) if own else None
         if name in PASSING:
             first = node.args[0]
             return self._known.get(first) if isinstance(first, Node) else None
@@ -160,6 +170,11 @@ class ZeroSources:
         if isinstance(value, Parameter):
             return None if value.constant else frozenset((value.name,))
         return self._known.get(part)
+
+
+def _along(ids: Ids) -> int | None:
+    """The one dimension along which channels lie."""
+    return ids.varying[0] if len(ids.varying) == 1 else None
 
 
 def _all(parts: Any) -> Sources:

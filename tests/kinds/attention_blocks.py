@@ -241,5 +241,5 @@ NETWORKS = {
     "GLU": Kind(lambda: image(nn.Conv2d(8, 16, 3, padding=1), nn.GLU(1), conv(8, 8))),
     "mixture of experts": Kind(lambda: image(Block(lambda n, x: sum(g[:, None, None, None] * e(x) for g, e in zip(n.gate(x.mean((2, 3))).softmax(-1).unbind(-1), n.experts, strict=True)), gate=nn.Linear(8, 3), experts=nn.ModuleList(conv(8, 8) for _ in range(3))))),
     "layer scale": Kind(lambda: image(Block(lambda n, x: x + n.gamma.view(1, -1, 1, 1) * n.a(x), a=conv(8, 8), gamma=nn.Parameter(torch.full((8,), 0.5))))),
-    "learnt temperature": Kind(lambda: image(Block(lambda n, x: F.normalize(n.a(x), dim=1) * n.scale.exp(), a=conv(8, 8), scale=weight(1)))),
+    "learnt temperature": Kind(lambda: image(Block(lambda n, x: F.normalize(n.a(x), dim=1) * n.scale.exp(), a=conv(8, 8), scale=weight(1))), frozen=0.01),
 }  # fmt: skip

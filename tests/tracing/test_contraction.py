@@ -64,6 +64,7 @@ PRODUCTS: dict[str, Callable[[], nn.Module]] = {
     "scaled by the size in the code": lambda: _one_head(lambda q, k: q @ k.mT / q.size(-1) ** 0.5),
     "bmm after an activation": lambda: _one_head(lambda q, k: torch.bmm(q.relu(), k.transpose(1, 2))),
     "one factor is never zero": lambda: _one_head(lambda q, k: q.sigmoid() @ k.mT),
+    "cosines": lambda: _one_head(lambda q, k: F.normalize(q, dim=-1) @ F.normalize(k, dim=-1).mT),
     "baddbmm": lambda: _one_head(lambda q, k: torch.baddbmm(torch.ones(9, 9), q, k.mT, alpha=0.3)),
     "einsum": lambda: _one_head(lambda q, k: torch.einsum("bnd,bmd->bnm", q, k)),
     "einsum, channels first": lambda: _one_head(lambda q, k: torch.einsum("bdn,bdm->bnm", q.mT, k.mT)),
