@@ -1,6 +1,7 @@
 """Every torchvision family and all of timm: traced, planned, slimmed, recounted and run.
 
     python benchmarks/families.py -o benchmarks/results/families [--only 'resnet*'] [--budgets 0.3,0.5,0.7]
+    python benchmarks/families.py -o benchmarks/results/families --budgets 0.5 --one-of-each
 
 Each network runs in a process of its own with bounded memory (`--memory`), so that one that does not fit says so and
 the others go on. Results are appended to `families.jsonl`; a run that was killed continues where it was. The table
@@ -44,6 +45,24 @@ OWN = (
     "cifar_wrn16_8",
     "cifar_preresnet164",
 )
+SIZES = (
+    "test",
+    "atto",
+    "femto",
+    "pico",
+    "nano",
+    "xxs",
+    "xxt",
+    "tiny",
+    "t",
+    "mini",
+    "xs",
+    "s0",
+    "b0",
+    "small",
+    "s",
+)
+"""Words in the names of timm's networks, from the smallest size on."""
 TRANSFORMERS = ("vit_", "swin_", "maxvit", "deit")
 
 
@@ -54,6 +73,19 @@ def names() -> list[str]:
 
     found = models.list_models(module=models)
     return [*OWN, *found, *(f"timm:{name}" for name in dict.fromkeys((*TIMM, *timm.list_models())))]
+
+
+def one_of_each() -> list[str]:
+    """Of every file of timm's networks one, the smallest by the words in its name: each architecture once."""
+    import timm
+
+    def size(name: str) -> tuple[int, int, str]:
+        words = [word.rstrip("0123456789") for word in name.split("_")]
+        found = [SIZES.index(word) for word in words if word in SIZES]
+        return (min(found, default=len(SIZES)), len(name), name)
+
+    files = {name: timm.list_models(module=name) for name in timm.list_modules()}
+    return [f"timm:{min(found, key=size)}" for found in files.values() if found]
 
 
 def heavy_tailed(model: Any, seed: int) -> None:
@@ -249,6 +281,7 @@ def main() -> None:
     )
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--only", default="*", help="glob over names, timm:* for all of timm")
+    parser.add_argument("--one-of-each", action="store_true", help="of each file of timm one network")
     parser.add_argument("--budgets", default="0.3,0.5,0.7")
     parser.add_argument("--time-limit", type=float, default=10.0, help="seconds for the solver, per plan")
     parser.add_argument("--memory", type=float, default=14.0, help="GB of address space")
@@ -266,7 +299,8 @@ def main() -> None:
     done = {}
     if log.exists():
         done = {record["network"]: record for record in map(json.loads, log.read_text().splitlines())}
-    for name in fnmatch.filter(names(), options.only):
+    chosen = one_of_each() if options.one_of_each else names()
+    for name in fnmatch.filter(chosen, options.only):
         if name in done and "error" not in done[name]:
             continue
         command = [sys.executable, __file__, *sys.argv[1:], "--one", name]

@@ -21,6 +21,7 @@ MOST_SUM_VALUES = (
 FIRST_SUM_VALUES = 2000  # the same on the first coarse grid, which only has to tell where to look
 FIRST_GRID_LEVELS = 8  # levels per group in the first coarse grid; doubled where it rules out too little
 LEAST_GRID_LEVELS = 4  # of every group in any grid
+MOST_KEPT_JUMPS = 4  # places where a group's pairs become forbidden, so many at most: grids keep both sides
 EVEN_SHARE = 0.25  # of a grid's points are spread evenly, against wide gaps where values hardly bend
 COARSE_TOLERANCE = 1e-5  # relative, of multipliers on a coarse grid; 1e-9 on the levels themselves
 
@@ -28,6 +29,7 @@ COARSE_TOLERANCE = 1e-5  # relative, of multipliers on a coarse grid; 1e-9 on th
 MOST_ENTRIES = 2**25  # of one message: 256 MB
 MOST_WORK = 2**33  # combinations compared in one step
 LOOKUP_WORK = 4  # work of a price look-up, in units of comparing one combination
+CONJUGATE_WORK = 2**16  # work of building one conjugate, in the same units
 MUCH_WORK = 100_000_000  # of a whole order, from which random orders are tried for a better one
 RANDOM_ORDERS = 8  # how many
 ORDER_NOISE = 0.7  # standard deviation of the logarithm of the factors that make them differ

@@ -50,6 +50,28 @@ class Workshop:
         self.data = ["--data", str(self.images)]
         self.cpu = ["--device", "cpu", "--threads", "1", "--workers", "0", "--no-progress"]
 
+    def line(self, text: str) -> Callable[[Path], Arguments]:
+        """The arguments that a text stands for; what is in capitals is one of these, `OUT` the output."""
+        known: dict[str, Arguments] = {
+            "PLAN": [str(self.plan)],
+            "SLIM": [str(self.slim)],
+            "CONFIG": [str(self.folder / "run.toml")],
+            "INSTANCE": [str(self.instances[0])],
+            "INSTANCES": list(map(str, self.instances)),
+            "MODEL": self.net[:2],
+            "NET": self.net,
+            "SHAPED": [*self.net, *self.shape],
+            "DATA": self.data,
+            "TRAIN": [*self.data, *self.cpu, "--no-repair"],
+            "PLANNING": self.planning(),
+        }
+
+        def arguments(out: Path) -> Arguments:
+            outputs = {"OUT": [str(out)], "OUT.values.json": [f"{out}.values.json"]}
+            return [part for word in text.split() for part in (known | outputs).get(word, [word])]
+
+        return arguments
+
     def planning(self, *more: str) -> Arguments:
         """`plan` on labelled images."""
         few = ["--samples", "32", "--batch-size", "16"]
@@ -57,123 +79,82 @@ class Workshop:
 
     def commands(self) -> dict[str, Command]:
         """By name."""
-        short = ["--epochs", "3", "--batch-size", "8"]
-        train = [*self.data, *self.cpu, "--no-repair"]
+        line, seeded = self.line, ("--seed", "1")
         found = [
             Command(
                 "plan",
-                lambda out: self.planning("--importance", "taylor", "-o", str(out)),
+                line("PLANNING --importance taylor -o OUT"),
                 lambda out: digest(out, ignore=TIMES),
-                forced=("--seed", "1"),
+                forced=seeded,
             ),
             Command(
                 "plan --values",
-                lambda out: self.planning(
-                    *("--importance", "measured", "--force", "-o", str(out), "--values", f"{out}.values.json")
-                ),
+                line("PLANNING --importance measured --force -o OUT --values OUT.values.json"),
                 lambda out: digest(out, ignore=TIMES),
                 resumes=True,
             ),
             Command(
                 "sweep",
-                lambda out: [
-                    *(
-                        "sweep",
-                        *self.net,
-                        *self.shape,
-                        "--importance",
-                        "l1",
-                        "--flops-budgets",
-                        "0.4,0.7",
-                        "-o",
-                        str(out),
-                    )
-                ],
-                lambda out: digest(out / "plan-0.4.json", out / "plan-0.7.json", ignore=TIMES),
+                line("sweep SHAPED --importance l1 --flops-budgets 0.4,0.7 -o OUT"),
+                _files("plan-0.4.json", "plan-0.7.json", ignore=TIMES),
                 forced=("--round-to", "2"),
             ),
             Command(
                 "slim",
-                lambda out: ["slim", str(self.plan), *self.net, "-o", str(out)],
-                lambda out: digest(out / "model.safetensors", out / "config.json"),
+                line("slim PLAN NET -o OUT"),
+                _files("model.safetensors", "config.json"),
                 forced=("--repair", *self.data),
             ),
             Command(
                 "finetune",
-                lambda out: [
-                    *(
-                        "finetune",
-                        str(self.plan),
-                        *self.net,
-                        *train,
-                        *short,
-                        "--checkpoint-every",
-                        "2",
-                        "-o",
-                        str(out),
-                    )
-                ],
-                lambda out: digest(out / "model.safetensors", out / "result.json", ignore=TIMES),
+                line("finetune PLAN NET TRAIN --epochs 3 --batch-size 8 --checkpoint-every 2 -o OUT"),
+                _files("model.safetensors", "result.json", ignore=TIMES),
                 resumes=True,
-                forced=("--seed", "1"),
+                forced=seeded,
             ),
             Command(
                 "iterate",
-                lambda out: [
-                    *("iterate", *self.net, *self.shape, *train, "--flops-budget", "0.5", "--rounds", "2"),
-                    *("--epochs", "2", "--batch-size", "8", "--importance", "l1", "-o", str(out)),
-                ],
-                lambda out: digest(
-                    out / "final" / "model.safetensors", out / "rounds" / "2" / "model.safetensors"
+                line(
+                    "iterate SHAPED TRAIN --flops-budget 0.5 --rounds 2 "
+                    "--epochs 2 --batch-size 8 --importance l1 -o OUT"
                 ),
+                _files("final/model.safetensors", "rounds/2/model.safetensors"),
                 resumes=True,
-                forced=("--seed", "1"),
+                forced=seeded,
             ),
             Command(
                 "run",
-                lambda out: [
-                    *("run", str(self.folder / "run.toml"), *self.net, *self.shape, *train, *short[:2]),
-                    *("--finetune.batch-size", "8"),
-                    *("--flops-budget", "0.5", "--importance", "l1", "-o", str(out)),
-                ],
-                lambda out: digest(
-                    out / "trained" / "model.safetensors", out / "evaluation.json", ignore=TIMES
+                line(
+                    "run CONFIG SHAPED TRAIN --epochs 3 --finetune.batch-size 8 "
+                    "--flops-budget 0.5 --importance l1 -o OUT"
                 ),
+                _files("trained/model.safetensors", "evaluation.json", ignore=TIMES),
                 resumes=True,
-                forced=("--seed", "1"),
+                forced=seeded,
             ),
             Command(
                 "export",
-                lambda out: [
-                    *("export", str(self.slim), *self.net[:2], "--format", "pt2", "--batch", "1"),
-                    *("--seconds", "0.01", "--threads", "1", "-o", str(out)),
-                ],
+                line("export SLIM MODEL --format pt2 --batch 1 --seconds 0.01 --threads 1 -o OUT"),
                 lambda out: str(sorted((path.name, path.stat().st_size > 0) for path in out.glob("[!.]*"))),
                 forced=("--compare",),
             ),
             Command(
                 "bench",
-                lambda out: [
-                    *("bench", *map(str, self.instances), "--solvers", "exact,greedy", "--no-plots"),
-                    *("--time-limit", "5", "-o", str(out)),
-                ],
+                line("bench INSTANCES --solvers exact,greedy --no-plots --time-limit 5 -o OUT"),
                 _bench_result,
                 resumes=True,
                 forced=("--seeds", "2"),
             ),
             Command(
                 "latency-table",
-                lambda out: [
-                    *("latency-table", *self.net, *self.shape, "--repeats", "1", "--networks", "2"),
-                    *("--seconds", "0.01", "-o", str(out)),
-                ],
+                line("latency-table SHAPED --repeats 1 --networks 2 --seconds 0.01 -o OUT"),
                 _table_result,
                 resumes=True,
                 forced=("--batch", "2"),
             ),
             Command(
                 "solve",
-                lambda out: ["solve", str(self.instances[0]), "-o", str(out)],
+                line("solve INSTANCE -o OUT"),
                 lambda out: (
                     digest(out, ignore=("version", *TIMES)) if out.suffix == ".json" else _solved(out)
                 ),
@@ -181,33 +162,27 @@ class Workshop:
             ),
             Command(
                 "stagewise",
-                lambda out: [
-                    *(
-                        "stagewise",
-                        *self.net,
-                        *self.shape,
-                        *self.data,
-                        "--flops-budget",
-                        "0.6",
-                        "--choices",
-                        "3",
-                    ),
-                    *("--supernet-epochs", "1", "--samples", "16", "--batch-size", "8", "-o", str(out)),
-                ],
-                lambda out: digest(out / "student" / "model.safetensors"),
+                line(
+                    "stagewise SHAPED DATA --flops-budget 0.6 --choices 3 "
+                    "--supernet-epochs 1 --samples 16 --batch-size 8 -o OUT"
+                ),
+                _files("student/model.safetensors"),
                 resumes=True,
-                forced=("--seed", "1"),
+                forced=seeded,
             ),
-        ]
-        found.append(
             Command(
                 "report",
-                lambda out: ["report", str(self.plan), "-o", str(out)],
+                line("report PLAN -o OUT"),
                 lambda out: hashlib.sha256(out.read_bytes()).hexdigest(),
                 forced=(str(self.slim),),
-            )
-        )
+            ),
+        ]
         return {command.name: command for command in found}
+
+
+def _files(*names: str, ignore: tuple[str, ...] = ()) -> Result:
+    """The digest of some files of an output directory."""
+    return lambda out: digest(*(out / name for name in names), ignore=ignore)
 
 
 def _solved(out: Path) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.fx import Graph, GraphModule, Node
+from torch.fx import Graph, Node
 from torch.utils._pytree import tree_leaves
 
 from knapsack_prune.errors import RequestError
@@ -22,19 +22,25 @@ def run_program(module: nn.Module, program: ModuleProgram) -> None:
     """Let a module run a program instead of its own code.
 
     The module stays what it is (its class is a subclass of what it was; parameters, buffers, children and attributes
-    are the same objects); the attribute `code` of the class is the program as Python code.
+    are the same objects); the attribute `program_code` of the class is the program as Python code.
 
     Raises:
         RequestError: the program calls what is no operator, or names what the module does not have.
     """
     try:
-        built = GraphModule(module, _Builder(module, program).graph())
+        graph = _Builder(module, program).graph()
+        for node in graph.find_nodes(op="get_attr"):
+            operator.attrgetter(str(node.target))(module)
+        # Not a GraphModule, in which a parameter may not be called `code` or `graph`.
+        code = graph.python_code("self")
+        scope = dict(code.globals)
+        exec(code.src, scope)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise RequestError(
             f"the program of {program.module or 'the network'} does not fit it ({str(error)[:200]}); make the plan "
             f"again"
         ) from error
-    run: Callable[..., Any] = type(built).forward
+    run: Callable[..., Any] = scope["forward"]
 
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         values = tree_leaves((args, kwargs))
@@ -48,7 +54,7 @@ def run_program(module: nn.Module, program: ModuleProgram) -> None:
         return run(self, *tensors)
 
     own = type(module)
-    module.__class__ = type(own.__name__, (own,), {"forward": forward, "code": built.code})
+    module.__class__ = type(own.__name__, (own,), {"forward": forward, "program_code": code.src})
 
 
 class _Builder:

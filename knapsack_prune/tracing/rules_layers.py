@@ -17,6 +17,7 @@ from knapsack_prune.tracing.context import Context, Rule, Value, is_tensor, shar
 from knapsack_prune.tracing.ids import NONE, Ids
 from knapsack_prune.tracing.ledger import Constant, LayerRecord
 from knapsack_prune.tracing.weights import AnyWeight
+from knapsack_prune.tracing.written_weights import written_by_activations, written_by_layer
 
 
 def attach_bias(context: Context, bias: Value, out: Tensor) -> Tensor:
@@ -27,16 +28,6 @@ def attach_bias(context: Context, bias: Value, out: Tensor) -> Tensor:
     if isinstance(bias, Ids):
         context.ledger.tie(out, context.ledger.channel_ids(bias, -1))
     return out
-
-
-def _written_by_activations(context: Context, operator: str, cost: int) -> Value:
-    """A layer whose weight depends on the input: nothing of it can be removed."""
-    for value in (*context.args[:2], context.argument("bias")):
-        if is_tensor(value):
-            reason = f"`{context.operator}` in {context.module or 'the network'} has a weight that depends on the input"
-            context.ledger.freeze(context.ids(value).data, reason)
-    context.ledger.cost(context.module, operator, cost)
-    return Ids.none(context.shape)
 
 
 def convolution(context: Context, transposed: bool = False) -> Value:
@@ -54,7 +45,7 @@ def convolution(context: Context, transposed: bool = False) -> Value:
         context.ledger.freeze(source.data, f"`{context.operator}` without a batch dimension")
         own = None
     if own is None:
-        return _written_by_activations(context, "conv", counted * math.prod(weight.shape))
+        return written_by_activations(context, "conv", counted * math.prod(weight.shape))
     layer = own.layer
     kernel = math.prod(weight.shape[2:])
     own.keep(ledger, *range(2, len(weight.shape)))
@@ -170,7 +161,11 @@ def linear(context: Context) -> Value:
     source, weight = context.entering(context.args[0], -1), context.args[1]
     own = context.weight(weight)
     if own is None or len(weight.shape) != 2:
-        return _written_by_activations(context, "linear", math.prod(source.shape) * weight.shape[0])
+        cost = math.prod(source.shape[:-1]) * weight.shape[0]
+        if written_by_layer(context, ledger.channel_ids(source, -1)):
+            ledger.cost(context.module, "linear", cost, ledger.channel_ids(source, -1))
+            return Ids.none(context.shape)
+        return written_by_activations(context, "linear", cost * source.shape[-1])
     layer = own.layer
     last = len(source.shape) - 1
     if source.varying and last not in source.varying:
@@ -192,7 +187,7 @@ def deformable(context: Context) -> Value:
     channels = ledger.channel_ids(source, 1, context.operator)
     groups, offset_groups = (int(number) for number in context.args[11:13])
     if weight is None or groups > 1 or offset_groups > 1:
-        return _written_by_activations(context, "deform_conv2d", 0)
+        return written_by_activations(context, "deform_conv2d", 0)
     weight.keep(ledger, 2, 3)
     entering = weight.attach(ledger, 1, "in", channels, context.operator)
     leaving = weight.attach(ledger, 0, "out", ledger.fresh(context.shape[1]), context.operator)
@@ -206,7 +201,7 @@ def bilinear(context: Context) -> Value:
     ledger = context.ledger
     weight = context.weight(context.args[2])
     if weight is None:
-        return _written_by_activations(context, "bilinear", 0)
+        return written_by_activations(context, "bilinear", 0)
     for dim, value in enumerate(context.args[:2], 1):
         weight.attach(ledger, dim, "in", ledger.channel_ids(context.ids(value), -1), "bilinear")
     leaving = weight.attach(ledger, 0, "out", ledger.fresh(context.shape[-1]), "bilinear")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import get_args
@@ -116,16 +116,21 @@ def score(
         values = _batch_norm_scores(graph, model, normalize)
     else:
         tensors = dict(model.named_parameters())
-        norms = {name: _norms(_per_filter(tensors[name], dim), criterion) for name, dim in _filters(graph)}
+        norms = {
+            name: _norms(_per_filter(tensors[name], dim), criterion) for name, dim in _filters(graph, tensors)
+        }
         norms = _normalized(norms, normalize)
         values = [_sum_over_members(group, norms) for group in graph.groups]
     return Scores(criterion, samples, seed, _checked(graph, values, criterion), normalize)
 
 
-def _filters(graph: ChannelGraph) -> Iterator[tuple[str, int]]:
-    """Parameters that hold filters, with the dimension of their outputs, each once."""
+def _filters(graph: ChannelGraph, parameters: Mapping[str, Tensor]) -> Iterator[tuple[str, int]]:
+    """Parameters that hold filters, with the dimension of their outputs, each once; buffers say nothing of worth."""
     yield from dict.fromkeys(
-        (part.parameter, part.dim) for group in graph.groups for part in group.slices if part.role == "out"
+        (part.parameter, part.dim)
+        for group in graph.groups
+        for part in group.slices
+        if part.role == "out" and part.parameter in parameters
     )
 
 
@@ -154,7 +159,7 @@ def _norms(filters: Tensor, criterion: str) -> Tensor:
 def _sum_over_members(group: Group, per_filter: dict[str, Tensor]) -> FloatArray:
     scores = np.zeros(group.size)
     for part in group.slices:
-        if part.role == "out":
+        if part.role == "out" and part.parameter in per_filter:
             scores += _gather(part, per_filter[part.parameter])
     return scores
 
@@ -200,7 +205,7 @@ def _gradient_scores(
     progress: Callable[[int], None] | None,
 ) -> tuple[list[FloatArray], int]:
     parameters = dict(model.named_parameters())
-    filters = [(name, dim) for name, dim in _filters(graph) if parameters[name].dim() > 1]
+    filters = [(name, dim) for name, dim in _filters(graph, parameters) if parameters[name].dim() > 1]
     tensors = [parameters[name] for name, _ in filters]
     accumulated: list[Tensor] = []
     samples = batches = 0
@@ -241,7 +246,7 @@ def _gradient_scores(
             per_filter[name] = (_per_filter(tensor, dim) * _per_filter(mean, dim)).abs().sum(dim=1).double()
         else:
             per_filter[name] = summed / (batches if criterion == "fisher" else 1)
-    for name, dim in _filters(graph):
+    for name, dim in _filters(graph, parameters):
         if name not in per_filter:
             per_filter[name] = torch.zeros(parameters[name].shape[dim], dtype=torch.float64)
     per_filter = _normalized(per_filter, normalize)

@@ -44,17 +44,20 @@ def energy_values(graph: ChannelGraph, model: nn.Module, seed: int = 0) -> Value
 def with_unread(network: CuttableNetwork, tables: Sequence[GroupValues | None]) -> list[GroupValues]:
     """Tables of all groups, where some have none: those that no matrix reads, such as the queries and keys of one head.
 
+    Or none whose inputs lie in one matrix: a grouped convolution that loses channels within its groups.
+
     The share that they lose of the energy of what makes them stands for the loss; all of it is taken to cost as much
     as all of a group in the middle of the others does.
 
     Raises:
-        RequestError: a group has no table, and no product of activations sums over it, or there is nothing to compare.
+        RequestError: a group has no table and nothing reads it, or there is nothing to compare.
     """
     costs = [float(table.values[-1] - table.values[0]) for table in tables if table is not None]
     energies = _Energies.of(network.model) if None in tables else None
     found = []
     for group, table in zip(network.graph.groups, tables, strict=True):
-        if table is None and energies is not None and costs and any(part.silences for part in group.slices):
+        read = any(part.silences or part.role == "in" for part in group.slices)
+        if table is None and energies is not None and costs and read:
             shares = energies.shares(group).mean(axis=0)
             order = np.argsort(-shares, kind="stable").astype(np.int64)
             lost = np.maximum(0.0, 1 - np.cumsum(shares[order]))

@@ -31,14 +31,17 @@ def coarse_to_fine(state: SolveState) -> Subproblem | None:
         incumbent is proven optimal); None when numbers or tables are too large for a bound.
     """
     incumbent, groups = state.incumbent, state.instance.groups
-    linear = linear_in_level(state.instance)
+    linear, worth = linear_in_level(state.instance), state.instance.trivial_bound()
     left: list[IntArray] = [np.arange(g.levels.size) for g in groups]
     start: list[float] | None = None
     points = tuning.FIRST_GRID_LEVELS
     while True:
         levels = [g.levels[p] for g, p in zip(groups, left, strict=True)]
         own, pairs = allowed_values(state.costs, left)
-        grids = coarse_grids(levels, _typical_values(own, pairs), points)
+        grids = coarse_grids(levels, _typical_values(own, pairs, worth), points)
+        grids = [
+            np.union1d(grid, edge) for grid, edge in zip(grids, _edges(pairs, worth, len(left)), strict=True)
+        ]
         kept = [t if f else np.arange(p.size) for t, p, f in zip(grids, left, linear, strict=True)]
         values = [raised_values(x, v, k) for x, v, k in zip(levels, own, kept, strict=True)]
         pair_values = {
@@ -90,13 +93,34 @@ def coarse_to_fine(state: SolveState) -> Subproblem | None:
             points *= 2
 
 
-def _typical_values(values: list[IntArray], pairs: dict[tuple[int, int], IntArray]) -> list[IntArray]:
-    """Per group, values with the mean over its partners' levels of what it is worth beside them."""
+def _typical_values(
+    values: list[IntArray], pairs: dict[tuple[int, int], IntArray], worth: int
+) -> list[IntArray]:
+    """Per group, values with the mean over its partners' levels of what it is worth beside them.
+
+    Pairs that cost more than all the `worth` there is are never chosen: they say nothing of where values bend.
+    """
     typical = list(values)
     for (u, v), table in pairs.items():
-        typical[u] = typical[u] + (table // table.shape[1]).sum(axis=1)
-        typical[v] = typical[v] + (table // table.shape[0]).sum(axis=0)
+        possible = np.where(table < -worth, 0, table)
+        typical[u] = typical[u] + (possible // table.shape[1]).sum(axis=1)
+        typical[v] = typical[v] + (possible // table.shape[0]).sum(axis=0)
     return typical
+
+
+def _edges(pairs: dict[tuple[int, int], IntArray], worth: int, count: int) -> list[IntArray]:
+    """Per group, the levels on both sides of where other pairs become forbidden, if there are few such places.
+
+    A chord across such a jump would be raised by all that the forbidden pairs cost, and bound nothing.
+    """
+    edges: list[IntArray] = [np.zeros(0, dtype=np.int64) for _ in range(count)]
+    for pair, table in pairs.items():
+        forbidden = table < -worth
+        for g, mask in zip(pair, (forbidden, forbidden.T), strict=True):
+            jumps = np.flatnonzero((mask[1:] != mask[:-1]).any(axis=1))
+            if jumps.size <= tuning.MOST_KEPT_JUMPS:
+                edges[g] = np.union1d(edges[g], np.concatenate([jumps, jumps + 1]))
+    return edges
 
 
 def _note_weakness(state: SolveState, graph: FactorGraph, order: EliminationOrder) -> None:

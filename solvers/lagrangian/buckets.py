@@ -14,12 +14,14 @@ class Bucket:
 
     Attributes:
         kind: how; `conjugate`: the variable meets others in products only, a price look-up for each of their
-            combinations; `table`: it also shares tables or messages with others, every combination is compared;
-            `sum`: base and part of a partial sum go together, their combinations scattered onto the sum's values;
-            `substitute`: a partial sum goes, replaced by what its base and part add up to.
+            combinations, once for each combination of `given`; `table`: it also shares tables or messages with others,
+            every combination is compared; `sum`: base and part of a partial sum go together, their combinations
+            scattered onto the sum's values; `substitute`: a partial sum goes, replaced by what its base and part add
+            up to.
         products: bilinear terms of the variables that leave, as pairs of variables.
         tables: pairs of groups whose tables of costs and values are used up here.
         relation: the partial sum of a `sum` or `substitute`.
+        given: variables of a `conjugate` that share tables or messages with the one that leaves; few combinations.
         children: buckets whose messages are received here.
         parent: the bucket that receives the message; -1 for a root, whose message is one number.
         work: combinations compared.
@@ -31,6 +33,7 @@ class Bucket:
     products: list[tuple[int, int]] = field(default_factory=list)
     tables: list[tuple[int, int]] = field(default_factory=list)
     relation: PartialSum | None = None
+    given: tuple[int, ...] = ()
     children: list[int] = field(default_factory=list)
     parent: int = -1
     work: int = 0

@@ -44,22 +44,55 @@ def eliminate(
 
 
 def _conjugate(priced: PricedGraph, bucket: Bucket, pieces: list[Piece]) -> tuple[Message, bool]:
-    """The variable meets others in products only: its best response by their price (`conjugate`)."""
+    """The variable meets others in products only: its best response by their price (`conjugate`).
+
+    Where it shares tables or messages with a few combinations of others, `bucket.given`, that holds for each of these.
+    """
     (v,) = bucket.out
-    domains, scope = priced.graph.domains, bucket.scope
-    linked = priced.prices(bucket, v)
-    own, never = priced.unary[v], False
-    for _, message, flag in pieces:
-        own = np.maximum(own + table(message), NEVER) if flag else own + table(message)
+    domains, scope, given = priced.graph.domains, bucket.scope, bucket.given
+    axes = (*given, v)
+    own, never = spread(priced.unary[v], (v,), axes), False
+    linked = []
+    for u, q in priced.prices(bucket, v):
+        if u in given:
+            own = own - q * spread(domains[u], (u,), axes) * spread(domains[v], (v,), axes)
+        else:
+            linked.append((u, q))
+    for piece_scope, message, flag in pieces:
+        own = own + spread(table(message), piece_scope, axes)
+        if flag:
+            own = np.maximum(own, NEVER)
         never |= flag
+    own = np.broadcast_to(own, tuple(domains[u].size for u in axes))
     shape = tuple(domains[u].size for u in scope)
     if not linked:
-        return np.broadcast_to(np.asarray(own.max()), shape), never
+        return np.broadcast_to(spread(own.max(axis=-1), given, scope), shape), never
+    prices = {u: q * domains[u] for u, q in linked}
+    if not given:
+        return _best_responses(domains[v], own, never, scope, prices, shape)
+    free = tuple(u for u in scope if u not in given)
+    free_shape = tuple(domains[u].size for u in free)
+    whole = np.empty((*own.shape[:-1], *free_shape), dtype=np.int64)
+    for at in np.ndindex(own.shape[:-1]):
+        response, empty = _best_responses(domains[v], own[at], never, free, prices, free_shape)
+        whole[at] = table(response)
+        never |= empty
+    return spread(whole, (*given, *free), scope), never
+
+
+def _best_responses(
+    domain: IntArray,
+    own: IntArray,
+    never: bool,
+    scope: tuple[int, ...],
+    prices: dict[int, IntArray],
+    shape: tuple[int, ...],
+) -> tuple[Message, bool]:
+    """Per position of the scope, the most that one variable gives at the price asked there."""
     possible = own > NEVER // 2 if never else np.ones(own.size, dtype=bool)
     if not possible.any():
         return np.full(shape, NEVER, dtype=np.int64), True
-    conjugate = Conjugate(domains[v][possible], own[possible])
-    lookup = Lookup(conjugate, scope, {u: q * domains[u] for u, q in linked}, shape)
+    lookup = Lookup(Conjugate(domain[possible], own[possible]), scope, prices, shape)
     return (lookup if math.prod(shape) > tuning.MOST_STORED_LOOKUPS else lookup.table()), never
 
 

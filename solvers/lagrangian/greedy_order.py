@@ -3,6 +3,7 @@
 import heapq
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -137,9 +138,14 @@ class GreedyOrder:
         if not relations:
             dense = self._dense_neighbours(v)
             scope = self.partners[v] | dense
-            per_entry = self.size[v] if dense else tuning.LOOKUP_WORK
-            work = self._entries(scope) * per_entry + self.size[v]
-            return _bucket("table" if dense else "conjugate", (v,), scope, None, work)
+            entries, given = self._entries(scope), self._entries(dense)
+            compared = (entries + 1) * self.size[v]
+            looked_up = entries * tuning.LOOKUP_WORK + given * self.size[v]
+            if dense:
+                looked_up += given * tuning.CONJUGATE_WORK
+                if dense == scope or compared <= looked_up:
+                    return _bucket("table", (v,), scope, None, compared)
+            return replace(_bucket("conjugate", (v,), scope, None, looked_up), given=tuple(sorted(dense)))
         if len(relations) > 1:
             return None
         (relation,) = relations

@@ -323,7 +323,7 @@ NETWORKS = {
     "dropped branch": Kind(Unused),
     "layers in a plain list": Kind(Pieces, refusal="plain list"),
     "buffers that are updated": Kind(lambda: image(conv(8, 12), Counter(12), conv(12, 8))),
-    "capsules": Kind(lambda: nn.Sequential(conv(3, 8), Capsules()), frozen=0.9),
+    "capsules": Kind(lambda: nn.Sequential(conv(3, 8), Capsules())),
     "Kolmogorov-Arnold": Kind(lambda: nn.Sequential(Kan(6, 8), Kan(8, 6), Kan(6, 5)), (6,)),
     "Euler steps": Kind(lambda: nn.Sequential(nn.Linear(6, 8), Euler(8), nn.Linear(8, 5)), (6,)),
     "ensemble": Kind(lambda: Block(_ensemble, members=nn.ModuleList(nn.Sequential(conv(3, 8), conv(8, 8), Head(8)) for _ in range(2)))),

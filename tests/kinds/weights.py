@@ -352,7 +352,7 @@ NETWORKS = {
     "one parameter in two modules": Kind(SharedParameter, (16,)),
     "one kernel in two convolutions": Kind(_tied_embedding),
     "siamese": Kind(Siamese),
-    "hypernetwork": Kind(lambda: nn.Sequential(nn.Linear(16, 12), HyperNetwork(12), nn.ReLU(), nn.Linear(12, 10), nn.Linear(10, 5)), (16,), frozen=0.85),
+    "hypernetwork": Kind(lambda: nn.Sequential(nn.Linear(16, 12), HyperNetwork(12), nn.ReLU(), nn.Linear(12, 10), nn.Linear(10, 5)), (16,), frozen=0.05),
     "cosine classifier": Kind(lambda: nn.Sequential(conv(3, 8), conv(8, 12), nn.AdaptiveAvgPool2d(1), nn.Flatten(), CosineClassifier(12, 5))),
     "list of parameters": Kind(lambda: Block(lambda n, x: torch.relu(x @ n.ws[0] + n.bs[0]) @ n.ws[1] + n.bs[1], ws=nn.ParameterList([weight(16, 12), weight(12, 5)]), bs=nn.ParameterList([weight(12), weight(5)])), (16,)),
     "bilinear layer": Kind(lambda: Block(lambda n, x: n.fc(n.pair(n.a(x), n.b(x))), a=nn.Linear(16, 8), b=nn.Linear(16, 6), pair=nn.Bilinear(8, 6, 7), fc=nn.Linear(7, 5)), (16,), frozen=0.9),

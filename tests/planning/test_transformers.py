@@ -57,6 +57,51 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], Any, set[str]]] = {
         {"input_ids": TOKENS},
         {"SelfAttention.q", "DenseReluDense.wi"},
     ),
+    "GPT-2": (
+        lambda: hf.GPT2LMHeadModel(
+            hf.GPT2Config(
+                vocab_size=64,
+                n_positions=16,
+                n_embd=32,
+                n_layer=1,
+                n_head=4,
+                bos_token_id=1,
+                eos_token_id=2,
+                use_cache=False,
+            )
+        ),
+        {"input_ids": TOKENS},
+        {"wte", "c_attn", "c_fc"},
+    ),
+    "wav2vec2": (
+        lambda: hf.Wav2Vec2ForSequenceClassification(
+            hf.Wav2Vec2Config(
+                vocab_size=16,
+                conv_dim=(16, 16),
+                conv_stride=(5, 2),
+                conv_kernel=(10, 3),
+                num_conv_pos_embeddings=16,
+                num_conv_pos_embedding_groups=4,
+                classifier_proj_size=16,
+                **ONE,
+            )
+        ),
+        {"input_values": torch.randn(1, 800, generator=torch.Generator().manual_seed(0))},
+        {"conv_layers.0.conv", "feature_projection.projection", "q_proj", "intermediate_dense", "projector"},
+    ),
+    "SegFormer": (
+        lambda: hf.SegformerForSemanticSegmentation(
+            hf.SegformerConfig(
+                hidden_sizes=[8, 16, 16, 16],
+                depths=[1, 1, 1, 1],
+                num_attention_heads=[1, 2, 2, 4],
+                decoder_hidden_size=16,
+                num_labels=5,
+            )
+        ),
+        {"pixel_values": torch.zeros(1, 3, 64, 64)},
+        {"stages.0.patch_embeddings.proj", "stages.3.blocks.0.attention.q_proj", "mlp.fc1", "linear_fuse"},
+    ),
 }
 
 

@@ -25,6 +25,7 @@ from solvers import (
 )
 
 PROVING = ("exact", "cp_sat", "highs", "scip", "brute_force")  # take every instance and prove the optimum
+QUICK = ("exact", "dp", "knapsack", "lagrangian", "greedy", "uniform")
 LIMITS = Limits(seconds=20, threads=1)
 
 
@@ -218,6 +219,11 @@ def instances_with_pairs(draw: st.DrawFn) -> Instance:
     return Instance("small", groups, resources_, pair_values=tables)
 
 
+def _backend(instance: Instance) -> str:
+    """One of the solvers that others wrote, which take most of the time: each meets a third of the instances."""
+    return ("cp_sat", "highs", "scip")[int(sum(group.values.sum() for group in instance.groups)) % 3]
+
+
 def _agrees(instance: Instance, names: tuple[str, ...]) -> None:
     truth = solve(instance, "brute_force")
     for name in names:
@@ -242,9 +248,7 @@ def _agrees(instance: Instance, names: tuple[str, ...]) -> None:
 @settings(max_examples=300, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(instances())
 def test_random_instances_agree_with_brute_force(instance: Instance) -> None:
-    _agrees(
-        instance, ("exact", "cp_sat", "highs", "scip", "dp", "knapsack", "lagrangian", "greedy", "uniform")
-    )
+    _agrees(instance, (*QUICK, _backend(instance)))
 
 
 @pytest.mark.slow
@@ -265,9 +269,10 @@ def coarse(monkeypatch: pytest.MonkeyPatch) -> None:
 @settings(max_examples=300, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(instances_with_pairs())
 def test_random_pair_values_agree_with_brute_force(instance: Instance) -> None:
-    _agrees(instance, ("exact", "cp_sat", "highs", "dp", "knapsack", "lagrangian", "greedy", "uniform"))
-    if all(g.levels.size <= 4 for g in instance.groups):  # else SCIP takes half a second
-        _agrees(instance, ("scip",))
+    backend = _backend(instance)
+    if backend == "scip" and any(g.levels.size > 4 for g in instance.groups):
+        backend = "highs"  # SCIP takes half a second
+    _agrees(instance, (*QUICK, backend))
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Weights that activations mix of several: their channels go as a layer's own do, unless code does more with them."""
+"""Weights that activations mix, or that a layer writes: their channels go, unless code does more with them."""
 
 from __future__ import annotations
 
@@ -63,3 +63,27 @@ def test_a_mixed_weight_that_is_summed_up_stays() -> None:
     assert {frozen.reason for frozen in graph.frozen} >= {
         "`conv2d` in a has a weight that depends on the input"
     }
+
+
+def _written(change: Callable[[Tensor], Tensor]) -> nn.Module:
+    """A linear layer whose weight another one writes from two numbers."""
+
+    def code(net: Net, x: Tensor) -> Tensor:
+        return F.linear(x.mean((2, 3)), change(net.writer(net.seed[0])).view(6, 8))
+
+    return enliven(Net(code, writer=nn.Linear(2, 48), seed=nn.ParameterList([weight(2)]), out=6))
+
+
+@pytest.mark.parametrize(
+    ("change", "groups"), [(lambda written: written, [("stem", 8)]), (lambda written: written.softmax(0), [])]
+)
+def test_the_inputs_of_a_written_weight_go_unless_it_is_changed(
+    change: Callable[[Tensor], Tensor], groups: list[tuple[str, int]]
+) -> None:
+    example = torch.zeros(1, 3, 8, 8)
+    graph = kp.trace(_written(change), example)
+    assert [(group.name, group.size) for group in graph.groups] == groups
+    if groups:
+        (group,) = graph.groups
+        writer = next(part for part in group.slices if part.parameter == "writer.weight")
+        assert writer.positions.shape == (8, 6)  # a column of the weight

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 import knapsack_prune as kp
 from knapsack_prune.errors import RequestError
@@ -143,3 +144,32 @@ def test_normalised_scores_do_not_depend_on_a_layers_scale() -> None:
         np.testing.assert_allclose(first, second, rtol=1e-6)
     with pytest.raises(RequestError, match="random scores belong to no layer"):
         kp.score(graph, model, "random", normalize="layer")
+
+
+class _Packed(nn.Module):
+    """A packed projection whose bias is put together from a parameter and a buffer of zeros, as in BEiT."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Linear(6, 8)
+        self.packed = nn.Linear(8, 12, bias=False)
+        self.first_bias = nn.Parameter(torch.ones(6))
+        self.register_buffer("second_bias", torch.zeros(6), persistent=False)
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        bias = torch.cat([self.first_bias, self.second_bias])
+        a, b = F.linear(self.stem(x).relu(), self.packed.weight, bias).chunk(2, dim=-1)
+        return self.head(a * b.sigmoid())
+
+
+@pytest.mark.parametrize("criterion", ["l1", "l2", "taylor", "taylor_abs", "fisher", "energy", "measured"])
+def test_buffers_among_a_groups_slices_have_no_score(criterion: str) -> None:
+    torch.manual_seed(0)
+    model, example = _Packed().eval(), torch.randn(1, 6)
+    batch = (torch.randn(32, 6), torch.arange(32) % 3)
+    graph = kp.trace(model, example)
+    assert any(part.parameter == "second_bias" for group in graph.groups for part in group.slices)
+    values = kp.estimate_values(graph, model, criterion, data=[batch])
+    assert all(np.isfinite(one.values).all() for one in values.groups)
+    kp.slim(model, kp.plan(model, example, flops_budget=0.6, importance=criterion, data=[batch]))

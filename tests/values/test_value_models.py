@@ -33,7 +33,7 @@ from knapsack_prune.values.tables import (
     value_tables,
 )
 from tests.values.test_cutting import EXAMPLE, images, slimmed
-from tests.zoo import ZOO, enliven
+from tests.zoo import ZOO, Net, conv, enliven
 
 Make = Callable[[kp.ChannelGraph, nn.Module, list[Tensor]], ValueTables]
 
@@ -418,3 +418,18 @@ def test_matrices_that_do_not_fit_are_folded_by_unit(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("knapsack_prune.values.moments.MAX_MATRIX", 7)
     with pytest.raises(RequestError, match="group stem: no convolution or linear layer reads it"):
         reconstruction_values(graph, model, [images(32)])
+
+
+def test_groups_that_grouped_convolutions_alone_read_are_valued_by_energy() -> None:
+    model = enliven(
+        Net(
+            lambda n, x: n.b(n.shuffle(n.a(x))),
+            a=conv(8, 16, groups=2),
+            shuffle=torch.nn.ChannelShuffle(2),
+            b=conv(16, 8, groups=2),
+        )
+    )
+    graph = kp.trace(model, EXAMPLE)
+    tables = reconstruction_values(graph, model, [images(16)])
+    assert [len(table.values) for table in tables.groups] == [4, 4, 4]
+    assert all(table.values[0] < 0 and table.values[-1] == 0 for table in tables.groups)
