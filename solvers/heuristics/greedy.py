@@ -110,7 +110,7 @@ class _PlainSteps:
     def best(
         self, gradients: IntArray, slack: IntArray, weight: npt.NDArray[np.float64]
     ) -> tuple[tuple[int, int], float, IntArray | None]:
-        """The group and its step with the most gain per price, that ratio, and the change of cost; None if none fits."""
+        """The group and step with the most gain per price, that ratio, and the change of cost; None if none fits."""
         if not self.groups.size:
             return (-1, -1), 0.0, None
         distance = self._distances[:, None, :]
