@@ -313,7 +313,7 @@ NETWORKS = {
     "factorisation machine": Kind(lambda: FactorisationMachine(12, 6), (12,)),
     "cross network": Kind(lambda: CrossNetwork(10), (12,)),
     "graph convolution": Kind(lambda: GraphConv(6), (6, 4)),
-    "graph attention": Kind(lambda: GraphAttention(8), (6, 4), refusal="tied into one unit by `matmul`"),
+    "graph attention": Kind(lambda: GraphAttention(8), (6, 4), frozen=0.01),
     "edge convolution": Kind(EdgeConv, (6, 4)),
     "message passing": Kind(MessagePassing, (5, 4)),
     "coordinates to values": Kind(lambda: Field(12), (3,)),
