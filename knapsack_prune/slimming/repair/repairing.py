@@ -102,7 +102,7 @@ def _like(model: nn.Module, small: nn.Module) -> nn.Module:
         inner = twin.get_submodule(name)
         other = replacement(inner, whole)
         if isinstance(module, SlimMultiheadAttention) and isinstance(inner, nn.MultiheadAttention):
-            other = SlimMultiheadAttention(inner, inner.head_dim)
+            other = SlimMultiheadAttention(inner, inner)
         if other is not None:
             owner, _, leaf = name.rpartition(".")
             setattr(twin.get_submodule(owner), leaf, other)
