@@ -91,7 +91,9 @@ class _PlainSteps:
         self._steps, self._gains, self._distances = (
             np.zeros((2, self.groups.size), dtype=np.int64) for _ in range(3)
         )
-        self._squares = np.array(evaluator.squares).reshape(len(evaluator.budgets), -1)[:, self.groups]
+        self._squares = np.array(evaluator.squares, dtype=np.int64).reshape(-1, evaluator.count)[
+            :, self.groups
+        ]
         for group in self.groups.tolist():
             self.moved(group, int(choice[group]))
 
