@@ -12,7 +12,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from knapsack_prune.tracing.context import Context, Rule, Value, share_rule
+from knapsack_prune.tracing.context import Context, Rule, Value, is_tensor, share_rule
 from knapsack_prune.tracing.filled import Filled
 from knapsack_prune.tracing.ids import NONE, Ids
 from knapsack_prune.tracing.ledger import Constant
@@ -223,6 +223,15 @@ def repeat(context: Context) -> Value:
     return source.moved(lambda full: full.repeat(*context.args[1]))
 
 
+def repeat_interleave(context: Context) -> Value:
+    """Repeating every element equally often: repeated channels are the same channels."""
+    source, repeats, dim = context.ids(context.args[0]), context.args[1], context.argument("dim")
+    if is_tensor(repeats):
+        context.ledger.freeze(source.data, f"`{context.operator}` repeats each as often as a tensor says")
+        return Ids.none(context.shape)
+    return source.moved(lambda full: full.repeat_interleave(int(repeats), dim))
+
+
 def glu(context: Context) -> Value:
     """A half gated by the other: equal positions are tied."""
     source = context.ids(context.args[0])
@@ -292,6 +301,7 @@ RULES: dict[str, Rule] = {
     "split_with_sizes": split_with_sizes,
     "slice": slice_,
     "repeat": repeat,
+    "repeat_interleave": repeat_interleave,
     "glu": glu,
     "channel_shuffle": channel_shuffle,
     "getitem": getitem,

@@ -243,6 +243,8 @@ CODES: dict[str, Code] = {
     "select": lambda x: x.select(2, 0).unsqueeze(2),
     "slice": lambda x: x[:, :, ::2],
     "repeat": lambda x: x.repeat(1, 1, 2, 1),
+    # Over examples and positions: along channels it becomes other operators when it is exported.
+    "repeat_interleave": lambda x: x.repeat_interleave(2, dim=0).unflatten(0, (-1, 2)).mean(1),
     "index": lambda x: x[:, :, torch.tensor([0, 2, 4])],
     "getitem": lambda x: x.split(4, 3)[1],
 }
