@@ -92,7 +92,7 @@ class _Aligner:
         for path in paths:
             child = path.split("@")[0]
             full = f"{self._module}.{child}" if self._module else child
-            if child and (call := self._traced.calls.get(full)) is not None and call.plain:
+            if child and (call := self._traced.call(full)) is not None and call.plain:
                 return path, child
         return None
 

@@ -114,10 +114,18 @@ class TracedCalls:
     times: int
     batch: int = 1
     _constants: dict[str, list[Constant]] = field(default_factory=dict)
+    _names: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        first = {id(module): name for name, module in self.model.named_modules()}
+        every = self.model.named_modules(remove_duplicate=False)
+        self._names = {name: first[id(module)] for name, module in every}
         for constant in self.ledger.constants:
             self._constants.setdefault(constant.node, []).append(constant)
+
+    def call(self, module: str) -> ModuleCalls | None:
+        """How a module is called, by any of its names; None if it is not."""
+        return self.calls.get(self._names.get(module, module))
 
     def constants(self, node: Node) -> list[Constant]:
         """The arguments of a node that count channels."""

@@ -85,6 +85,43 @@ class EinsumAttention(nn.Module):
         return self.o(torch.einsum("bhij,bjhd->bihd", weights, v).flatten(2))
 
 
+class ConvolvedValues(nn.Module):
+    """Depthwise convolutions of the values, two heads each: one such module for several attentions, as in CoaT."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        half = dim // 2
+        self.layers = nn.ModuleList(nn.Conv2d(half, half, k, padding=k // 2, groups=half) for k in (3, 5))
+        self.widths = [half, half]
+
+    def forward(self, q: Tensor, v: Tensor) -> Tensor:
+        b, h, n, c = q.shape
+        side = int(n**0.5)
+        parts = v.transpose(-1, -2).reshape(b, h * c, side, side).split(self.widths, dim=1)
+        mixed = torch.cat([layer(part) for layer, part in zip(self.layers, parts, strict=True)], 1)
+        return q * mixed.reshape(b, h, c, n).transpose(-1, -2)
+
+
+class ConvolvedAttention(nn.Module):
+    """Factorised attention with the packed sizes in its code, and a module that others run too."""
+
+    def __init__(self, dim: int, heads: int, convolved: nn.Module) -> None:
+        super().__init__()
+        self.heads, self.convolved = heads, convolved
+        self.qkv, self.o = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, n, c = x.shape
+        q, k, v = self.qkv(x).reshape(b, n, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)
+        attended = q @ (k.softmax(2).transpose(-1, -2) @ v)
+        return self.o((0.5 * attended + self.convolved(q, v)).transpose(1, 2).reshape(b, n, c))
+
+
+def _sharing(dim: int) -> tuple[nn.Module, nn.Module]:
+    convolved = ConvolvedValues(dim)
+    return Residual(ConvolvedAttention(dim, 4, convolved)), Residual(ConvolvedAttention(dim, 4, convolved))
+
+
 class GroupedQuery(nn.Module):
     """Fewer keys and values than queries, repeated."""
 
@@ -299,6 +336,7 @@ NETWORKS = {
     "attention, fused": Kind(lambda: tokens(Residual(AttributeAttention(16, 4, causal=True, fused=True)))),
     "attention, split by width": Kind(lambda: tokens(Residual(SplitAttention(16, 4)))),
     "attention by einsum": Kind(lambda: tokens(Residual(EinsumAttention(16, 4)))),
+    "attentions that share a module": Kind(lambda: tokens(*_sharing(16))),
     "grouped queries": Kind(lambda: tokens(Residual(GroupedQuery(16, 4, 2)))),
     "rotary, interleaved": Kind(lambda: tokens(Residual(Rotary(16, 4, True)))),
     "rotary, halves": Kind(lambda: tokens(Residual(Rotary(16, 4, False)))),
